@@ -1,0 +1,20 @@
+//! Floor 0: every cryptographic primitive, behind one provider (aws-lc-rs).
+
+mod aead;
+mod hash;
+mod kem;
+mod noise;
+mod rng;
+mod sign;
+
+pub use aead::{AeadKey, Cipher, TAG_LEN};
+pub use hash::{HmacKey, hkdf_sha256, sha256};
+pub use kem::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KemSecret, encapsulate};
+pub use noise::{NoiseResolver, X25519_LEN, x25519_public};
+pub use rng::Rng;
+pub use sign::{Algorithm, SigningKey, verify};
+
+/// A primitive refused its input: a wrong key, a forged tag, a malformed encoding. Deliberately says no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("cryptographic check failed")]
+pub struct CryptoError;

@@ -1,0 +1,182 @@
+//! Who is let in, and what a member may announce.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Revocations, Verified};
+use crate::{
+    types::{IpPrefix, NodeId, UnixTime},
+    wire::Malformed,
+};
+
+/// Why a node, a handshake or an announcement was refused. Each kind has a counter in `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum Refusal {
+    #[error("malformed {0}")]
+    Malformed(&'static str),
+    #[error("an announcement signs another record")]
+    RecordMismatch,
+    #[error("forged identity or signature")]
+    ForgedIdentity,
+    #[error("bad certificate")]
+    BadCertificate,
+    #[error("no certificate")]
+    NoCertificate,
+    #[error("certificate expired or not yet valid")]
+    ExpiredCertificate,
+    #[error("revoked")]
+    Revoked,
+    #[error("not on the allow list")]
+    NotAllowed,
+    #[error("announced a prefix that is not its own")]
+    ForeignPrefix,
+    #[error("the Noise static key is not the identity's")]
+    StaticKeyMismatch,
+    #[error("not the node that was expected")]
+    UnexpectedNode,
+    #[error("wrong network secret, name or authority")]
+    WrongNetwork,
+}
+
+impl From<Malformed> for Refusal {
+    fn from(value: Malformed) -> Self {
+        Self::Malformed(value.0)
+    }
+}
+
+/// The admission rules of this node: all that are set must be met.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Membership needs a certificate of the network's authority.
+    pub need_certificate: bool,
+    /// Only these nodes, if set.
+    pub allow: Option<HashSet<NodeId>>,
+    /// Prefixes that this node accepts from others without a certificate.
+    pub accept: HashMap<NodeId, Vec<IpPrefix>>,
+    pub revocations: Revocations,
+}
+
+impl Policy {
+    /// Whether the node behind `peer` is a member at `now`.
+    pub fn admit(&self, peer: &Verified, now: UnixTime) -> Result<(), Refusal> {
+        let certificate = peer.record.certificate.as_ref();
+        if self.revocations.nodes.contains(&peer.id)
+            || certificate.is_some_and(|c| self.revocations.serials.contains(&c.serial))
+        {
+            return Err(Refusal::Revoked);
+        }
+        if self.allow.as_ref().is_some_and(|allow| !allow.contains(&peer.id)) {
+            return Err(Refusal::NotAllowed);
+        }
+        if self.need_certificate {
+            let certificate = certificate.ok_or(Refusal::NoCertificate)?;
+            if now < certificate.not_before || now >= certificate.not_after {
+                return Err(Refusal::ExpiredCertificate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `peer` may announce all the prefixes of its record.
+    pub fn check_prefixes(&self, peer: &Verified) -> Result<(), Refusal> {
+        let granted = peer.record.certificate.as_ref().map_or(&[][..], |c| &c.prefixes);
+        let accepted = self.accept.get(&peer.id).map_or(&[][..], |p| p);
+        let own = |p: &IpPrefix| granted.iter().chain(accepted).any(|allowed| allowed.covers(p));
+        if peer.record.prefixes.iter().all(own) { Ok(()) } else { Err(Refusal::ForeignPrefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Authority, Certificate, Identity, Network, RecordContent, RecordSource, authenticate};
+    use super::*;
+    use crate::crypto::SigningKey;
+
+    fn identity(seed: u8) -> Identity {
+        Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap()
+    }
+
+    fn certificate(node: NodeId) -> Certificate {
+        Certificate {
+            node,
+            name: "alpha".into(),
+            addresses: vec!["100.64.9.9".parse().unwrap()],
+            prefixes: vec!["192.168.0.0/16".parse().unwrap()],
+            groups: vec![],
+            not_before: 100,
+            not_after: 200,
+            serial: [3; 16],
+        }
+    }
+
+    fn fixture(certificate_bytes: impl FnOnce(&Authority, NodeId) -> Vec<u8>) -> (Network, Verified) {
+        let authority = Authority::new(identity(1));
+        let cidr = "100.64.0.0/16".parse().unwrap();
+        let network = Network::new("n", Some("secret"), Some(authority.spki().to_vec()), cidr);
+        let node = identity(2);
+        let content = RecordContent {
+            name: "self-named".into(),
+            prefixes: vec!["192.168.7.0/24".parse().unwrap()],
+            certificate: certificate_bytes(&authority, node.id()),
+            ..RecordContent::default()
+        };
+        let verified = node.announce(&network, &content, 5, 60);
+        (network, verified)
+    }
+
+    #[test]
+    fn a_certificate_admits_in_its_time_grants_and_names() {
+        let (_, peer) = fixture(|authority, node| authority.issue(&certificate(node)));
+        let policy = Policy { need_certificate: true, ..Policy::default() };
+        assert_eq!(policy.admit(&peer, 150), Ok(()));
+        assert_eq!(policy.admit(&peer, 99), Err(Refusal::ExpiredCertificate));
+        assert_eq!(policy.admit(&peer, 200), Err(Refusal::ExpiredCertificate));
+        assert_eq!(policy.check_prefixes(&peer), Ok(()));
+        assert_eq!(peer.record.name, "alpha");
+        assert_eq!(peer.record.addresses[0].to_string(), "100.64.9.9");
+        let revoked = Revocations { version: 1, serials: [[3; 16]].into(), ..Revocations::default() };
+        let policy = Policy { revocations: revoked, ..policy };
+        assert_eq!(policy.admit(&peer, 150), Err(Refusal::Revoked));
+    }
+
+    #[test]
+    fn without_certificate_or_off_the_list() {
+        let (_, peer) = fixture(|_, _| Vec::new());
+        let policy = Policy { need_certificate: true, ..Policy::default() };
+        assert_eq!(policy.admit(&peer, 150), Err(Refusal::NoCertificate));
+        let policy = Policy { allow: Some(HashSet::new()), ..Policy::default() };
+        assert_eq!(policy.admit(&peer, 150), Err(Refusal::NotAllowed));
+        assert_eq!(policy.check_prefixes(&peer), Err(Refusal::ForeignPrefix));
+        let accept = HashMap::from([(peer.id, vec!["192.168.0.0/16".parse().unwrap()])]);
+        assert_eq!(Policy { accept, ..Policy::default() }.check_prefixes(&peer), Ok(()));
+    }
+
+    #[test]
+    fn forgeries_are_refused() {
+        let (network, peer) = fixture(|authority, node| authority.issue(&certificate(node)));
+        let record = RecordSource::Bytes(&peer.record.bytes);
+        for i in 0..peer.bytes.len() {
+            let mut forged = peer.bytes.clone();
+            forged[i] ^= 1;
+            assert!(authenticate(&network, &forged, record).is_err(), "byte {i} flipped");
+        }
+        let other = Network::new("m", Some("secret"), None, network.cidr());
+        assert_eq!(authenticate(&other, &peer.bytes, record).unwrap_err(), Refusal::ForgedIdentity);
+        let mallory = identity(9);
+        let stolen = mallory.announce(&other, &RecordContent::default(), 1, 1);
+        let mixed = authenticate(&network, &peer.bytes, RecordSource::Bytes(&stolen.record.bytes));
+        assert_eq!(mixed.unwrap_err(), Refusal::RecordMismatch);
+    }
+
+    #[test]
+    fn a_certificate_for_another_node_is_refused() {
+        let authority = Authority::new(identity(1));
+        let network =
+            Network::new("n", Some("secret"), Some(authority.spki().to_vec()), "100.64.0.0/16".parse().unwrap());
+        let stolen = authority.issue(&certificate(identity(2).id()));
+        assert!(Certificate::open(&stolen, identity(3).spki()).is_err(), "another authority");
+        let raw = RecordContent { certificate: stolen, ..RecordContent::default() };
+        let plain = Network::new("n", Some("secret"), None, network.cidr());
+        let thief = identity(4).announce(&plain, &raw, 1, 60);
+        assert!(authenticate(&network, &thief.bytes, RecordSource::Bytes(&thief.record.bytes)).is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! Membership certificates and revocation lists, both signed by the network's authority.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use prost::Message as _;
+
+use super::{Identity, verify_context};
+use crate::{
+    crypto::sha256,
+    types::{IpPrefix, NodeId, UnixTime},
+    wire::{self, Malformed, proto},
+};
+
+const CERTIFICATE: &str = "aegisray certificate v1";
+const REVOCATION: &str = "aegisray revocation v1";
+/// At most so many entries in a revocation list.
+const MAX_REVOKED: usize = 300;
+
+/// What an authority says of a member, with the signature verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub node: NodeId,
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub prefixes: Vec<IpPrefix>,
+    pub groups: Vec<String>,
+    pub not_before: UnixTime,
+    pub not_after: UnixTime,
+    pub serial: [u8; 16],
+}
+
+impl Certificate {
+    /// Verifies the authority's signature and reads the certificate.
+    pub fn open(bytes: &[u8], authority: &[u8]) -> Result<Self, Malformed> {
+        let body = open_blob(bytes, authority, CERTIFICATE)?;
+        let raw: proto::Certificate = wire::decode(&body, "certificate")?;
+        let bad = Malformed("certificate");
+        if raw.network != sha256(&[authority]) || raw.name.len() > 63 || raw.prefixes.len() > 64 {
+            return Err(bad);
+        }
+        Ok(Self {
+            node: NodeId::from_slice(&raw.node_id).ok_or(bad)?,
+            name: raw.name,
+            addresses: raw.addresses.iter().map(|a| wire::decode_ip(a)).collect::<Result<_, _>>()?,
+            prefixes: raw.prefixes.iter().map(|p| wire::decode_prefix(p)).collect::<Result<_, _>>()?,
+            groups: raw.groups,
+            not_before: raw.not_before,
+            not_after: raw.not_after,
+            serial: raw.serial.try_into().map_err(|_| bad)?,
+        })
+    }
+}
+
+fn open_blob(bytes: &[u8], authority: &[u8], context: &str) -> Result<Vec<u8>, Malformed> {
+    let blob: proto::SignedBlob = wire::decode(bytes, "signed blob")?;
+    verify_context(authority, context, &blob.body, &blob.signature)
+        .map_err(|_| Malformed("signature of the authority"))?;
+    Ok(blob.body)
+}
+
+/// The authority's private side.
+#[derive(Debug)]
+pub struct Authority(Identity);
+
+impl Authority {
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self(identity)
+    }
+
+    /// The authority's public key, as every member's configuration names it.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        self.0.spki()
+    }
+
+    /// Issues a certificate.
+    #[must_use]
+    pub fn issue(&self, cert: &Certificate) -> Vec<u8> {
+        let body = proto::Certificate {
+            network: sha256(&[self.spki()]).to_vec(),
+            node_id: cert.node.0.to_vec(),
+            name: cert.name.clone(),
+            addresses: cert.addresses.iter().map(|a| wire::encode_ip(*a)).collect(),
+            prefixes: cert.prefixes.iter().map(|p| wire::encode_prefix(*p)).collect(),
+            groups: cert.groups.clone(),
+            not_before: cert.not_before,
+            not_after: cert.not_after,
+            serial: cert.serial.to_vec(),
+        };
+        self.seal(CERTIFICATE, &body.encode_to_vec())
+    }
+
+    /// Signs a revocation list.
+    #[must_use]
+    pub fn revoke(&self, list: &Revocations) -> Vec<u8> {
+        let body = proto::RevocationList {
+            network: sha256(&[self.spki()]).to_vec(),
+            version: list.version,
+            serials: list.serials.iter().map(|s| s.to_vec()).collect(),
+            node_ids: list.nodes.iter().map(|n| n.0.to_vec()).collect(),
+        };
+        self.seal(REVOCATION, &body.encode_to_vec())
+    }
+
+    fn seal(&self, context: &str, body: &[u8]) -> Vec<u8> {
+        proto::SignedBlob { body: body.to_vec(), signature: self.0.sign(context, body) }.encode_to_vec()
+    }
+}
+
+/// A verified revocation list. The one with the highest version is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revocations {
+    pub version: u64,
+    pub serials: HashSet<[u8; 16]>,
+    pub nodes: HashSet<NodeId>,
+}
+
+impl Revocations {
+    pub fn open(bytes: &[u8], authority: &[u8]) -> Result<Self, Malformed> {
+        let body = open_blob(bytes, authority, REVOCATION)?;
+        let raw: proto::RevocationList = wire::decode(&body, "revocation list")?;
+        let bad = Malformed("revocation list");
+        if raw.network != sha256(&[authority]) || raw.serials.len() + raw.node_ids.len() > MAX_REVOKED {
+            return Err(bad);
+        }
+        Ok(Self {
+            version: raw.version,
+            serials: raw.serials.into_iter().map(|s| s.try_into().map_err(|_| bad)).collect::<Result<_, _>>()?,
+            nodes: raw.node_ids.iter().map(|n| NodeId::from_slice(n).ok_or(bad)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Whether the list may take another entry.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.serials.len() + self.nodes.len() < MAX_REVOKED
+    }
+}

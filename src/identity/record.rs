@@ -1,0 +1,190 @@
+//! Peer records and the announcements that sign them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use prost::Message as _;
+
+use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, verify_context};
+use crate::{
+    crypto::{X25519_LEN, sha256},
+    types::{IpPrefix, NodeId, SeqNo},
+    wire::{self, proto},
+};
+
+const ANNOUNCE: &str = "aegisray announce v1";
+/// A record names at most so many endpoints.
+pub const MAX_ENDPOINTS: usize = 16;
+/// A record names at most so many prefixes beside the mesh addresses.
+pub const MAX_PREFIXES: usize = 64;
+/// Lifetimes are cut to a day.
+const MAX_LIFETIME_S: u32 = 86_400;
+
+/// What a node says of itself: its own choices, before keys and certificate are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordContent {
+    pub name: String,
+    pub ipv4_attempt: u32,
+    pub prefixes: Vec<IpPrefix>,
+    pub endpoints: Vec<SocketAddr>,
+    pub certificate: Vec<u8>,
+    pub no_relay: bool,
+}
+
+/// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record {
+    pub hash: [u8; 32],
+    pub bytes: Vec<u8>,
+    pub noise_static: [u8; X25519_LEN],
+    pub name: String,
+    pub ipv4_attempt: u32,
+    /// Mesh IPs: IPv4 first. From the certificate where it grants some, else derived from the NodeId.
+    pub addresses: [IpAddr; 2],
+    pub prefixes: Vec<IpPrefix>,
+    pub endpoints: Vec<SocketAddr>,
+    pub certificate: Option<Certificate>,
+    pub no_relay: bool,
+}
+
+/// An announcement whose signature is verified, with the record that it signs.
+#[derive(Debug)]
+pub struct Verified {
+    pub id: NodeId,
+    pub seqno: SeqNo,
+    pub lifetime_s: u32,
+    pub bytes: Vec<u8>,
+    pub record: Arc<Record>,
+}
+
+/// Turns bytes from outside into a [`Verified`]. The simulator's implementation remembers results, which are a pure
+/// function of the bytes, so that thousands of nodes don't repeat the same check.
+pub trait Verify {
+    /// `known` is a record that may be the one the announcement signs.
+    fn verify(&self, announcement: &[u8], record: RecordSource<'_>) -> Result<Arc<Verified>, Refusal>;
+}
+
+/// Where the record behind an announcement comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum RecordSource<'a> {
+    Bytes(&'a [u8]),
+    Known(&'a Arc<Record>),
+}
+
+impl Verify for Network {
+    fn verify(&self, announcement: &[u8], record: RecordSource<'_>) -> Result<Arc<Verified>, Refusal> {
+        authenticate(self, announcement, record).map(Arc::new)
+    }
+}
+
+/// Verifies an announcement and its record: shape, hash, NodeId, signature, certificate signature.
+pub fn authenticate(network: &Network, announcement: &[u8], record: RecordSource<'_>) -> Result<Verified, Refusal> {
+    let raw: proto::Announcement = wire::decode(announcement, "announcement")?;
+    let id = NodeId::from_slice(&raw.node_id).ok_or(Refusal::Malformed("announcement"))?;
+    let hash = match record {
+        RecordSource::Bytes(bytes) => sha256(&[bytes]),
+        RecordSource::Known(record) => record.hash,
+    };
+    if raw.record_hash != hash {
+        return Err(Refusal::RecordMismatch);
+    }
+    let record_bytes = match record {
+        RecordSource::Bytes(bytes) => bytes,
+        RecordSource::Known(record) => &record.bytes,
+    };
+    let parsed: proto::PeerRecord = wire::decode(record_bytes, "peer record")?;
+    if sha256(&[&parsed.spki]) != id.0 {
+        return Err(Refusal::ForgedIdentity);
+    }
+    let message = signed_part(network, &raw);
+    verify_context(&parsed.spki, ANNOUNCE, &message, &raw.signature).map_err(|_| Refusal::ForgedIdentity)?;
+    let record = match record {
+        RecordSource::Known(record) => Arc::clone(record),
+        RecordSource::Bytes(bytes) => Arc::new(parse_record(network, id, hash, bytes, parsed)?),
+    };
+    Ok(Verified {
+        id,
+        seqno: raw.seqno,
+        lifetime_s: raw.lifetime_s.min(MAX_LIFETIME_S),
+        bytes: announcement.to_vec(),
+        record,
+    })
+}
+
+fn signed_part(network: &Network, raw: &proto::Announcement) -> Vec<u8> {
+    [&network.id()[..], &raw.node_id, &raw.seqno.to_be_bytes(), &raw.lifetime_s.to_be_bytes(), &raw.record_hash]
+        .concat()
+}
+
+fn parse_record(
+    network: &Network,
+    id: NodeId,
+    hash: [u8; 32],
+    bytes: &[u8],
+    raw: proto::PeerRecord,
+) -> Result<Record, Refusal> {
+    let bad = Refusal::Malformed("peer record");
+    let sane = raw.name.len() <= 63
+        && !raw.name.chars().any(char::is_control)
+        && raw.prefixes.len() <= MAX_PREFIXES
+        && raw.endpoints.len() <= MAX_ENDPOINTS
+        && raw.ipv4_attempt < IPV4_ATTEMPTS;
+    if !sane {
+        return Err(bad);
+    }
+    let certificate = match network.authority() {
+        Some(authority) if !raw.certificate.is_empty() => {
+            Some(Certificate::open(&raw.certificate, authority).map_err(|_| Refusal::BadCertificate)?)
+        }
+        _ => None,
+    };
+    if certificate.as_ref().is_some_and(|c| c.node != id) {
+        return Err(Refusal::BadCertificate);
+    }
+    let granted = |v4: bool| certificate.as_ref()?.addresses.iter().find(|a| a.is_ipv4() == v4).copied();
+    Ok(Record {
+        hash,
+        bytes: bytes.to_vec(),
+        noise_static: raw.noise_static.try_into().map_err(|_| bad.clone())?,
+        addresses: [
+            granted(true).unwrap_or_else(|| network.ipv4(&id, raw.ipv4_attempt).into()),
+            granted(false).unwrap_or_else(|| network.ipv6(&id).into()),
+        ],
+        name: certificate.as_ref().map(|c| c.name.clone()).filter(|n| !n.is_empty()).unwrap_or(raw.name),
+        ipv4_attempt: raw.ipv4_attempt,
+        prefixes: raw.prefixes.iter().map(|p| wire::decode_prefix(p)).collect::<Result<_, _>>()?,
+        endpoints: raw.endpoints.iter().map(|e| wire::decode_endpoint(e)).collect::<Result<_, _>>()?,
+        certificate,
+        no_relay: raw.no_relay,
+    })
+}
+
+impl Identity {
+    /// Signs a record and its announcement.
+    #[must_use]
+    pub fn announce(&self, network: &Network, content: &RecordContent, seqno: SeqNo, lifetime_s: u32) -> Verified {
+        let record = proto::PeerRecord {
+            spki: self.spki().to_vec(),
+            noise_static: self.noise_public().to_vec(),
+            name: content.name.clone(),
+            ipv4_attempt: content.ipv4_attempt,
+            prefixes: content.prefixes.iter().map(|p| wire::encode_prefix(*p)).collect(),
+            endpoints: content.endpoints.iter().map(|e| wire::encode_endpoint(*e)).collect(),
+            certificate: content.certificate.clone(),
+            no_relay: content.no_relay,
+        }
+        .encode_to_vec();
+        let mut raw = proto::Announcement {
+            node_id: self.id().0.to_vec(),
+            seqno,
+            lifetime_s,
+            record_hash: sha256(&[&record]).to_vec(),
+            signature: Vec::new(),
+        };
+        raw.signature = self.sign(ANNOUNCE, &signed_part(network, &raw));
+        authenticate(network, &raw.encode_to_vec(), RecordSource::Bytes(&record))
+            .expect("a node's own announcement is sound: the configuration was validated")
+    }
+}

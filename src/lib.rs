@@ -1,0 +1,8 @@
+//! AegisRay: a userspace mesh VPN for Linux. The floors of the house, lowest first; a module imports only from
+//! floors beneath its own (`tests/floors.rs` checks it).
+#![deny(unsafe_code)]
+
+pub mod crypto;
+pub mod identity;
+pub mod types;
+pub mod wire;

@@ -1,0 +1,25 @@
+//! Floor 0: the newtypes that every other module speaks in.
+
+mod id;
+mod prefix;
+mod time;
+
+pub use id::{NodeId, NodeTag, ParseNodeIdError};
+pub use prefix::{IpPrefix, ParsePrefixError};
+pub use time::{Duration, Instant, UnixTime};
+
+/// Sequence number of an origin's announcements. Larger is newer; it never wraps, because it starts from the
+/// UNIX time in seconds and grows by one per announcement (RFC 8966 §3.2.1 uses 16 bits and wraps).
+pub type SeqNo = u32;
+
+/// Route metric: microseconds of expected one-way cost. Range 0 to [`INFINITY`] - 1; [`INFINITY`] is "unreachable".
+pub type Metric = u32;
+
+/// The metric of a retracted route: 16 seconds' worth of cost (RFC 8966 §3.5.4 calls for a small infinity).
+pub const INFINITY: Metric = 16_000_000;
+
+/// Adds a link cost to a metric, saturating at [`INFINITY`].
+#[must_use]
+pub fn metric_add(metric: Metric, cost: Metric) -> Metric {
+    metric.saturating_add(cost).min(INFINITY)
+}
