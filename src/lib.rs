@@ -4,5 +4,7 @@
 
 pub mod crypto;
 pub mod identity;
+pub mod routing;
+pub mod session;
 pub mod types;
 pub mod wire;

@@ -1,0 +1,358 @@
+//! Floor 2, sans-IO: distance-vector routing with split horizon and poisoned reverse, retained feasibility distances
+//! and sequence-number requests (RFC 8966), over reliable channels between neighbours.
+//!
+//! Why no forwarding loop can exist at any instant: a node selects a next hop only if the (seqno, metric) which that
+//! neighbour advertised is *strictly better* than the best (seqno, metric) that the node itself ever had since its
+//! feasibility distance was made (RFC 8966 §3.5.1). The neighbour's own feasibility distance is at most what it
+//! advertised. So feasibility distances strictly fall along every chain of next hops. They are retained when a route
+//! is lost; a node that has only unfeasible routes asks the origin for a new sequence number (§3.8.2).
+
+mod neighbor;
+mod origin;
+mod update;
+
+use std::{collections::HashMap, sync::Arc};
+
+pub use neighbor::NeighborId;
+use neighbor::{Learned, Neighbor};
+use origin::{Origin, Selected};
+
+use crate::{
+    identity::{Record, Refusal, Verified},
+    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo, metric_add},
+};
+
+/// At most so many origins are known at a time.
+pub const MAX_ORIGINS: usize = 16_384;
+/// Ordinary changes wait so long for company; retractions don't wait.
+const BATCH_DELAY: Duration = Duration::from_millis(30);
+/// How far a sequence-number request travels.
+const REQUEST_HOPS: u32 = 64;
+const REQUEST_FIRST: Duration = Duration::from_millis(100);
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// Verifies an announcement and judges whether its origin is admitted and owns what it announces.
+pub trait Judge {
+    /// `record` is empty when the sender believes that we have it; `known` is the record that we have.
+    fn judge(
+        &mut self,
+        announcement: &[u8],
+        record: &[u8],
+        known: Option<&Arc<Record>>,
+    ) -> Result<Arc<Verified>, Refusal>;
+}
+
+/// Something that the owner of the routing table has to act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The next hop or the announcement of this origin changed.
+    Changed(u32),
+    /// Somebody needs an announcement of ours with at least this sequence number.
+    NeedSeqno(SeqNo),
+}
+
+/// Counters of the routing protocol.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub updates_sent: u64,
+    pub updates_received: u64,
+    pub entries_sent: u64,
+    pub entries_received: u64,
+    pub requests_sent: u64,
+    /// Entries that named an unknown slot, or a sequence number which the origin has not signed.
+    pub entries_refused: u64,
+    /// Announcements turned down because the table is full.
+    pub table_full: u64,
+}
+
+/// The routing table of one node.
+#[derive(Debug)]
+pub struct Routing {
+    me: NodeId,
+    origins: Vec<Origin>,
+    free: Vec<u32>,
+    index: HashMap<NodeId, u32>,
+    neighbors: Vec<Option<Neighbor>>,
+    events: Vec<Event>,
+    next_expiry: Instant,
+    pub counters: Counters,
+}
+
+/// A route as people and the data plane see it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub origin: Arc<Verified>,
+    pub next_hop: NodeId,
+    pub metric: Metric,
+    pub backup: Option<NodeId>,
+}
+
+impl Routing {
+    #[must_use]
+    pub fn new(own: Arc<Verified>, now: Instant) -> Self {
+        let me = own.id;
+        let mut origin = Origin::new(me);
+        origin.fd = (own.seqno, 0);
+        origin.record_since = own.seqno;
+        origin.announcement = Some(own);
+        Self {
+            me,
+            origins: vec![origin],
+            free: Vec::new(),
+            index: HashMap::from([(me, 0)]),
+            neighbors: Vec::new(),
+            events: Vec::new(),
+            next_expiry: now + Duration::from_secs(60),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Replaces this node's own announcement; its sequence number must have grown.
+    pub fn set_own(&mut self, now: Instant, own: Arc<Verified>) {
+        let origin = &mut self.origins[0];
+        if origin.announcement.as_ref().is_none_or(|a| a.record.hash != own.record.hash) {
+            origin.record_since = own.seqno;
+        }
+        debug_assert!(origin.announcement.as_ref().is_some_and(|a| a.seqno < own.seqno));
+        origin.fd = (own.seqno, 0);
+        origin.announcement = Some(own);
+        self.advertise(now, 0, true);
+    }
+
+    /// A link to a neighbour is usable. `cost` is at least 1.
+    pub fn neighbor_up(&mut self, now: Instant, id: NodeId, cost: Metric) -> NeighborId {
+        debug_assert!(self.find_neighbor(&id).is_none());
+        let slot = self.neighbors.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.neighbors.push(None);
+            self.neighbors.len() - 1
+        });
+        self.neighbors[slot] = Some(Neighbor::new(id, cost.max(1)));
+        let n = NeighborId(slot as u16);
+        self.send_all(now, n);
+        n
+    }
+
+    /// The link is gone: every route through it is lost, and backups take over at once.
+    pub fn neighbor_down(&mut self, now: Instant, n: NeighborId) {
+        self.forget_learned(now, n);
+        self.neighbors[n.slot()] = None;
+    }
+
+    /// The neighbour started its outgoing channel afresh: what it had said no longer counts.
+    pub fn forget_learned(&mut self, now: Instant, n: NeighborId) {
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        neighbor.slots.clear();
+        let learned = std::mem::take(&mut neighbor.learned);
+        for (o, was) in learned.iter().enumerate() {
+            if was.metric < INFINITY {
+                self.reselect(now, o as u32);
+            }
+        }
+    }
+
+    /// The neighbour lost what we had said: say it all again.
+    pub fn send_all(&mut self, now: Instant, n: NeighborId) {
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        neighbor.forget_sent();
+        for o in 0..self.origins.len() as u32 {
+            self.advertise_to(now, o, n, false);
+        }
+    }
+
+    /// The link's cost changed.
+    pub fn neighbor_cost(&mut self, now: Instant, n: NeighborId, cost: Metric) {
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        if std::mem::replace(&mut neighbor.cost, cost.max(1)) == cost.max(1) {
+            return;
+        }
+        for o in 1..self.origins.len() as u32 {
+            if self.learned(n, o).metric < INFINITY {
+                self.reselect(now, o);
+            }
+        }
+    }
+
+    /// Drops every origin that `keep` refuses, for example after a revocation.
+    pub fn retain(&mut self, now: Instant, keep: impl Fn(&Verified) -> bool) {
+        for o in 1..self.origins.len() as u32 {
+            if self.origins[o as usize].announcement.as_ref().is_some_and(|a| !keep(a)) {
+                self.remove_origin(now, o);
+            }
+        }
+    }
+
+    /// What the owner has to act on.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called, or a neighbour's update is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let due = self.neighbors.iter().flatten().filter_map(|n| n.due).min();
+        due.map_or(self.next_expiry, |d| d.min(self.next_expiry))
+    }
+
+    /// Removes origins whose announcements have expired and repeats requests for lost routes.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.next_expiry {
+            return;
+        }
+        self.next_expiry = now + Duration::from_secs(5);
+        for o in 1..self.origins.len() as u32 {
+            let origin = &self.origins[o as usize];
+            if origin.announcement.is_some() && origin.expires <= now {
+                self.remove_origin(now, o);
+            } else if origin.announcement.is_some() && origin.selected.is_none() {
+                self.request(now, o);
+            }
+        }
+    }
+
+    /// The number of an origin in this table.
+    #[must_use]
+    pub fn origin(&self, id: &NodeId) -> Option<u32> {
+        self.index.get(id).copied()
+    }
+
+    /// The newest announcement of an origin, whether it is reachable or not.
+    #[must_use]
+    pub fn announcement(&self, origin: u32) -> Option<&Arc<Verified>> {
+        self.origins.get(origin as usize)?.announcement.as_ref()
+    }
+
+    /// All announcements known, this node's own first.
+    pub fn announcements(&self) -> impl Iterator<Item = &Arc<Verified>> {
+        self.origins.iter().filter_map(|o| o.announcement.as_ref())
+    }
+
+    /// The next hop towards an origin.
+    #[must_use]
+    pub fn next_hop(&self, origin: u32) -> Option<NodeId> {
+        let selected = self.origins.get(origin as usize)?.selected?;
+        Some(self.neighbor(selected.neighbor)?.id)
+    }
+
+    /// The route to an origin other than this node.
+    #[must_use]
+    pub fn route(&self, origin: u32) -> Option<Route> {
+        let o = self.origins.get(origin as usize)?;
+        let selected = o.selected?;
+        let backup = self.feasible(origin).filter(|c| c.neighbor != selected.neighbor).min_by_key(|c| c.metric);
+        Some(Route {
+            origin: Arc::clone(o.announcement.as_ref()?),
+            next_hop: self.neighbor(selected.neighbor)?.id,
+            metric: selected.metric,
+            backup: backup.and_then(|b| Some(self.neighbor(b.neighbor)?.id)),
+        })
+    }
+
+    /// All routes to other nodes.
+    pub fn routes(&self) -> impl Iterator<Item = Route> {
+        (1..self.origins.len() as u32).filter_map(|o| self.route(o))
+    }
+
+    /// How many origins have a route, this node not counted.
+    #[must_use]
+    pub fn reachable(&self) -> usize {
+        self.origins.iter().filter(|o| o.selected.is_some()).count()
+    }
+
+    /// The feasibility distance of an origin (RFC 8966 §3.2.5): for the simulator's invariants.
+    #[must_use]
+    pub fn feasibility_distance(&self, id: &NodeId) -> Option<(SeqNo, Metric)> {
+        self.origin(id).map(|o| self.origins[o as usize].fd)
+    }
+
+    fn neighbor(&self, n: NeighborId) -> Option<&Neighbor> {
+        self.neighbors.get(n.slot())?.as_ref()
+    }
+
+    fn neighbor_mut(&mut self, n: NeighborId) -> Option<&mut Neighbor> {
+        self.neighbors.get_mut(n.slot())?.as_mut()
+    }
+
+    fn find_neighbor(&self, id: &NodeId) -> Option<NeighborId> {
+        let slot = self.neighbors.iter().position(|n| n.as_ref().is_some_and(|n| n.id == *id))?;
+        Some(NeighborId(slot as u16))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = NeighborId> + use<> {
+        (0..self.neighbors.len() as u16).map(NeighborId)
+    }
+
+    fn learned(&self, n: NeighborId, o: u32) -> Learned {
+        self.neighbor(n).and_then(|n| n.learned.get(o as usize)).copied().unwrap_or_default()
+    }
+
+    /// Routes that may be selected: advertised strictly better than our feasibility distance.
+    fn feasible(&self, o: u32) -> impl Iterator<Item = Selected> {
+        let fd = self.origins[o as usize].fd;
+        self.neighbors.iter().enumerate().filter_map(move |(slot, n)| {
+            let n = n.as_ref()?;
+            let learned = n.learned.get(o as usize)?;
+            let metric = metric_add(learned.metric, n.cost);
+            let usable = metric < INFINITY && is_feasible(fd, learned.seqno, learned.metric);
+            usable.then_some(Selected { neighbor: NeighborId(slot as u16), seqno: learned.seqno, metric })
+        })
+    }
+
+    /// Selects the route to an origin anew and tells the neighbours what changed (RFC 8966 §3.6, §3.7.2).
+    fn reselect(&mut self, now: Instant, o: u32) {
+        if o == 0 || self.origins[o as usize].announcement.is_none() {
+            return;
+        }
+        let before = self.origins[o as usize].selected;
+        let best = self.feasible(o).min_by_key(|s| (s.metric, s.neighbor));
+        let kept = before.and_then(|b| self.feasible(o).find(|s| s.neighbor == b.neighbor));
+        let after = match (best, kept) {
+            (Some(best), Some(kept)) if !is_clearly_better(best.metric, kept.metric) => Some(kept),
+            (best, _) => best,
+        };
+        if after == before {
+            return;
+        }
+        let origin = &mut self.origins[o as usize];
+        origin.selected = after;
+        if let Some(s) = after {
+            debug_assert!(s.seqno >= origin.fd.0);
+            origin.fd = if s.seqno > origin.fd.0 { (s.seqno, s.metric) } else { (s.seqno, origin.fd.1.min(s.metric)) };
+            origin.request_after = Instant::default();
+            origin.request_wait = REQUEST_FIRST;
+        }
+        if before.map(|s| s.neighbor) != after.map(|s| s.neighbor) {
+            self.events.push(Event::Changed(o));
+        }
+        self.advertise(now, o, after.is_none());
+        if after.is_none() {
+            self.request(now, o);
+        }
+    }
+
+    fn remove_origin(&mut self, now: Instant, o: u32) {
+        let had_route = self.origins[o as usize].selected.take().is_some();
+        if had_route {
+            self.advertise(now, o, true);
+        }
+        self.events.push(Event::Changed(o));
+        let id = self.origins[o as usize].id;
+        self.index.remove(&id);
+        self.origins[o as usize] = Origin::new(id);
+        for neighbor in self.neighbors.iter_mut().flatten() {
+            neighbor.forget_origin(o);
+        }
+        self.free.push(o);
+    }
+}
+
+fn is_feasible(fd: (SeqNo, Metric), seqno: SeqNo, metric: Metric) -> bool {
+    seqno > fd.0 || (seqno == fd.0 && metric < fd.1)
+}
+
+/// Hysteresis: a new next hop must be a tenth and 300 µs better than the one in use.
+fn is_clearly_better(new: Metric, old: Metric) -> bool {
+    new.saturating_add(new / 10).saturating_add(300) < old
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! What is known of one origin.
+
+use std::sync::Arc;
+
+use super::{NeighborId, REQUEST_FIRST};
+use crate::{
+    identity::Verified,
+    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
+};
+
+/// A selected route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Selected {
+    pub neighbor: NeighborId,
+    pub seqno: SeqNo,
+    /// Ours: the neighbour's plus the link's cost.
+    pub metric: Metric,
+}
+
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub id: NodeId,
+    pub announcement: Option<Arc<Verified>>,
+    /// The first sequence number seen with the present record: who has that announcement has the record.
+    pub record_since: SeqNo,
+    pub expires: Instant,
+    /// The feasibility distance; retained when the route is lost.
+    pub fd: (SeqNo, Metric),
+    pub selected: Option<Selected>,
+    /// No request of ours for this origin before this time.
+    pub request_after: Instant,
+    pub request_wait: Duration,
+    /// The last request that was passed on, so that it isn't passed on again at once.
+    pub forwarded: Option<(SeqNo, Instant)>,
+}
+
+impl Origin {
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            announcement: None,
+            record_since: 0,
+            expires: Instant::default(),
+            fd: (0, INFINITY),
+            selected: None,
+            request_after: Instant::default(),
+            request_wait: REQUEST_FIRST,
+            forwarded: None,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Handshake messages larger than a datagram: cut, sent, and put together again within bounds.
+
+use std::collections::HashMap;
+
+use super::{Via, cookie::mac2_key};
+use crate::{
+    crypto::HmacKey,
+    types::{Duration, Instant},
+    wire::packet::{
+        HANDSHAKE_HEADER, HandshakeFragment, HandshakeKind, MAX_FRAGMENTS, MAX_HANDSHAKE_DATAGRAM, handshake_header,
+    },
+};
+
+const BODY: usize = MAX_HANDSHAKE_DATAGRAM - HANDSHAKE_HEADER;
+const MAX_PARTIAL: usize = 256;
+const KEEP: Duration = Duration::from_secs(10);
+
+/// The longest handshake message.
+pub(super) const MAX_HANDSHAKE: usize = BODY * MAX_FRAGMENTS as usize;
+
+/// Cuts a message into datagrams with mac1, and mac2 when there is a cookie.
+pub(super) fn split(
+    gate: &HmacKey,
+    cookie: Option<&[u8; 16]>,
+    (kind, sender, receiver): (HandshakeKind, u32, u32),
+    message: &[u8],
+) -> Vec<Vec<u8>> {
+    let chunks = message.chunks(BODY);
+    let count = chunks.len() as u8;
+    chunks
+        .enumerate()
+        .map(|(i, body)| {
+            let header = handshake_header(kind, i as u8, count, sender, receiver);
+            let mac1 = gate.tag(&[&header, body]);
+            let mac2 = cookie.map_or([0; 16], |c| mac2_key(c).tag(&[&header, body, &mac1]));
+            [&header[..], &mac1, &mac2, body].concat()
+        })
+        .collect()
+}
+
+/// The parts that mac1 covers.
+pub(super) fn mac1_parts<'a>(header: &'a [u8; 12], fragment: &HandshakeFragment<'a>) -> [&'a [u8]; 2] {
+    [header, fragment.body]
+}
+
+/// The first 12 bytes of a parsed fragment.
+pub(super) fn header_of(fragment: &HandshakeFragment<'_>) -> [u8; 12] {
+    handshake_header(fragment.kind, fragment.fragment, fragment.fragments, fragment.sender, fragment.receiver)
+}
+
+struct Partial {
+    pieces: Vec<Option<Vec<u8>>>,
+    since: Instant,
+}
+
+/// Puts messages together. Only fragments with a sound mac1 come here.
+#[derive(Default)]
+pub(super) struct Reassembly {
+    partial: HashMap<(Via, u32, HandshakeKindKey), Partial>,
+}
+
+type HandshakeKindKey = u8;
+
+impl Reassembly {
+    /// Adds a fragment; returns the message once it is whole. Retransmitted fragments fill the gaps of earlier ones.
+    pub fn add(&mut self, now: Instant, via: Via, fragment: &HandshakeFragment<'_>) -> Option<Vec<u8>> {
+        if fragment.fragments == 1 {
+            return Some(fragment.body.to_vec());
+        }
+        let key = (via, fragment.sender, fragment.kind.byte());
+        if !self.partial.contains_key(&key) && self.partial.len() >= MAX_PARTIAL {
+            let oldest = self.partial.iter().min_by_key(|(k, p)| (p.since, k.1)).map(|(k, _)| *k)?;
+            self.partial.remove(&oldest);
+        }
+        let entry = self
+            .partial
+            .entry(key)
+            .or_insert_with(|| Partial { pieces: vec![None; usize::from(fragment.fragments)], since: now });
+        if entry.pieces.len() != usize::from(fragment.fragments) {
+            return None;
+        }
+        entry.pieces[usize::from(fragment.fragment)].get_or_insert_with(|| fragment.body.to_vec());
+        if entry.pieces.iter().any(Option::is_none) {
+            return None;
+        }
+        let whole = self.partial.remove(&key)?.pieces.into_iter().flatten().collect::<Vec<_>>().concat();
+        Some(whole)
+    }
+
+    pub fn expire(&mut self, now: Instant) {
+        self.partial.retain(|_, p| now.since(p.since) < KEEP);
+    }
+
+    /// How many messages wait for fragments.
+    pub fn len(&self) -> usize {
+        self.partial.len()
+    }
+}

@@ -1,0 +1,258 @@
+//! The Noise handshakes: `XXpsk0` on first contact, `IKpsk0` when the peer's static key is known; both carry an
+//! ML-KEM-768 exchange in their payloads (Noise revision 34; FIPS 203).
+
+use prost::Message as _;
+use snow::{Builder, HandshakeState, params::NoiseParams};
+
+use super::{Via, fragment::MAX_HANDSHAKE, transport::Secrets, transport::Transport};
+use crate::{
+    crypto::{Cipher, KemSecret, NoiseResolver, Rng, encapsulate},
+    types::{Duration, Instant, NodeId},
+    wire::{decode, packet::HandshakeKind, proto::HandshakePayload},
+};
+
+const XX: &str = "Noise_XXpsk0_25519_ChaChaPoly_SHA256";
+const IK: &str = "Noise_IKpsk0_25519_ChaChaPoly_SHA256";
+const OFFER_AES: u32 = 1;
+const OFFER_CHACHA: u32 = 2;
+
+/// A handshake message that doesn't make sense, or isn't for us. Deliberately says no more.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl<E: std::error::Error> From<E> for Broken {
+    fn from(_: E) -> Self {
+        Self
+    }
+}
+
+/// Which ciphers this node offers, as a bit mask.
+pub(super) fn offer(ciphers: &[Cipher]) -> u32 {
+    ciphers.iter().fold(0, |mask, c| {
+        mask | match c {
+            Cipher::Aes256Gcm => OFFER_AES,
+            Cipher::ChaCha20Poly1305 => OFFER_CHACHA,
+        }
+    })
+}
+
+fn choose(ours: u32, theirs: u32) -> Result<Cipher, Broken> {
+    match ours & theirs {
+        both if both & OFFER_AES != 0 => Ok(Cipher::Aes256Gcm),
+        both if both & OFFER_CHACHA != 0 => Ok(Cipher::ChaCha20Poly1305),
+        _ => Err(Broken),
+    }
+}
+
+/// The keys that a handshake runs with.
+pub(super) struct Keys<'a> {
+    pub private: &'a [u8; 32],
+    pub psk: &'a [u8; 32],
+    pub prologue: &'a [u8],
+}
+
+fn noise(
+    keys: &Keys<'_>,
+    rng: Rng,
+    ik: bool,
+    remote: Option<&[u8; 32]>,
+    start: bool,
+) -> Result<HandshakeState, Broken> {
+    let params: NoiseParams = if ik { IK } else { XX }.parse()?;
+    let mut builder = Builder::with_resolver(params, Box::new(NoiseResolver::new(rng)))
+        .local_private_key(keys.private)?
+        .prologue(keys.prologue)?
+        .psk(0, keys.psk)?;
+    if let Some(remote) = remote {
+        builder = builder.remote_public_key(remote)?;
+    }
+    Ok(if start { builder.build_initiator()? } else { builder.build_responder()? })
+}
+
+fn write(noise: &mut HandshakeState, payload: &HandshakePayload) -> Result<Vec<u8>, Broken> {
+    let payload = payload.encode_to_vec();
+    let mut out = vec![0; payload.len() + 256];
+    let len = noise.write_message(&payload, &mut out)?;
+    out.truncate(len);
+    if out.len() > MAX_HANDSHAKE { Err(Broken) } else { Ok(out) }
+}
+
+fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<HandshakePayload, Broken> {
+    let mut out = vec![0; message.len()];
+    let len = noise.read_message(message, &mut out)?;
+    Ok(decode(&out[..len], "handshake payload")?)
+}
+
+fn remote_static(noise: &HandshakeState) -> Result<[u8; 32], Broken> {
+    noise.get_remote_static().and_then(|s| s.try_into().ok()).ok_or(Broken)
+}
+
+fn finish(
+    noise: &mut HandshakeState,
+    peer: NodeId,
+    indexes: (u32, u32),
+    (cipher, kem): (Cipher, &[u8; 32]),
+) -> Transport {
+    let (first, second) = noise.dangerously_get_raw_split();
+    let secrets = Secrets { handshake_hash: noise.get_handshake_hash(), noise: (&first, &second), kem };
+    Transport::derive(peer, indexes, cipher, &secrets, noise.is_initiator())
+}
+
+/// A handshake that this node started.
+pub(super) struct Initiator {
+    noise: HandshakeState,
+    kem: KemSecret,
+    ciphers: u32,
+    pub via: Via,
+    pub expected: Option<NodeId>,
+    pub local_index: u32,
+    pub remote_index: u32,
+    /// What is being (re)transmitted: the first message, or the third.
+    pub kind: HandshakeKind,
+    pub message: Vec<u8>,
+    pub tries: u32,
+    pub next_try: Instant,
+    pub cookie: Option<[u8; 16]>,
+    pub last_mac1: Vec<[u8; 16]>,
+    /// The peer's second message was read; only its confirmation is missing.
+    pub complete: bool,
+}
+
+impl Initiator {
+    pub fn start(
+        (keys, rng): (&Keys<'_>, Rng),
+        via: Via,
+        remote: Option<(NodeId, [u8; 32])>,
+        local_index: u32,
+        own: &HandshakePayload,
+    ) -> Result<Self, Broken> {
+        let ik = remote.is_some();
+        let mut noise = noise(keys, rng, ik, remote.as_ref().map(|r| &r.1), true)?;
+        let kem = KemSecret::generate()?;
+        let mut payload = HandshakePayload { kem: kem.public().to_vec(), ciphers: own.ciphers, ..Default::default() };
+        if ik {
+            payload = HandshakePayload { kem: payload.kem, ..own.clone() };
+        }
+        let message = write(&mut noise, &payload)?;
+        Ok(Self {
+            noise,
+            kem,
+            ciphers: own.ciphers,
+            via,
+            expected: remote.map(|r| r.0),
+            local_index,
+            remote_index: 0,
+            kind: if ik { HandshakeKind::Ik1 } else { HandshakeKind::Xx1 },
+            message,
+            tries: 0,
+            next_try: Instant::default(),
+            cookie: None,
+            last_mac1: Vec::new(),
+            complete: false,
+        })
+    }
+
+    /// Reads the second message. The caller decides on the payload before anything is answered.
+    pub fn read_second(&mut self, message: &[u8]) -> Result<(HandshakePayload, [u8; 32]), Broken> {
+        let payload = read(&mut self.noise, message)?;
+        Ok((payload, remote_static(&self.noise)?))
+    }
+
+    /// Ends the handshake with an admitted peer. In `XX` the third message is now ready to send.
+    pub fn finish(
+        &mut self,
+        peer: NodeId,
+        payload: &HandshakePayload,
+        own: &HandshakePayload,
+    ) -> Result<Transport, Broken> {
+        let cipher = choose(self.ciphers, payload.ciphers)?;
+        let kem = self.kem.decapsulate(&payload.kem)?;
+        if self.kind == HandshakeKind::Xx1 {
+            let third = HandshakePayload { kem: Vec::new(), ..own.clone() };
+            self.message = write(&mut self.noise, &third)?;
+            self.kind = HandshakeKind::Xx3;
+        } else {
+            self.message.clear();
+        }
+        self.complete = true;
+        Ok(finish(&mut self.noise, peer, (self.local_index, self.remote_index), (cipher, &kem)))
+    }
+}
+
+/// A handshake that a peer started.
+pub(super) struct Responder {
+    noise: HandshakeState,
+    kem: [u8; 32],
+    cipher: Cipher,
+    pub local_index: u32,
+    pub remote_index: u32,
+    pub kind: HandshakeKind,
+    /// The second message, for when the first comes again.
+    pub message: Vec<u8>,
+    pub since: Instant,
+    pub last_sent: Instant,
+    pub complete: bool,
+}
+
+/// A first message that was read: who wrote it, if it says so, and what to answer it with.
+pub(super) struct FirstRead {
+    noise: HandshakeState,
+    pub payload: HandshakePayload,
+    pub remote_static: Option<[u8; 32]>,
+}
+
+/// Reads a first message.
+pub(super) fn read_first(keys: &Keys<'_>, rng: Rng, kind: HandshakeKind, message: &[u8]) -> Result<FirstRead, Broken> {
+    let ik = kind == HandshakeKind::Ik1;
+    let mut noise = noise(keys, rng, ik, None, false)?;
+    let payload = read(&mut noise, message)?;
+    let remote_static = if ik { Some(remote_static(&noise)?) } else { None };
+    Ok(FirstRead { noise, payload, remote_static })
+}
+
+impl FirstRead {
+    /// Writes the second message.
+    pub fn respond(
+        mut self,
+        now: Instant,
+        (local_index, remote_index): (u32, u32),
+        own: &HandshakePayload,
+    ) -> Result<Responder, Broken> {
+        let cipher = choose(own.ciphers, self.payload.ciphers)?;
+        let (ciphertext, kem) = encapsulate(&self.payload.kem)?;
+        let payload =
+            HandshakePayload { kem: ciphertext, ciphers: offer(&[cipher]), admission: Vec::new(), ..own.clone() };
+        let message = write(&mut self.noise, &payload)?;
+        let kind = if self.remote_static.is_some() { HandshakeKind::Ik2 } else { HandshakeKind::Xx2 };
+        Ok(Responder {
+            noise: self.noise,
+            kem,
+            cipher,
+            local_index,
+            remote_index,
+            kind,
+            message,
+            since: now,
+            last_sent: now,
+            complete: false,
+        })
+    }
+}
+
+impl Responder {
+    pub fn read_third(&mut self, message: &[u8]) -> Result<(HandshakePayload, [u8; 32]), Broken> {
+        let payload = read(&mut self.noise, message)?;
+        Ok((payload, remote_static(&self.noise)?))
+    }
+
+    pub fn finish(&mut self, peer: NodeId) -> Transport {
+        self.complete = true;
+        finish(&mut self.noise, peer, (self.local_index, self.remote_index), (self.cipher, &self.kem))
+    }
+}
+
+/// How long to wait before try number `tries` is repeated: 250 ms growing by half, to 2 s.
+pub(super) fn retry_after(tries: u32, rng: &mut Rng) -> Duration {
+    let base = 250.0 * 1.5f64.powi(tries.min(6) as i32);
+    rng.jitter(Duration::from_millis(base.min(2000.0) as u64), 10)
+}

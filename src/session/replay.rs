@@ -1,0 +1,100 @@
+//! The replay window: which counters of a session have been seen (RFC 6479 §2 in spirit, lock-free in form).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters per block.
+const BLOCK: u64 = 32;
+/// Blocks kept: counters up to 319 blocks (10,208) behind the newest are told apart.
+const BLOCKS: u64 = 320;
+
+/// A sliding window over 64-bit counters. Each word holds the number of its block and one bit per counter of the
+/// block, so that a compare-and-swap decides alone whether a counter is new: any number of threads may ask.
+#[derive(Debug)]
+pub struct ReplayWindow {
+    words: Box<[AtomicU64]>,
+    newest: AtomicU64,
+}
+
+impl Default for ReplayWindow {
+    fn default() -> Self {
+        Self { words: (0..BLOCKS).map(|_| AtomicU64::new(0)).collect(), newest: AtomicU64::new(0) }
+    }
+}
+
+impl ReplayWindow {
+    /// Counters at or above this are refused; the session is replaced long before.
+    pub const LIMIT: u64 = (1 << 37) - BLOCK;
+
+    /// Notes `counter` and returns true if it had not been seen and is not too old. Call it only for packets that
+    /// were authenticated.
+    pub fn accept(&self, counter: u64) -> bool {
+        if counter >= Self::LIMIT {
+            return false;
+        }
+        // Block numbers start from 1, so that a zero word means "nothing seen".
+        let block = counter / BLOCK + 1;
+        let bit = 1 << (counter % BLOCK);
+        let word = &self.words[(block % BLOCKS) as usize];
+        let mut current = word.load(Ordering::Relaxed);
+        loop {
+            let held = current >> BLOCK;
+            let next = match held.cmp(&block) {
+                std::cmp::Ordering::Greater => return false,
+                std::cmp::Ordering::Equal if current & bit != 0 => return false,
+                std::cmp::Ordering::Equal => current | bit,
+                std::cmp::Ordering::Less => block << BLOCK | bit,
+            };
+            match word.compare_exchange_weak(current, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => current = now,
+            }
+        }
+        self.newest.fetch_max(counter, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether `counter` is the highest one accepted so far.
+    #[must_use]
+    pub fn is_newest(&self, counter: u64) -> bool {
+        self.newest.load(Ordering::Relaxed) == counter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn order_does_not_matter_inside_the_window() {
+        let window = ReplayWindow::default();
+        assert!(window.accept(10_000));
+        assert!(window.accept(1_900), "8,100 behind");
+        assert!(!window.accept(1_900));
+        assert!(window.accept(20_000));
+        assert!(window.is_newest(20_000));
+        assert!(!window.accept(1_900), "still known");
+        assert!(!window.accept(9_785), "its block has made way for that of 20,000");
+        assert!(!window.accept(ReplayWindow::LIMIT));
+        assert!(window.accept(ReplayWindow::LIMIT - 1));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_accepted_twice_and_the_last_8192_always_once(steps in prop::collection::vec(0u64..40_000, 1..2000)) {
+            let window = ReplayWindow::default();
+            let mut seen = HashSet::new();
+            let mut newest = 0;
+            for counter in steps {
+                let fresh = seen.insert(counter);
+                let accepted = window.accept(counter);
+                prop_assert!(!accepted || fresh);
+                if fresh && counter + 8192 > newest {
+                    prop_assert!(accepted);
+                }
+                newest = newest.max(counter);
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! An established session's keys: what the data plane seals and opens with.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::replay::ReplayWindow;
+use crate::{
+    crypto::{AeadKey, Cipher, TAG_LEN, hkdf_sha256},
+    types::{NodeId, NodeTag},
+    wire::packet::{self, DATA_HEADER, HOP_HEADER, HopHeader},
+};
+
+/// Why a packet of a session was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejected {
+    /// It isn't authentic.
+    Forged,
+    /// It was seen before, or is too old to tell.
+    Replayed,
+}
+
+/// The keys, counters and replay window of one session. Shared by the threads that move its packets; takes no lock.
+#[derive(Debug)]
+pub struct Transport {
+    pub peer: NodeId,
+    /// The index by which packets to us name this session.
+    pub local_index: u32,
+    /// The index that packets to the peer carry.
+    pub remote_index: u32,
+    pub cipher: Cipher,
+    send: AeadKey,
+    recv: AeadKey,
+    next: AtomicU64,
+    window: ReplayWindow,
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+/// The secrets from which a session's keys derive.
+pub(super) struct Secrets<'a> {
+    pub handshake_hash: &'a [u8],
+    pub noise: (&'a [u8; 32], &'a [u8; 32]),
+    pub kem: &'a [u8; 32],
+}
+
+impl Transport {
+    /// Derives both keys with HKDF-SHA-256: salted by the handshake hash, from the two Noise keys (X25519) and the
+    /// ML-KEM-768 secret together, so that an attacker needs to break both.
+    pub(super) fn derive(
+        peer: NodeId,
+        (local_index, remote_index): (u32, u32),
+        cipher: Cipher,
+        secrets: &Secrets<'_>,
+        initiator: bool,
+    ) -> Self {
+        let ikm = [&secrets.noise.0[..], &secrets.noise.1[..], &secrets.kem[..]].concat();
+        let mut okm = [0; 64];
+        let info: [&[u8]; 2] = [b"aegisray transport v1 ", cipher.name().as_bytes()];
+        hkdf_sha256(secrets.handshake_hash, &ikm, &info, &mut okm);
+        let key = |part: &[u8]| AeadKey::new(cipher, part.try_into().expect("half of 64 bytes"));
+        let (to_responder, to_initiator) = (key(&okm[..32]), key(&okm[32..]));
+        let (send, recv) = if initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
+        Self {
+            peer,
+            local_index,
+            remote_index,
+            cipher,
+            send,
+            recv,
+            next: AtomicU64::new(0),
+            window: ReplayWindow::default(),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Appends a sealed data datagram with `plaintext` to `out`.
+    pub fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+        let counter = self.next.fetch_add(1, Ordering::Relaxed);
+        let header = packet::data_header(self.remote_index, counter);
+        let start = out.len() + DATA_HEADER;
+        out.extend_from_slice(&header);
+        out.extend_from_slice(plaintext);
+        let tag = self.send.seal(counter, &header, &mut out[start..]);
+        out.extend_from_slice(&tag);
+        self.sent_bytes.fetch_add(plaintext.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Opens a data datagram in place. The plaintext is `&datagram[range]`.
+    pub fn open(&self, counter: u64, datagram: &mut [u8]) -> Result<std::ops::Range<usize>, Rejected> {
+        let (header, body) = datagram.split_at_mut(DATA_HEADER);
+        let len = self.recv.open(counter, header, body).map_err(|_| Rejected::Forged)?;
+        if !self.window.accept(counter) {
+            return Err(Rejected::Replayed);
+        }
+        self.received_bytes.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(DATA_HEADER..DATA_HEADER + len)
+    }
+
+    /// The authenticated header that carries a datagram to this neighbour on its way from `src` to `dst`.
+    #[must_use]
+    pub fn seal_hop(&self, ttl: u8, dst: NodeTag, src: NodeTag) -> [u8; HOP_HEADER] {
+        let counter = self.next.fetch_add(1, Ordering::Relaxed);
+        let header = HopHeader { ttl, receiver: self.remote_index, counter, dst, src }.encode();
+        let mut out = [0; HOP_HEADER];
+        out[..HOP_HEADER - TAG_LEN].copy_from_slice(&header);
+        out[HOP_HEADER - TAG_LEN..].copy_from_slice(&self.send.seal(counter, &header, &mut []));
+        out
+    }
+
+    /// Authenticates a hop header; what is behind it is neither read nor touched.
+    pub fn open_hop(&self, header: &HopHeader, datagram: &[u8]) -> Result<(), Rejected> {
+        let (aad, rest) = datagram.split_at(HOP_HEADER - TAG_LEN);
+        let mut tag: [u8; TAG_LEN] = rest[..TAG_LEN].try_into().map_err(|_| Rejected::Forged)?;
+        self.recv.open(header.counter, aad, &mut tag).map_err(|_| Rejected::Forged)?;
+        if self.window.accept(header.counter) { Ok(()) } else { Err(Rejected::Replayed) }
+    }
+
+    /// Whether `counter` is the highest that has arrived: only such a packet may tell where the peer is now.
+    #[must_use]
+    pub fn is_newest(&self, counter: u64) -> bool {
+        self.window.is_newest(counter)
+    }
+
+    /// Plaintext bytes sealed so far.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Plaintext bytes opened so far.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Packets sealed so far.
+    #[must_use]
+    pub fn sent_packets(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+}
