@@ -3,8 +3,11 @@
 #![deny(unsafe_code)]
 
 pub mod crypto;
+pub mod discovery;
 pub mod identity;
+pub mod node;
 pub mod routing;
 pub mod session;
+pub mod sim;
 pub mod types;
 pub mod wire;

@@ -75,6 +75,8 @@ pub struct Routing {
     neighbors: Vec<Option<Neighbor>>,
     events: Vec<Event>,
     next_expiry: Instant,
+    /// This node forwards for nobody: it advertises only itself.
+    stub: bool,
     pub counters: Counters,
 }
 
@@ -88,8 +90,10 @@ pub struct Route {
 }
 
 impl Routing {
+    /// The table of the node that `own` announces; its record says whether it relays.
     #[must_use]
     pub fn new(own: Arc<Verified>, now: Instant) -> Self {
+        let stub = own.record.no_relay;
         let me = own.id;
         let mut origin = Origin::new(me);
         origin.fd = (own.seqno, 0);
@@ -103,6 +107,7 @@ impl Routing {
             neighbors: Vec::new(),
             events: Vec::new(),
             next_expiry: now + Duration::from_secs(60),
+            stub,
             counters: Counters::default(),
         }
     }

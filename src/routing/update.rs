@@ -44,7 +44,7 @@ impl Routing {
         }
         let origin = self.origins.get(o as usize)?;
         Some(match origin.selected {
-            Some(s) if s.neighbor != n => (s.seqno, s.metric),
+            Some(s) if s.neighbor != n && !self.stub => (s.seqno, s.metric),
             Some(s) => (s.seqno, INFINITY),
             None => (origin.fd.0, INFINITY),
         })

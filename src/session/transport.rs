@@ -1,6 +1,6 @@
 //! An established session's keys: what the data plane seals and opens with.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::replay::ReplayWindow;
 use crate::{
@@ -33,6 +33,9 @@ pub struct Transport {
     window: ReplayWindow,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+    asleep: AtomicBool,
+    confirmed: AtomicBool,
+    traffic: AtomicU64,
 }
 
 /// The secrets from which a session's keys derive.
@@ -70,7 +73,38 @@ impl Transport {
             window: ReplayWindow::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            confirmed: AtomicBool::new(false),
+            traffic: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that a packet was opened: the peer has the keys. Returns true the first time.
+    pub fn confirm(&self) -> bool {
+        !self.confirmed.load(Ordering::Relaxed) && !self.confirmed.swap(true, Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Counts a packet of a user that was sent on this session. Returns true if the link's owner has asked to be
+    /// told of the next one ([`Self::sleep`]).
+    pub fn note_traffic(&self) -> bool {
+        self.traffic.fetch_add(1, Ordering::Relaxed);
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+    }
+
+    /// Asks to be told of the next packet of a user.
+    pub fn sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+    }
+
+    /// Packets of users sent so far, relayed ones included.
+    #[must_use]
+    pub fn traffic(&self) -> u64 {
+        self.traffic.load(Ordering::Relaxed)
     }
 
     /// Appends a sealed data datagram with `plaintext` to `out`.

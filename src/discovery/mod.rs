@@ -1,0 +1,379 @@
+//! Floor 2, sans-IO: which nodes to hold links to, and when to try. Up to `max_peers` nodes everybody links with
+//! everybody; in larger networks a node wants its two successors on the ring of NodeIds (so the graph is connected)
+//! and a few fingers across the ring (so it is short, as in Chord, SIGCOMM 2001, §4), and keeps what is near.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use crate::{
+    crypto::Rng,
+    types::{Duration, Instant, NodeId},
+};
+
+const BOOTSTRAP_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const TARGET_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+const REFUSED_RETRY: Duration = Duration::from_secs(300);
+const SUCCESSORS: usize = 2;
+const FINGERS: u32 = 4;
+/// Endpoints of one node tried at the same time.
+const PARALLEL: usize = 4;
+/// Nodes tried per call, so that a large table doesn't make a burst.
+const BURST: usize = 8;
+
+/// An attempt that the owner should make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub addr: SocketAddr,
+    pub expected: Option<NodeId>,
+}
+
+#[derive(Debug)]
+struct Bootstrap {
+    addr: SocketAddr,
+    node: Option<NodeId>,
+    retry: Retry,
+}
+
+#[derive(Debug)]
+struct Target {
+    endpoints: Vec<SocketAddr>,
+    retry: Retry,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    next: Instant,
+    wait: Duration,
+    bounds: (Duration, Duration),
+}
+
+impl Retry {
+    fn new(now: Instant, bounds: (Duration, Duration)) -> Self {
+        Self { next: now, wait: bounds.0, bounds }
+    }
+
+    fn tried(&mut self, now: Instant, rng: &mut Rng) {
+        self.next = now + rng.jitter(self.wait, 20);
+        self.wait = (self.wait * 2).min(self.bounds.1);
+    }
+
+    fn reset(&mut self, now: Instant) {
+        *self = Self::new(now, self.bounds);
+    }
+}
+
+/// The peers that this node knows of and wants.
+#[derive(Debug)]
+pub struct Discovery {
+    me: NodeId,
+    max_peers: usize,
+    bootstrap: Vec<Bootstrap>,
+    targets: BTreeMap<NodeId, Target>,
+    linked: BTreeSet<NodeId>,
+    refused: BTreeMap<NodeId, Instant>,
+    wanted: Option<BTreeSet<NodeId>>,
+    rng: Rng,
+}
+
+impl Discovery {
+    /// `max_peers` is at least 8.
+    #[must_use]
+    pub fn new(me: NodeId, max_peers: usize, rng: Rng) -> Self {
+        Self {
+            me,
+            max_peers: max_peers.max(8),
+            bootstrap: Vec::new(),
+            targets: BTreeMap::new(),
+            linked: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            wanted: None,
+            rng,
+        }
+    }
+
+    /// Replaces the bootstrap addresses, after names were resolved. Addresses that stay keep their state.
+    pub fn set_bootstrap(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        let mut old = std::mem::take(&mut self.bootstrap);
+        for addr in addresses {
+            let kept = old.iter().position(|b| b.addr == *addr).map(|i| old.swap_remove(i));
+            let retry = Retry::new(now, BOOTSTRAP_RETRY);
+            self.bootstrap.push(kept.unwrap_or(Bootstrap { addr: *addr, node: None, retry }));
+        }
+    }
+
+    /// A member is known, with the endpoints that it announces.
+    pub fn known(&mut self, now: Instant, node: NodeId, endpoints: &[SocketAddr]) {
+        if node == self.me {
+            return;
+        }
+        match self.targets.get_mut(&node) {
+            Some(target) => {
+                if target.endpoints != endpoints {
+                    target.endpoints = endpoints.to_vec();
+                    target.retry.reset(now);
+                }
+            }
+            None => {
+                let target = Target { endpoints: endpoints.to_vec(), retry: Retry::new(now, TARGET_RETRY) };
+                self.targets.insert(node, target);
+                self.wanted = None;
+            }
+        }
+    }
+
+    /// A node was seen at this address: on the LAN, or by an authenticated packet.
+    pub fn seen(&mut self, now: Instant, node: NodeId, addr: SocketAddr) {
+        if let Some(target) = self.targets.get_mut(&node)
+            && !target.endpoints.contains(&addr)
+        {
+            target.endpoints.insert(0, addr);
+            target.retry.reset(now);
+        }
+    }
+
+    /// A member is gone: expired, or revoked.
+    pub fn forget(&mut self, node: &NodeId) {
+        if self.targets.remove(node).is_some() {
+            self.wanted = None;
+        }
+    }
+
+    /// A link is up. `addr` tells which bootstrap entry the node stands behind.
+    pub fn linked(&mut self, now: Instant, node: NodeId, addr: SocketAddr) {
+        self.linked.insert(node);
+        self.identified(node, addr);
+        if let Some(target) = self.targets.get_mut(&node) {
+            target.retry.reset(now);
+        }
+    }
+
+    /// An address answered as this node.
+    pub fn identified(&mut self, node: NodeId, addr: SocketAddr) {
+        for b in self.bootstrap.iter_mut().filter(|b| b.addr == addr) {
+            b.node = Some(node);
+        }
+    }
+
+    /// A link was lost: try again soon.
+    pub fn unlinked(&mut self, now: Instant, node: NodeId) {
+        self.linked.remove(&node);
+        if let Some(target) = self.targets.get_mut(&node) {
+            target.retry.reset(now);
+        }
+        for b in self.bootstrap.iter_mut().filter(|b| b.node == Some(node)) {
+            b.retry.reset(now);
+        }
+    }
+
+    /// A node has no room for us: choose others for a while.
+    pub fn refused(&mut self, now: Instant, node: NodeId) {
+        self.refused.insert(node, now + REFUSED_RETRY);
+        self.wanted = None;
+    }
+
+    /// The network changed (an address, a link): everything is worth a try at once.
+    pub fn retry_all(&mut self, now: Instant) {
+        self.bootstrap.iter_mut().for_each(|b| b.retry.reset(now));
+        self.targets.values_mut().for_each(|t| t.retry.reset(now));
+    }
+
+    /// Whether this node wants a link to `node`.
+    pub fn wants(&mut self, node: &NodeId) -> bool {
+        self.update_wanted();
+        self.wanted.as_ref().is_some_and(|w| w.contains(node))
+    }
+
+    /// Whether a link to `node` holds the ring together: it is never given up for room.
+    #[must_use]
+    pub fn is_ring(&self, node: &NodeId) -> bool {
+        let after = self.ring_from(&self.me).take(SUCCESSORS).any(|n| n == *node);
+        after || self.ring_from(node).take(SUCCESSORS).any(|n| n == self.me)
+    }
+
+    /// Which links to give up, given for each whether the peer wants it and since when it stands: those that nobody
+    /// wants, and beyond `max_peers` the ones that only the peer wants, oldest first.
+    pub fn surplus(&mut self, now: Instant, links: &[(NodeId, bool, Instant)]) -> Vec<NodeId> {
+        self.update_wanted();
+        let wanted = self.wanted.clone().unwrap_or_default();
+        let settled = |since: &Instant| now.since(*since) > Duration::from_secs(15);
+        let small = self.targets.len() < self.max_peers;
+        let mut spare: Vec<_> = links
+            .iter()
+            .filter(|(n, _, since)| !wanted.contains(n) && !self.is_ring(n) && settled(since) && !small)
+            .collect();
+        spare.sort_by_key(|(n, peer_wants, since)| (*peer_wants, *since, *n));
+        let excess = links.len().saturating_sub(self.max_peers);
+        let unwanted = spare.iter().filter(|(_, peer_wants, _)| !peer_wants).count();
+        spare.into_iter().take(excess.max(unwanted)).map(|(n, ..)| *n).collect()
+    }
+
+    /// When [`Self::poll`] has something to do.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        self.update_wanted();
+        let bootstrap = self.bootstrap.iter().filter(|b| !self.is_satisfied(b)).map(|b| b.retry.next);
+        let wanted = self.wanted.iter().flatten().filter(|n| !self.linked.contains(n));
+        let targets = wanted.filter_map(|n| self.targets.get(n)).filter(|t| !t.endpoints.is_empty());
+        bootstrap.chain(targets.map(|t| t.retry.next)).min()
+    }
+
+    /// The attempts that are due.
+    pub fn poll(&mut self, now: Instant) -> Vec<Attempt> {
+        self.refused.retain(|_, until| *until > now);
+        self.update_wanted();
+        let mut out = Vec::new();
+        for i in 0..self.bootstrap.len() {
+            if !self.is_satisfied(&self.bootstrap[i]) && self.bootstrap[i].retry.next <= now {
+                let b = &mut self.bootstrap[i];
+                b.retry.tried(now, &mut self.rng);
+                out.push(Attempt { addr: b.addr, expected: None });
+            }
+        }
+        let wanted = self.wanted.take().unwrap_or_default();
+        let mut tried = 0;
+        for node in wanted.iter().filter(|n| !self.linked.contains(n)) {
+            let Some(target) = self.targets.get_mut(node) else { continue };
+            if target.retry.next > now || target.endpoints.is_empty() || tried >= BURST {
+                continue;
+            }
+            tried += 1;
+            target.retry.tried(now, &mut self.rng);
+            let shift = PARALLEL.min(target.endpoints.len());
+            out.extend(target.endpoints.iter().take(PARALLEL).map(|a| Attempt { addr: *a, expected: Some(*node) }));
+            target.endpoints.rotate_left(shift);
+        }
+        self.wanted = Some(wanted);
+        out
+    }
+
+    fn is_satisfied(&self, bootstrap: &Bootstrap) -> bool {
+        bootstrap.node.is_some_and(|n| {
+            n == self.me || self.linked.contains(&n) || (self.targets.len() >= self.max_peers && self.linked.len() >= 3)
+        })
+    }
+
+    /// The other nodes in the order of the ring, beginning after `from`.
+    fn ring_from<'a>(&'a self, from: &NodeId) -> impl Iterator<Item = NodeId> + 'a {
+        let (from, me) = (*from, self.me);
+        let ids = || self.targets.keys().copied().chain(std::iter::once(me));
+        let start = self.targets.range((std::ops::Bound::Excluded(from), std::ops::Bound::Unbounded));
+        let mut after: Vec<NodeId> = start.map(|(n, _)| *n).take(2 * SUCCESSORS + 2).collect();
+        if me > from {
+            after.push(me);
+            after.sort_unstable();
+        }
+        let wrapped = ids().filter(move |n| *n < from).take(2 * SUCCESSORS + 2);
+        let mut wrapped: Vec<NodeId> = wrapped.collect();
+        if me < from && !wrapped.contains(&me) {
+            wrapped.push(me);
+        }
+        wrapped.sort_unstable();
+        after.into_iter().chain(wrapped)
+    }
+
+    fn update_wanted(&mut self) {
+        if self.wanted.is_some() {
+            return;
+        }
+        let usable = |n: &NodeId| !self.refused.contains_key(n);
+        let wanted = if self.targets.len() < self.max_peers {
+            self.targets.keys().filter(|n| usable(n)).copied().collect()
+        } else {
+            let mut wanted: BTreeSet<NodeId> = self.ring_from(&self.me).take(SUCCESSORS).collect();
+            for k in 1..=FINGERS {
+                let mut point = self.me;
+                let head = u32::from_be_bytes([point.0[0], point.0[1], point.0[2], point.0[3]]);
+                point.0[..4].copy_from_slice(&head.wrapping_add(1 << (32 - k)).to_be_bytes());
+                let finger = self.targets.range(point..).chain(self.targets.iter()).map(|(n, _)| *n).find(usable);
+                wanted.extend(finger);
+            }
+            wanted
+        };
+        self.wanted = Some(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(i: u16) -> NodeId {
+        NodeId(crate::crypto::sha256(&[&i.to_be_bytes()]))
+    }
+
+    fn addr(i: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], i))
+    }
+
+    fn discovery(nodes: u16) -> Discovery {
+        let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
+        for i in 1..nodes {
+            d.known(Instant(0), id(i), &[addr(i)]);
+        }
+        d
+    }
+
+    #[test]
+    fn small_networks_are_a_full_mesh_and_large_ones_a_connected_short_graph() {
+        let mut small = discovery(30);
+        assert!((1..30).all(|i| small.wants(&id(i))));
+        let nodes = 400u16;
+        let mut graph: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for me in 0..nodes {
+            let mut d = Discovery::new(id(me), 50, Rng::from_seed([1; 32]));
+            for i in (0..nodes).filter(|i| *i != me) {
+                d.known(Instant(0), id(i), &[addr(i)]);
+            }
+            d.update_wanted();
+            for n in d.wanted.unwrap() {
+                graph.entry(id(me)).or_default().insert(n);
+                graph.entry(n).or_default().insert(id(me));
+            }
+        }
+        assert!(graph.values().all(|links| links.len() <= 50));
+        let mut depth = BTreeMap::from([(id(0), 0)]);
+        let mut todo = std::collections::VecDeque::from([id(0)]);
+        while let Some(n) = todo.pop_front() {
+            for m in &graph[&n] {
+                if !depth.contains_key(m) {
+                    depth.insert(*m, depth[&n] + 1);
+                    todo.push_back(*m);
+                }
+            }
+        }
+        assert_eq!(depth.len(), 400, "connected");
+        assert!(*depth.values().max().unwrap() <= 8, "short");
+    }
+
+    #[test]
+    fn retries_back_off_and_start_again_when_the_network_changes() {
+        let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
+        d.set_bootstrap(Instant(0), &[addr(1)]);
+        let mut times = Vec::new();
+        while times.len() < 8 {
+            let next = d.poll_timeout().unwrap();
+            assert_eq!(d.poll(next).len(), 1);
+            times.push(next);
+        }
+        assert!(times[7].since(times[6]) >= Duration::from_secs(24), "never gives up, never faster than this");
+        d.retry_all(times[7]);
+        assert_eq!(d.poll_timeout(), Some(times[7]));
+        d.linked(times[7], id(5), addr(1));
+        assert_eq!(d.poll_timeout(), None);
+        d.unlinked(times[7], id(5));
+        assert_eq!(d.poll(times[7]), [Attempt { addr: addr(1), expected: None }]);
+    }
+
+    #[test]
+    fn ring_links_are_never_surplus_and_unwanted_ones_are() {
+        let mut d = discovery(400);
+        let links: Vec<_> = (1..80).map(|i| (id(i), true, Instant(0))).collect();
+        let gone = d.surplus(Instant(60_000_000), &links);
+        assert!(links.len() - gone.len() <= 50);
+        assert!(gone.iter().all(|n| !d.is_ring(n)));
+        let idle: Vec<_> = (1..40).map(|i| (id(i), false, Instant(0))).collect();
+        let gone = d.surplus(Instant(60_000_000), &idle);
+        assert!(gone.len() > 20 && gone.iter().all(|n| !d.wants(n)));
+    }
+}

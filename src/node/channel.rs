@@ -1,0 +1,298 @@
+//! The reliable, ordered channel of control messages between two neighbours, over datagrams that may be lost.
+//!
+//! Each direction has an epoch. A sender that starts afresh (its link went down, its process restarted) picks a new
+//! one; the receiver then forgets what it had heard. A sender that learns that its receiver kept nothing starts
+//! afresh too.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{
+    types::{Duration, Instant},
+    wire::{MAX_MESSAGE, proto::Segment},
+};
+
+/// Payload bytes of one segment.
+const CHUNK: usize = 1000;
+/// Segments in flight.
+const WINDOW: u32 = 32;
+/// Segments queued beyond the window: above this the owner is asked for no more.
+const BACKLOG: usize = 64;
+const ACK_DELAY: Duration = Duration::from_millis(20);
+const MIN_RTO: Duration = Duration::from_millis(200);
+const MAX_RTO: Duration = Duration::from_secs(3);
+
+/// What a received segment means for the owner.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    /// The neighbour started afresh: forget what it had said, before the messages.
+    pub peer_restarted: bool,
+    /// The neighbour has nothing of what we had said: say it again.
+    pub resend_all: bool,
+    pub messages: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    payload: Vec<u8>,
+    more: bool,
+    sent: Option<Instant>,
+    tries: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    epoch: u32,
+    next_seq: u32,
+    acked: u32,
+    flight: BTreeMap<u32, InFlight>,
+    backlog: VecDeque<(Vec<u8>, bool)>,
+    peer_epoch: u32,
+    received: u32,
+    ahead: BTreeMap<u32, (Vec<u8>, bool)>,
+    partial: Vec<u8>,
+    ack_due: Option<Instant>,
+    rto: Duration,
+}
+
+impl Channel {
+    /// `epoch` is random and not 0.
+    pub fn new(epoch: u32) -> Self {
+        Self {
+            epoch: epoch.max(1),
+            next_seq: 1,
+            acked: 0,
+            flight: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            peer_epoch: 0,
+            received: 0,
+            ahead: BTreeMap::new(),
+            partial: Vec::new(),
+            ack_due: None,
+            rto: MIN_RTO,
+        }
+    }
+
+    /// Starts the outgoing half afresh.
+    fn restart_sending(&mut self) {
+        let epoch = self.epoch.wrapping_add(1).max(1);
+        *self = Self {
+            epoch,
+            peer_epoch: self.peer_epoch,
+            received: self.received,
+            ahead: std::mem::take(&mut self.ahead),
+            partial: std::mem::take(&mut self.partial),
+            ack_due: self.ack_due,
+            ..Self::new(epoch)
+        };
+    }
+
+    /// Makes the neighbour say everything again.
+    pub fn forget_received(&mut self, now: Instant) {
+        self.peer_epoch = 0;
+        self.received = 0;
+        self.ahead.clear();
+        self.partial.clear();
+        self.ack_due = Some(now);
+    }
+
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rto = (rtt * 3).clamp(MIN_RTO, MAX_RTO);
+    }
+
+    /// Whether the owner may hand in more messages.
+    pub fn has_room(&self) -> bool {
+        self.backlog.len() < BACKLOG
+    }
+
+    pub fn send(&mut self, message: &[u8]) {
+        let chunks = message.chunks(CHUNK);
+        let last = chunks.len().saturating_sub(1);
+        self.backlog.extend(chunks.enumerate().map(|(i, c)| (c.to_vec(), i < last)));
+    }
+
+    /// Everything said has arrived.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.flight.is_empty() && self.backlog.is_empty()
+    }
+
+    /// The segments to send now.
+    pub fn poll(&mut self, now: Instant) -> Vec<Segment> {
+        while self.next_seq - self.acked <= WINDOW {
+            let Some((payload, more)) = self.backlog.pop_front() else { break };
+            self.flight.insert(self.next_seq, InFlight { payload, more, sent: None, tries: 0 });
+            self.next_seq += 1;
+        }
+        let mut out = Vec::new();
+        let (head, rto) = (self.head(), self.rto);
+        for (seq, piece) in &mut self.flight {
+            let wait = (rto * (1 << piece.tries.min(4))).min(MAX_RTO);
+            if piece.sent.is_none_or(|sent| now >= sent + wait) {
+                piece.tries += u32::from(piece.sent.is_some());
+                piece.sent = Some(now);
+                out.push(Segment { seq: *seq, payload: piece.payload.clone(), more: piece.more, ..head.clone() });
+            }
+        }
+        if out.is_empty() && self.ack_due.is_some_and(|due| due <= now) {
+            out.push(head);
+        }
+        if !out.is_empty() {
+            self.ack_due = None;
+        }
+        out
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let resend = self.flight.values().map(|p| match p.sent {
+            Some(sent) => sent + (self.rto * (1 << p.tries.min(4))).min(MAX_RTO),
+            None => Instant::default(),
+        });
+        let fresh = (!self.backlog.is_empty() && self.next_seq - self.acked <= WINDOW).then(Instant::default);
+        resend.chain(self.ack_due).chain(fresh).min()
+    }
+
+    pub fn receive(&mut self, now: Instant, segment: Segment) -> Received {
+        let mut out = Received::default();
+        if segment.epoch == 0 {
+            return out;
+        }
+        if segment.epoch != self.peer_epoch {
+            // A straggler of an older epoch can't be told from a newer one; starting afresh is right for both.
+            if segment.seq > 1 && self.peer_epoch != 0 {
+                return out;
+            }
+            out.peer_restarted = self.peer_epoch != 0 || self.received > 0;
+            self.forget_received(now);
+            self.peer_epoch = segment.epoch;
+        }
+        if segment.peer_epoch == self.epoch {
+            self.acknowledge(&segment);
+        } else if segment.peer_epoch == 0 && self.acked > 0 {
+            self.restart_sending();
+            out.resend_all = true;
+        }
+        if segment.seq > 0 {
+            self.ack_due = Some(self.ack_due.unwrap_or(now + ACK_DELAY));
+            let in_window = segment.seq > self.received && segment.seq <= self.received + 2 * WINDOW;
+            if in_window {
+                self.ahead.insert(segment.seq, (segment.payload, segment.more));
+            } else {
+                self.ack_due = Some(now);
+            }
+            self.collect(&mut out.messages);
+        }
+        out
+    }
+
+    fn collect(&mut self, messages: &mut Vec<Vec<u8>>) {
+        while let Some((payload, more)) = self.ahead.remove(&(self.received + 1)) {
+            self.received += 1;
+            if self.partial.len() + payload.len() <= MAX_MESSAGE {
+                self.partial.extend_from_slice(&payload);
+            }
+            if !more {
+                messages.push(std::mem::take(&mut self.partial));
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, segment: &Segment) {
+        if segment.ack >= self.next_seq {
+            return;
+        }
+        self.acked = self.acked.max(segment.ack);
+        let acked = self.acked;
+        self.flight.retain(|seq, _| {
+            let selective = *seq >= acked + 2 && *seq < acked + 66 && segment.ack == acked;
+            *seq > acked && !(selective && segment.sack & (1 << (seq - acked - 2)) != 0)
+        });
+    }
+
+    fn head(&self) -> Segment {
+        let sack = self.ahead.keys().filter_map(|s| s.checked_sub(self.received + 2)).filter(|i| *i < 64);
+        Segment {
+            epoch: self.epoch,
+            peer_epoch: self.peer_epoch,
+            ack: self.received,
+            sack: sack.fold(0, |bits, i| bits | 1 << i),
+            ..Segment::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Rng;
+    use proptest::{prelude::*, proptest};
+
+    proptest! {
+        #[test]
+        fn every_message_arrives_once_in_order_whatever_the_weather(seed: [u8; 32], sizes in prop::collection::vec(1usize..4000, 1..40)) {
+            let mut rng = crate::crypto::Rng::from_seed(seed);
+            let (mut a, mut b) = (Channel::new(7), Channel::new(9));
+            let messages: Vec<Vec<u8>> = sizes.iter().map(|s| rng_bytes(&mut rng, *s)).collect();
+            for m in &messages {
+                a.send(m);
+            }
+            let mut got = Vec::new();
+            let mut now = Instant(0);
+            let mut air: Vec<(bool, Segment)> = Vec::new();
+            for _ in 0..20_000 {
+                now = now + Duration::from_millis(10);
+                air.extend(a.poll(now).into_iter().map(|s| (true, s)));
+                air.extend(b.poll(now).into_iter().map(|s| (false, s)));
+                for _ in 0..4 {
+                    if air.is_empty() { break }
+                    let (to_b, s) = air.swap_remove(rng.below(air.len() as u64) as usize);
+                    if rng.chance(0.3) { continue }
+                    if rng.chance(0.1) { air.push((to_b, s.clone())); }
+                    if to_b { got.extend(b.receive(now, s).messages); } else { a.receive(now, s); }
+                }
+                if got.len() == messages.len() && a.is_idle() { break }
+            }
+            prop_assert_eq!(got, messages);
+            prop_assert!(a.is_idle());
+        }
+    }
+
+    fn rng_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        rng.fill(&mut out);
+        out
+    }
+
+    fn exchange(now: Instant, a: &mut Channel, b: &mut Channel) -> (Received, Received) {
+        let (mut to_a, mut to_b) = (Received::default(), Received::default());
+        for _ in 0..4 {
+            for (from, to, sum) in [(&mut *a, &mut *b, &mut to_b), (&mut *b, &mut *a, &mut to_a)] {
+                for s in from.poll(now + Duration::from_secs(1)) {
+                    let r = to.receive(now, s);
+                    sum.peer_restarted |= r.peer_restarted;
+                    sum.resend_all |= r.resend_all;
+                    sum.messages.extend(r.messages);
+                }
+            }
+        }
+        (to_a, to_b)
+    }
+
+    #[test]
+    fn a_restart_of_one_end_makes_both_start_afresh() {
+        let now = Instant(0);
+        let (mut a, mut b) = (Channel::new(7), Channel::new(9));
+        a.send(b"one");
+        b.send(b"two");
+        let (to_a, to_b) = exchange(now, &mut a, &mut b);
+        assert_eq!((to_a.messages, to_b.messages), (vec![b"two".to_vec()], vec![b"one".to_vec()]));
+        let mut b = Channel::new(1234);
+        b.send(b"hello again");
+        let (to_a, to_b) = exchange(now, &mut a, &mut b);
+        assert!(to_a.peer_restarted && to_a.resend_all, "{to_a:?}");
+        assert_eq!(to_a.messages, [b"hello again".to_vec()]);
+        assert!(!to_b.resend_all);
+        a.send(b"everything");
+        let (_, to_b) = exchange(now, &mut a, &mut b);
+        assert_eq!(to_b.messages, [b"everything".to_vec()]);
+    }
+}

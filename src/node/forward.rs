@@ -1,0 +1,238 @@
+//! The path of one packet, the same code for the daemon's threads (over a frozen snapshot) and for the simulator
+//! (over the live node): what an arriving datagram is, and where a packet from the TUN goes.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+};
+
+use crate::{
+    session::{Rejected, Transport, Via},
+    types::{NodeId, NodeTag},
+    wire::{
+        frame::FRAME,
+        ip,
+        packet::{self, DATA_OVERHEAD, Datagram, HOP_HEADER},
+    },
+};
+
+/// How a datagram leaves towards a node.
+#[derive(Clone, Debug)]
+pub enum Hop {
+    /// Over the link to the node itself.
+    Direct(SocketAddr),
+    /// To a neighbour, behind a hop header sealed with that neighbour's session.
+    Relay(Arc<Transport>, SocketAddr),
+}
+
+/// Where packets for one node go.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    pub node: NodeId,
+    /// The end-to-end session; `None`: not established yet.
+    pub transport: Option<Arc<Transport>>,
+    pub hop: Hop,
+    /// The link's session, for its activity; the same as `transport` when direct.
+    pub link: Arc<Transport>,
+}
+
+/// The tables that packets are looked up in.
+pub trait Tables {
+    /// This node's tag.
+    fn me(&self) -> NodeTag;
+    /// The session behind a receiver index of ours.
+    fn session(&self, index: u32) -> Option<Arc<Transport>>;
+    /// Where a datagram for this node goes next, if there is a route and this node relays.
+    fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)>;
+    /// Whether a packet from `node` may carry this inner source address.
+    fn owns(&self, ip: IpAddr, node: &NodeId) -> bool;
+    /// Where packets for an inner address go.
+    fn destination(&self, ip: IpAddr) -> Option<Destination>;
+}
+
+/// Why a packet was dropped. Each has a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum Drop {
+    Malformed,
+    UnknownSession,
+    Forged,
+    Replayed,
+    /// The inner source address is not the sender's.
+    SpoofedSource,
+    /// No route, for a packet of a user or for a relayed one.
+    NoRoute,
+    TtlExpired,
+    QueueFull,
+}
+
+impl Drop {
+    pub const ALL: [Drop; 8] = [
+        Drop::Malformed,
+        Drop::UnknownSession,
+        Drop::Forged,
+        Drop::Replayed,
+        Drop::SpoofedSource,
+        Drop::NoRoute,
+        Drop::TtlExpired,
+        Drop::QueueFull,
+    ];
+
+    /// The counter's name in `status`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Drop::Malformed => "malformed",
+            Drop::UnknownSession => "unknown_session",
+            Drop::Forged => "forged",
+            Drop::Replayed => "replayed",
+            Drop::SpoofedSource => "spoofed_source",
+            Drop::NoRoute => "no_route",
+            Drop::TtlExpired => "ttl_expired",
+            Drop::QueueFull => "queue_full",
+        }
+    }
+}
+
+impl From<Rejected> for Drop {
+    fn from(value: Rejected) -> Self {
+        match value {
+            Rejected::Forged => Drop::Forged,
+            Rejected::Replayed => Drop::Replayed,
+        }
+    }
+}
+
+/// What an arriving datagram turned out to be.
+#[derive(Debug)]
+pub enum Ingress {
+    /// An IP packet for this host, authenticated, its source checked.
+    Packet { session: Arc<Transport>, at: Range<usize>, via: Via, newest: bool },
+    /// A frame of a session.
+    Frame { session: Arc<Transport>, at: Range<usize>, via: Via, newest: bool },
+    /// Rewritten in place for the next hop.
+    Forward { to: SocketAddr, link: Arc<Transport>, newest: Option<Arc<Transport>> },
+    /// A handshake, cookie or beacon at this offset: the control side's business.
+    Control { offset: usize, via: Via },
+    Drop(Drop),
+}
+
+/// Judges a datagram from `from`. Opens and rewrites it in place.
+pub fn ingress(tables: &impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress {
+    match packet::parse(datagram) {
+        Ok(Datagram::Hop(header)) => {
+            let Some(link) = tables.session(header.receiver) else { return Ingress::Drop(Drop::UnknownSession) };
+            if let Err(rejected) = link.open_hop(&header, datagram) {
+                return Ingress::Drop(rejected.into());
+            }
+            if header.dst == tables.me() {
+                return inner(tables, Via::Relayed(header.src), HOP_HEADER, datagram);
+            }
+            let Some(ttl) = header.ttl.checked_sub(1).filter(|t| *t > 0) else {
+                return Ingress::Drop(Drop::TtlExpired);
+            };
+            let Some((next, to)) = tables.relay(header.dst) else { return Ingress::Drop(Drop::NoRoute) };
+            let newest = link.is_newest(header.counter).then_some(link);
+            datagram[..HOP_HEADER].copy_from_slice(&next.seal_hop(ttl, header.dst, header.src));
+            Ingress::Forward { to, link: next, newest }
+        }
+        Ok(_) => inner(tables, Via::Direct(from), 0, datagram),
+        Err(_) => Ingress::Drop(Drop::Malformed),
+    }
+}
+
+/// A datagram for this node, at `offset`, that came straight or behind a hop header.
+fn inner(tables: &impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> Ingress {
+    let body = &mut datagram[offset..];
+    match packet::parse(body) {
+        Ok(Datagram::Data { receiver, counter }) => {
+            let Some(session) = tables.session(receiver) else { return Ingress::Drop(Drop::UnknownSession) };
+            let at = match session.open(counter, body) {
+                Ok(at) => at,
+                Err(rejected) => return Ingress::Drop(rejected.into()),
+            };
+            let newest = session.is_newest(counter);
+            let at = at.start + offset..at.end + offset;
+            let plain = &datagram[at.clone()];
+            if plain.first() == Some(&FRAME) {
+                return Ingress::Frame { session, at, via, newest };
+            }
+            match ip::addresses(plain) {
+                Some((src, _)) if tables.owns(src, &session.peer) => {
+                    Ingress::Packet { session, at, via, newest }
+                }
+                Some(_) => Ingress::Drop(Drop::SpoofedSource),
+                None => Ingress::Drop(Drop::Malformed),
+            }
+        }
+        Ok(Datagram::Handshake(_) | Datagram::Cookie { .. } | Datagram::Beacon(_)) => {
+            Ingress::Control { offset, via }
+        }
+        Ok(Datagram::Hop(_)) | Err(_) => Ingress::Drop(Drop::Malformed),
+    }
+}
+
+/// What became of a packet from the TUN.
+#[derive(Debug)]
+pub enum Egress {
+    /// Sealed into the buffer; send it there. `wake`: the link had asked to hear of traffic.
+    Send { to: SocketAddr, wake: Option<Arc<Transport>> },
+    /// There is a route but no session yet: the control side establishes one and sends the packet then.
+    NeedSession(NodeId),
+    /// Longer than the path takes: this many bytes would fit.
+    TooBig(usize),
+    NoRoute,
+    /// Multicast, link-local and the like: not for the mesh.
+    Ignore,
+}
+
+/// The longest IP packet that fits a path of `underlay` bytes of UDP payload.
+#[must_use]
+pub fn inner_mtu(underlay: usize, relayed: bool) -> usize {
+    underlay - DATA_OVERHEAD - if relayed { HOP_HEADER } else { 0 }
+}
+
+/// UDP payload of a 1,500-byte path over IPv6, the smaller of the two families.
+pub const UNDERLAY: usize = 1452;
+
+/// Routes and seals a packet from the TUN, appending the datagram to `out`.
+pub fn egress(tables: &impl Tables, packet: &[u8], out: &mut Vec<u8>) -> Egress {
+    let Some((_, dst)) = ip::addresses(packet) else { return Egress::Ignore };
+    let local = match dst {
+        IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_link_local(),
+        IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
+    };
+    if local {
+        return Egress::Ignore;
+    }
+    let Some(destination) = tables.destination(dst) else { return Egress::NoRoute };
+    let mtu = inner_mtu(UNDERLAY, matches!(destination.hop, Hop::Relay(..)));
+    if packet.len() > mtu {
+        return Egress::TooBig(mtu);
+    }
+    let Some(transport) = &destination.transport else { return Egress::NeedSession(destination.node) };
+    let to = seal_to(tables.me(), &destination, transport, packet, out);
+    let wake = destination.link.note_traffic().then_some(destination.link);
+    Egress::Send { to, wake }
+}
+
+/// Seals `plaintext` for a node and puts the hop header before it where the way leads through a relay.
+pub fn seal_to(
+    me: NodeTag,
+    destination: &Destination,
+    transport: &Transport,
+    plaintext: &[u8],
+    out: &mut Vec<u8>,
+) -> SocketAddr {
+    match &destination.hop {
+        Hop::Direct(addr) => {
+            transport.seal(plaintext, out);
+            *addr
+        }
+        Hop::Relay(relay, addr) => {
+            out.extend_from_slice(&relay.seal_hop(packet::MAX_HOPS, destination.node.tag(), me));
+            transport.seal(plaintext, out);
+            *addr
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Frames of sessions: probes, the control channel, echo and trace, and what ends things.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use super::{Event, Node, Via};
+use crate::{
+    crypto::{AeadKey, Cipher, TAG_LEN},
+    identity::Revocations,
+    session::Transport,
+    types::{Duration, Instant, NodeId},
+    wire::{
+        self,
+        frame::{self, Kind},
+        packet::BEACON,
+        proto,
+    },
+};
+use std::net::SocketAddr;
+
+impl Node {
+    /// A frame that a session's peer sent.
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        session: &Arc<Transport>,
+        via: Via,
+        newest: bool,
+        interface: u32,
+        plaintext: &[u8],
+    ) {
+        self.handle_opened(now, session, via, newest, interface);
+        let Ok(kind) = frame::parse(plaintext) else {
+            self.counters.drop(super::forward::Drop::Malformed);
+            return;
+        };
+        let id = session.peer;
+        let is_guest = self.peers.get(&id).is_none_or(|p| p.grant.is_some());
+        if is_guest {
+            if let Some((certificate, _)) = self.peers.get(&id).and_then(|p| p.grant.clone()) {
+                self.grant_to(session, certificate);
+            }
+            return;
+        }
+        match (kind, via) {
+            (Kind::Probe(probe), Via::Direct(from)) => self.on_probe(now, session, from, &probe),
+            (Kind::ProbeReply(reply), _) => self.on_probe_reply(now, id, &reply),
+            (Kind::Segment(segment), Via::Direct(_)) => self.on_segment(now, id, segment),
+            (Kind::Echo(echo), _) => {
+                // An empty echo only confirms a session.
+                if echo.id != 0 {
+                    self.send_plaintext(now, id, frame::encode(Kind::EchoReply(echo)));
+                }
+            }
+            (Kind::EchoReply(echo), _) => self.events.push_back(Event::EchoReply { id: echo.id, from: id }),
+            (Kind::TraceQuery(query), _) => self.on_trace_query(now, id, &query),
+            (Kind::TraceReply(reply), _) => self.events.push_back(Event::TraceReply {
+                id: reply.id,
+                from: id,
+                next: NodeId::from_slice(&reply.next),
+                metric: reply.metric,
+                link_rtt: Duration::from_micros(u64::from(reply.link_rtt_us)),
+            }),
+            (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
+            (Kind::Goodbye(goodbye), _) => {
+                self.drop_peer(now, id, "the peer said goodbye");
+                if goodbye.reason == "full" {
+                    self.discovery.refused(now, id);
+                }
+            }
+            (Kind::Granted(certificate), _) => {
+                if !self.own.admission.is_empty() {
+                    self.events.push_back(Event::Certified(certificate));
+                }
+            }
+            (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_), _) => {
+                self.counters.drop(super::forward::Drop::Malformed);
+            }
+        }
+    }
+
+    pub(super) fn grant_to(&mut self, session: &Arc<Transport>, certificate: Vec<u8>) {
+        let addr = self.sessions_addr(session);
+        if let Some(addr) = addr {
+            self.send_on(session, Via::Direct(addr), Kind::Granted(certificate));
+        }
+    }
+
+    /// Where a guest's packets came from; a guest has no link.
+    fn sessions_addr(&self, session: &Transport) -> Option<SocketAddr> {
+        self.guest_addrs.get(&session.local_index).copied()
+    }
+
+    fn on_segment(&mut self, now: Instant, id: NodeId, segment: proto::Segment) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(neighbor) = peer.neighbor else { return };
+        let received = peer.channel.receive(now, segment);
+        if received.peer_restarted {
+            self.routing.forget_learned(now, neighbor);
+        }
+        if received.resend_all {
+            self.routing.send_all(now, neighbor);
+        }
+        for message in received.messages {
+            self.on_control(now, id, &message);
+        }
+    }
+
+    fn on_control(&mut self, now: Instant, id: NodeId, message: &[u8]) {
+        let Some(neighbor) = self.peers.get(&id).and_then(|p| p.neighbor) else { return };
+        let Ok(message) = wire::decode::<proto::ControlMessage>(message, "control message") else {
+            self.counters.drop(super::forward::Drop::Malformed);
+            return;
+        };
+        match message.kind {
+            Some(proto::control_message::Kind::Routes(update)) => {
+                let mut gate = super::gate::Gate {
+                    verifier: &*self.verifier,
+                    policy: &self.policy,
+                    invitations: &[],
+                    now: self.unix.1 + now.since(self.unix.0).as_secs(),
+                };
+                let refusals = self.routing.handle_update(now, neighbor, &update, &mut gate);
+                let lacks_record = refusals.contains(&crate::identity::Refusal::RecordMismatch);
+                for refusal in refusals {
+                    self.counters.refuse(&refusal);
+                    self.events.push_back(Event::Refused(refusal));
+                }
+                if lacks_record && let Some(peer) = self.peers.get_mut(&id) {
+                    // The neighbour thought that we have a record which we let go: it says everything again.
+                    peer.channel.forget_received(now);
+                    self.routing.forget_learned(now, neighbor);
+                }
+            }
+            Some(proto::control_message::Kind::SeqnoRequest(request)) => {
+                self.routing.handle_request(now, neighbor, &request);
+            }
+            Some(proto::control_message::Kind::Revocations(list)) => {
+                self.set_revocations(now, &list);
+            }
+            None => self.counters.drop(super::forward::Drop::Malformed),
+        }
+    }
+
+    /// Takes a revocation list into force if the authority signed it and it is newer: the revoked lose their
+    /// sessions at once, and the list goes on to all neighbours. Returns whether it did.
+    pub fn set_revocations(&mut self, now: Instant, list: &[u8]) -> bool {
+        let Some(authority) = self.network.authority() else { return false };
+        let Ok(revocations) = Revocations::open(list, authority) else {
+            if !list.is_empty() {
+                self.counters.drop(super::forward::Drop::Malformed);
+            }
+            return false;
+        };
+        if revocations.version <= self.policy.revocations.version {
+            return false;
+        }
+        self.policy.revocations = revocations;
+        self.revocations = list.to_vec();
+        let kind = proto::control_message::Kind::Revocations(list.to_vec());
+        let message = super::pump::encode_control(kind);
+        for peer in self.peers.values_mut().filter(|p| p.is_up()) {
+            peer.channel.send(&message);
+        }
+        self.housekeeping(now);
+        self.events.push_back(Event::StateChanged);
+        self.pump(now);
+        true
+    }
+
+    /// Sends an echo request to a node, end to end; the answer comes as an [`Event`]. `id` is not 0.
+    pub fn ping(&mut self, now: Instant, node: NodeId, id: u64, size: usize) {
+        let echo = proto::Echo { id, data: vec![0; size.min(1200)] };
+        self.send_plaintext(now, node, frame::encode(Kind::Echo(echo)));
+        self.pump(now);
+    }
+
+    /// Asks a node what its next hop towards `target` is; the answer comes as an [`Event`].
+    pub fn trace(&mut self, now: Instant, node: NodeId, id: u64, target: NodeId) {
+        if node == self.identity.id() {
+            let (next, metric, link_rtt) = self.trace_step(&target);
+            self.events.push_back(Event::TraceReply { id, from: node, next, metric, link_rtt });
+        } else {
+            let query = proto::TraceQuery { id, target: target.0.to_vec() };
+            self.send_plaintext(now, node, frame::encode(Kind::TraceQuery(query)));
+        }
+        self.pump(now);
+    }
+
+    fn trace_step(&self, target: &NodeId) -> (Option<NodeId>, u32, Duration) {
+        let route = self.routing.origin(target).and_then(|o| self.routing.route(o));
+        let Some(route) = route else { return (None, crate::types::INFINITY, Duration::ZERO) };
+        let link = self.peers.get(&route.next_hop).and_then(|p| p.link.as_ref());
+        (Some(route.next_hop), route.metric, link.and_then(|l| l.srtt()).unwrap_or_default())
+    }
+
+    fn on_trace_query(&mut self, now: Instant, from: NodeId, query: &proto::TraceQuery) {
+        let Some(target) = NodeId::from_slice(&query.target) else { return };
+        let (next, metric, link_rtt) = self.trace_step(&target);
+        let reply = proto::TraceReply {
+            id: query.id,
+            next: next.map(|n| n.0.to_vec()).unwrap_or_default(),
+            metric,
+            link_rtt_us: u32::try_from(link_rtt.as_micros()).unwrap_or(u32::MAX),
+        };
+        self.send_plaintext(now, from, frame::encode(Kind::TraceReply(reply)));
+    }
+
+    /// The LAN beacon of this node: sealed, so that it tells an outsider nothing.
+    pub fn beacon(&mut self, port: u16) -> Vec<u8> {
+        let body = proto::Beacon { node_id: self.identity.id().0.to_vec(), port: u32::from(port) };
+        let nonce = self.rng.next_u64();
+        let mut sealed = body.encode_to_vec();
+        let tag = self.beacon_key().seal(nonce, &[BEACON], &mut sealed);
+        [&[BEACON][..], &nonce.to_be_bytes(), &sealed, &tag].concat()
+    }
+
+    fn beacon_key(&self) -> AeadKey {
+        AeadKey::new(Cipher::ChaCha20Poly1305, self.network.beacon_key())
+    }
+
+    pub(super) fn handle_beacon(&mut self, now: Instant, from: SocketAddr, body: &[u8]) {
+        let opened = (|| {
+            let (nonce, sealed) = body.split_first_chunk::<8>()?;
+            let mut sealed = sealed.to_vec();
+            if sealed.len() < TAG_LEN {
+                return None;
+            }
+            let len = self.beacon_key().open(u64::from_be_bytes(*nonce), &[BEACON], &mut sealed).ok()?;
+            let beacon = wire::decode::<proto::Beacon>(&sealed[..len], "beacon").ok()?;
+            Some((NodeId::from_slice(&beacon.node_id)?, u16::try_from(beacon.port).ok()?))
+        })();
+        let Some((id, port)) = opened else {
+            self.counters.drop(super::forward::Drop::Forged);
+            return;
+        };
+        let addr = SocketAddr::new(from.ip(), port);
+        let has_link = self.peers.get(&id).is_some_and(|p| p.link.is_some());
+        if id == self.identity.id() || has_link || self.sessions.is_connecting(Some(id), Via::Direct(addr)) {
+            return;
+        }
+        self.counters.beacons_heard += 1;
+        let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
+        let known = known.map(|k| (id, k.record.noise_static));
+        self.discovery.seen(now, id, addr);
+        self.sessions.connect(now, Via::Direct(addr), known);
+    }
+}

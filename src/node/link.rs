@@ -1,0 +1,341 @@
+//! A link: one transport path to a neighbour, and whether it works in both directions right now.
+//!
+//! A probe that comes back proves both directions. While users' packets flow, probes go every 100 ms, and every 30 ms
+//! once one is missing; an idle link is probed every five seconds.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use crate::{
+    crypto::Rng,
+    types::{Duration, Instant, Metric},
+};
+
+const ACTIVE_PROBE: Duration = Duration::from_millis(100);
+const FAST_PROBE: Duration = Duration::from_millis(30);
+const IDLE_PROBE: Duration = Duration::from_secs(5);
+const IDLE_RETRY: Duration = Duration::from_millis(250);
+/// A link is active so long after the last packet of a user.
+const ACTIVE_FOR: Duration = Duration::from_secs(3);
+const OUTSTANDING: usize = 64;
+const RTT_SAMPLES: usize = 8;
+
+/// What the passing of time means for a link.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Tick {
+    Nothing,
+    Probe(u32),
+    Dead,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub addr: SocketAddr,
+    /// The interface on which the peer's packets arrive; 0: unknown.
+    pub interface: u32,
+    pub since: Instant,
+    pub up: bool,
+    pub peer_wants: bool,
+    /// A place where the peer may be now, being tried.
+    pub candidate: Option<(SocketAddr, u32, Instant)>,
+    outstanding: VecDeque<(u32, SocketAddr, Instant)>,
+    /// When the newest probe that came back had been sent: both directions worked then.
+    confirmed: Instant,
+    last_probe: Option<Instant>,
+    active_until: Instant,
+    traffic: u64,
+    srtt: Option<Duration>,
+    rttvar: Duration,
+    samples: VecDeque<Duration>,
+    /// Smoothed share of probes that did not come back, 0.0 to 1.0.
+    loss: f64,
+    next_id: u32,
+    advertised: Metric,
+    advertised_at: Instant,
+    suspect: bool,
+}
+
+impl Link {
+    pub fn new(now: Instant, addr: SocketAddr, first_id: u32) -> Self {
+        Self {
+            addr,
+            interface: 0,
+            since: now,
+            up: false,
+            peer_wants: false,
+            candidate: None,
+            outstanding: VecDeque::new(),
+            confirmed: now,
+            last_probe: None,
+            active_until: now,
+            traffic: 0,
+            srtt: None,
+            rttvar: Duration::ZERO,
+            samples: VecDeque::new(),
+            loss: 0.0,
+            next_id: first_id,
+            advertised: 0,
+            advertised_at: now,
+            suspect: false,
+        }
+    }
+
+    pub fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    /// The least of the last round trips: what load doesn't inflate.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.samples.iter().min().copied()
+    }
+
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    pub fn is_active(&self, now: Instant) -> bool {
+        now < self.active_until
+    }
+
+    /// Takes in the count of users' packets sent. Returns whether the link was idle and is no more.
+    pub fn note_traffic(&mut self, now: Instant, count: u64) -> bool {
+        let moved = count != self.traffic;
+        self.traffic = count;
+        if !moved {
+            return false;
+        }
+        let was_idle = !self.is_active(now);
+        self.active_until = now + ACTIVE_FOR;
+        if was_idle && self.up {
+            // Detection counts from here: an idle link's last probe may be seconds old.
+            self.confirmed = self.confirmed.max(now);
+        }
+        was_idle
+    }
+
+    /// Something happened that puts the link in doubt (an interface changed, a send failed): probe at once.
+    pub fn doubt(&mut self, now: Instant) {
+        self.suspect = true;
+        self.last_probe = None;
+        if !self.is_active(now) {
+            self.active_until = now + ACTIVE_FOR;
+            self.confirmed = self.confirmed.max(now);
+        }
+    }
+
+    fn probe_interval(&self, now: Instant) -> Duration {
+        let missing = self.confirmed_age(now) > ACTIVE_PROBE + self.patience() || self.suspect;
+        if !self.up {
+            IDLE_RETRY
+        } else if self.is_active(now) {
+            if missing { FAST_PROBE } else { ACTIVE_PROBE }
+        } else if self.confirmed_age(now) > IDLE_PROBE + self.patience() + IDLE_RETRY {
+            IDLE_RETRY
+        } else {
+            IDLE_PROBE
+        }
+    }
+
+    fn confirmed_age(&self, now: Instant) -> Duration {
+        now.since(self.confirmed)
+    }
+
+    /// How long an answer may take.
+    fn patience(&self) -> Duration {
+        self.srtt.unwrap_or(Duration::from_millis(500)) + 4 * self.rttvar + Duration::from_millis(10)
+    }
+
+    /// Without a confirmed round trip for so long, the link is dead. On a lossy path it takes more missing answers:
+    /// enough that chance alone would do it less than once in a million.
+    fn dead_after(&self, now: Instant) -> Duration {
+        if !self.up {
+            return Duration::from_secs(8);
+        }
+        if !self.is_active(now) {
+            return IDLE_PROBE + Duration::from_millis(2500) + 2 * self.patience();
+        }
+        let loss = self.loss.clamp(0.02, 0.9);
+        let misses = (1e-6f64.ln() / loss.ln()).ceil().clamp(4.0, 40.0) as u32;
+        ACTIVE_PROBE + 2 * self.patience() + FAST_PROBE * misses
+    }
+
+    pub fn next_tick(&self, now: Instant) -> Instant {
+        let probe = self.last_probe.map_or(now, |at| at + self.probe_interval(now));
+        probe.min(self.confirmed + self.dead_after(now))
+    }
+
+    pub fn tick(&mut self, now: Instant) -> Tick {
+        if self.confirmed_age(now) >= self.dead_after(now) {
+            return Tick::Dead;
+        }
+        if self.last_probe.is_some_and(|at| now < at + self.probe_interval(now)) {
+            return Tick::Nothing;
+        }
+        let patience = self.patience();
+        while let Some((_, _, at)) = self.outstanding.front()
+            && now.since(*at) > 2 * patience + Duration::from_millis(100)
+        {
+            self.outstanding.pop_front();
+            self.loss += (1.0 - self.loss) / 32.0;
+        }
+        self.last_probe = Some(now);
+        Tick::Probe(self.sent_probe(now, self.addr))
+    }
+
+    /// Notes a probe to `addr` and returns its number.
+    pub fn sent_probe(&mut self, now: Instant, addr: SocketAddr) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        if self.outstanding.len() >= OUTSTANDING {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back((self.next_id, addr, now));
+        self.next_id
+    }
+
+    /// A reply came back: returns the address that its probe went to, if we sent such a probe.
+    pub fn replied(&mut self, now: Instant, id: u32) -> Option<SocketAddr> {
+        let at = self.outstanding.iter().position(|o| o.0 == id)?;
+        let (_, addr, sent) = self.outstanding.remove(at)?;
+        self.loss -= self.loss / 32.0;
+        if addr == self.addr {
+            self.confirm(sent, now);
+        }
+        Some(addr)
+    }
+
+    fn confirm(&mut self, sent: Instant, now: Instant) {
+        self.confirmed = self.confirmed.max(sent);
+        self.suspect = false;
+        let rtt = now.since(sent);
+        if self.samples.len() >= RTT_SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(rtt);
+        match self.srtt {
+            None => {
+                self.srtt = Some(rtt);
+                self.rttvar = rtt / 2;
+            }
+            Some(srtt) => {
+                // RFC 6298 §2.3.
+                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
+                self.srtt = Some((srtt * 7 + rtt) / 8);
+            }
+        }
+    }
+
+    /// Moves the link to another address that has just been confirmed.
+    pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
+        self.addr = addr;
+        self.candidate = None;
+        self.confirmed = now;
+        self.suspect = false;
+        self.samples.clear();
+        self.srtt = None;
+        self.rttvar = Duration::ZERO;
+    }
+
+    /// The link's cost in metric units (µs): a constant per hop, half a round trip, both stretched by loss, and what
+    /// the configuration adds. Returns a new value only if it moved by more than an eighth and 500 µs (hysteresis),
+    /// and not more often than every two seconds.
+    pub fn cost(&mut self, now: Instant, configured: Metric) -> Option<Metric> {
+        let rtt = self.min_rtt()?.as_micros() as f64;
+        let delivered = (1.0 - self.loss).max(0.1);
+        let cost = ((500.0 + rtt / 2.0) / (delivered * delivered)) as Metric + configured;
+        let moved = cost.abs_diff(self.advertised);
+        let first = self.advertised == 0;
+        if first || (moved > self.advertised / 8 + 500 && now.since(self.advertised_at) > Duration::from_secs(2)) {
+            self.advertised = cost.max(1);
+            self.advertised_at = now;
+            return Some(self.advertised);
+        }
+        None
+    }
+
+    /// The cost that routing has been told.
+    pub fn told_cost(&self) -> Metric {
+        self.advertised
+    }
+
+    /// Keeps idle probes of many links apart.
+    pub fn spread(&mut self, now: Instant, rng: &mut Rng) {
+        if !self.is_active(now) && self.up {
+            let early = Duration::from_millis(rng.below(1000));
+            self.last_probe = self.last_probe.map(|at| Instant(at.0.saturating_sub(early.as_micros() as u64)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 9))
+    }
+
+    /// Drives a link whose probes are answered after `rtt` until `cut`, and returns when it is declared dead.
+    fn death(active: bool, rtt: Duration, cut: Instant, loss: f64) -> Option<Instant> {
+        let mut rng = Rng::from_seed([3; 32]);
+        let mut now = Instant(0);
+        let mut link = Link::new(now, addr(), 1);
+        link.up = true;
+        let mut answers: VecDeque<(Instant, u32)> = VecDeque::new();
+        let mut packets = 0;
+        while now < cut + Duration::from_secs(30) {
+            now = now + Duration::from_millis(1);
+            if active {
+                packets += 1;
+                link.note_traffic(now, packets);
+            }
+            while answers.front().is_some_and(|a| a.0 <= now) {
+                let (_, id) = answers.pop_front()?;
+                link.replied(now, id);
+            }
+            if link.next_tick(now) > now {
+                continue;
+            }
+            match link.tick(now) {
+                Tick::Probe(id) if now + rtt < cut && !rng.chance(loss) => answers.push_back((now + rtt, id)),
+                Tick::Dead => return Some(now),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_busy_link_is_dead_within_300_ms_and_an_idle_one_within_seconds() {
+        let cut = Instant(20_000_000);
+        for rtt in [1, 10, 20] {
+            let died = death(true, Duration::from_millis(rtt), cut, 0.0).unwrap();
+            assert!(died > cut && died.since(cut) <= Duration::from_millis(320), "{rtt} ms: {:?}", died.since(cut));
+        }
+        let died = death(false, Duration::from_millis(10), cut, 0.0).unwrap();
+        assert!(died > cut && died.since(cut) <= Duration::from_secs(10));
+    }
+
+    #[test]
+    fn loss_alone_does_not_kill_a_busy_link() {
+        for loss in [0.05, 0.2, 0.5] {
+            let cut = Instant(200_000_000);
+            let died = death(true, Duration::from_millis(20), cut, loss).unwrap();
+            assert!(died >= cut, "killed by {loss} loss at {died:?}");
+        }
+    }
+
+    #[test]
+    fn cost_has_hysteresis() {
+        let mut link = Link::new(Instant(0), addr(), 1);
+        let mut now = Instant(0);
+        let mut round = |link: &mut Link, rtt: u64| {
+            now = now + Duration::from_secs(3);
+            let id = link.sent_probe(now, addr());
+            link.replied(now + Duration::from_micros(rtt), id);
+            link.cost(now, 0)
+        };
+        assert_eq!(round(&mut link, 10_000), Some(5_500));
+        assert_eq!(round(&mut link, 9_600), None);
+        assert_eq!(round(&mut link, 2_000), Some(1_500));
+        assert!((0..RTT_SAMPLES).any(|_| round(&mut link, 40_000) == Some(20_500)), "rises once old samples are gone");
+    }
+}

@@ -1,0 +1,434 @@
+//! Links and sessions of peers: coming up, moving, going down.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{
+    Event, Node, Peer, Session,
+    channel::Channel,
+    link::{Link, Tick},
+};
+use crate::{
+    identity::{Refusal, Verified},
+    session::{Transport, Via},
+    types::{Duration, Instant, NodeId},
+    wire::{
+        frame::{self, Kind},
+        proto,
+    },
+};
+
+/// A place where a peer was seen is tried so often at the most.
+const CANDIDATE_GAP: Duration = Duration::from_millis(50);
+/// End-to-end sessions without a link are dropped after so long without a packet.
+const IDLE_SESSION: Duration = Duration::from_secs(900);
+const GRANT_REPEATS: u32 = 20;
+
+impl Node {
+    pub(super) fn on_established(
+        &mut self,
+        now: Instant,
+        transport: Arc<Transport>,
+        info: Arc<Verified>,
+        via: Via,
+        (initiator, admission): (bool, Vec<u8>),
+    ) {
+        let id = info.id;
+        let grant = if initiator { None } else { self.try_grant(now, &info, &admission) };
+        if grant.is_none() && self.policy.admit(&info, self.unix_now(now)).is_err() {
+            self.sessions.release(transport.local_index);
+            return;
+        }
+        if grant.is_none() {
+            self.routing.learn(now, None, Arc::clone(&info));
+        }
+        let epoch = self.rng.next_u32();
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
+        peer.info = info;
+        peer.grant = grant.map(|g| (g, GRANT_REPEATS));
+        let session =
+            Session { transport: Arc::clone(&transport), since: now, initiator, superseded: None, seen: (0, now) };
+        let gone = peer.add_session(session);
+        self.by_index.insert(transport.local_index, Arc::clone(&transport));
+        let is_guest = peer.grant.is_some();
+        if let Via::Direct(addr) = via
+            && !is_guest
+        {
+            match &mut peer.link {
+                Some(link) if !link.up => link.addr = addr,
+                Some(_) => {}
+                none => *none = Some(Link::new(now, addr, epoch)),
+            }
+        }
+        self.release_sessions(gone);
+        if initiator {
+            match via {
+                Via::Direct(addr) => self.send_probe(now, id, addr),
+                Via::Relayed(_) => self.send_on(&transport, via, Kind::Echo(proto::Echo::default())),
+            }
+            self.flush_waiting(now, id);
+        }
+        self.tables_dirty = true;
+    }
+
+    fn try_grant(&mut self, now: Instant, info: &Verified, admission: &[u8]) -> Option<Vec<u8>> {
+        let unix = self.unix_now(now);
+        if self.policy.admit(info, unix) != Err(Refusal::NoCertificate) {
+            return None;
+        }
+        let gate = super::gate::Gate {
+            verifier: &*self.verifier,
+            policy: &self.policy,
+            invitations: &self.invitations,
+            now: unix,
+        };
+        let index = gate.invitation(admission, info.id)?;
+        let serial = self.rng.bytes();
+        let invitation = &mut self.invitations[index];
+        invitation.used_by = Some(info.id);
+        let name = if invitation.name.is_empty() { &info.record.name } else { &invitation.name };
+        let certificate = crate::identity::Certificate {
+            node: info.id,
+            name: name.clone(),
+            addresses: Vec::new(),
+            prefixes: Vec::new(),
+            groups: Vec::new(),
+            not_before: unix.saturating_sub(3600),
+            not_after: unix + 365 * 86_400,
+            serial,
+        };
+        self.events.push_back(Event::StateChanged);
+        Some(self.authority.as_ref()?.issue(&certificate))
+    }
+
+    /// A packet of this session was opened: its peer has the keys and is where it came from.
+    pub fn handle_opened(&mut self, now: Instant, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
+        let id = session.peer;
+        if session.confirm() {
+            self.sessions.confirmed(session.local_index);
+            self.tables_dirty = true;
+            self.flush_waiting(now, id);
+        }
+        let Via::Direct(from) = via else { return };
+        let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
+        let epoch = session.local_index;
+        let link = peer.link.get_or_insert_with(|| Link::new(now, from, epoch));
+        if link.addr == from {
+            if interface != 0 {
+                link.interface = interface;
+            }
+            return;
+        }
+        let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
+        if newest && !recently {
+            // Roaming: it is there once a probe to the new address comes back.
+            link.candidate = Some((from, interface, now));
+            self.send_probe(now, id, from);
+        }
+    }
+
+    pub(super) fn flush_waiting(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.transport().is_none() {
+            return;
+        }
+        for plaintext in std::mem::take(&mut peer.waiting) {
+            self.send_plaintext(now, id, plaintext);
+        }
+    }
+
+    pub(super) fn send_probe(&mut self, now: Instant, id: NodeId, addr: SocketAddr) {
+        let want_link = self.discovery.wants(&id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let transport = peer.probe_transport().cloned();
+        let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
+        let probe_id = link.sent_probe(now, addr);
+        self.send_on(&transport, Via::Direct(addr), Kind::Probe(proto::Probe { id: probe_id, want_link }));
+    }
+
+    /// Seals a frame and sends it.
+    pub(super) fn send_on(&mut self, transport: &Transport, via: Via, kind: Kind) {
+        let mut bytes = Vec::with_capacity(128);
+        transport.seal(&frame::encode(kind), &mut bytes);
+        self.send_via(via, bytes);
+    }
+
+    pub(super) fn on_probe(&mut self, now: Instant, session: &Arc<Transport>, from: SocketAddr, probe: &proto::Probe) {
+        let id = session.peer;
+        let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
+        if let Some(link) = &mut peer.link {
+            link.peer_wants = probe.want_link;
+        }
+        let is_new = peer.link.as_ref().is_some_and(|l| !l.up && l.srtt().is_none());
+        let observed = crate::wire::encode_endpoint(from);
+        let want_link = self.discovery.wants(&id);
+        let reply = proto::ProbeReply { id: probe.id, observed, want_link };
+        self.send_on(session, Via::Direct(from), Kind::ProbeReply(reply));
+        if is_new {
+            self.send_probe(now, id, from);
+        }
+    }
+
+    pub(super) fn on_probe_reply(&mut self, now: Instant, id: NodeId, reply: &proto::ProbeReply) {
+        let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
+        let Some(addr) = link.replied(now, reply.id) else { return };
+        link.peer_wants = reply.want_link;
+        if addr != link.addr {
+            let Some((_, interface, _)) = link.candidate.filter(|c| c.0 == addr) else { return };
+            let moved = link.up;
+            link.move_to(now, addr);
+            link.interface = interface;
+            self.tables_dirty = true;
+            self.counters.roams += u64::from(moved);
+        }
+        if let Ok(observed) = crate::wire::decode_endpoint(&reply.observed) {
+            self.note_observed(id, observed);
+        }
+        self.link_confirmed(now, id);
+    }
+
+    fn link_confirmed(&mut self, now: Instant, id: NodeId) {
+        let configured = self.config.cost + self.config.link_costs.get(&id).copied().unwrap_or(0);
+        let epoch = self.rng.next_u32();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = &mut peer.link else { return };
+        peer.channel.set_rtt(link.srtt().unwrap_or_default());
+        let cost = link.cost(now, configured);
+        if link.up {
+            if let (Some(cost), Some(neighbor)) = (cost, peer.neighbor) {
+                self.routing.neighbor_cost(now, neighbor, cost);
+            }
+            return;
+        }
+        link.up = true;
+        link.since = now;
+        let (addr, cost) = (link.addr, link.told_cost());
+        peer.channel = Channel::new(epoch);
+        if !self.revocations.is_empty() {
+            let kind = proto::control_message::Kind::Revocations(self.revocations.clone());
+            peer.channel.send(&super::pump::encode_control(kind));
+        }
+        peer.neighbor = Some(self.routing.neighbor_up(now, id, cost));
+        self.discovery.linked(now, id, addr);
+        self.tables_dirty = true;
+        self.counters.links_up += 1;
+        self.events.push_back(Event::LinkUp { peer: id, addr });
+        self.flush_waiting(now, id);
+    }
+
+    /// A link stopped working. It is probed for a while longer; routing has already moved on.
+    pub(super) fn link_down(&mut self, now: Instant, id: NodeId, reason: &'static str) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = peer.link.as_mut().filter(|l| l.up) else { return };
+        let mut fresh = Link::new(now, link.addr, self.rng.next_u32());
+        fresh.interface = link.interface;
+        *link = fresh;
+        self.drop_neighbor(now, id);
+        self.counters.links_down += 1;
+        self.events.push_back(Event::LinkDown { peer: id, reason });
+        // The other end may not have noticed: tell it the long way round.
+        if let Some(destination) = self.destination_node(&id)
+            && let Some(transport) = destination.transport.clone()
+        {
+            self.send_on(&transport, Via::Relayed(id.tag()), Kind::PathDown(proto::PathDown {}));
+        }
+    }
+
+    /// The peer said that it no longer uses the direct path.
+    pub(super) fn on_path_down(&mut self, now: Instant, id: NodeId) {
+        self.link_down(now, id, "the peer no longer hears us");
+    }
+
+    fn drop_neighbor(&mut self, now: Instant, id: NodeId) {
+        if let Some(neighbor) = self.peers.get_mut(&id).and_then(|p| p.neighbor.take()) {
+            self.routing.neighbor_down(now, neighbor);
+        }
+        self.discovery.unlinked(now, id);
+        self.tables_dirty = true;
+    }
+
+    /// Ends everything with a peer.
+    pub(super) fn drop_peer(&mut self, now: Instant, id: NodeId, reason: &'static str) {
+        let was_up = self.peers.get(&id).is_some_and(Peer::is_up);
+        if was_up {
+            self.events.push_back(Event::LinkDown { peer: id, reason });
+        }
+        self.drop_neighbor(now, id);
+        if let Some(peer) = self.peers.remove(&id) {
+            self.release_sessions(peer.sessions);
+        }
+    }
+
+    pub(super) fn release_sessions(&mut self, gone: Vec<Session>) {
+        for session in gone {
+            self.by_index.remove(&session.transport.local_index);
+            self.sessions.release(session.transport.local_index);
+            self.tables_dirty = true;
+        }
+    }
+
+    /// Users' packets began to flow on a session that had asked to be told.
+    pub fn handle_activity(&mut self, now: Instant, session: &Arc<Transport>) {
+        let Some(peer) = self.peers.get_mut(&session.peer) else { return };
+        let traffic = peer.traffic();
+        if let Some(link) = &mut peer.link {
+            link.note_traffic(now, traffic);
+        }
+        self.pump(now);
+    }
+
+    /// An interface of this host went up or down, or its addresses changed.
+    pub fn handle_interface(&mut self, now: Instant, interface: u32, up: bool) {
+        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
+        for id in ids {
+            let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { continue };
+            if !up && link.interface == interface {
+                self.link_down(now, id, "its interface went down");
+            } else {
+                link.doubt(now);
+            }
+        }
+        self.discovery.retry_all(now);
+        self.pump(now);
+    }
+
+    /// The operating system refused to send to this address.
+    pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
+        for peer in self.peers.values_mut() {
+            if let Some(link) = peer.link.as_mut().filter(|l| l.addr == to && l.up) {
+                link.doubt(now);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Probes, losses and repeats that are due.
+    pub(super) fn tick_links(&mut self, now: Instant) {
+        let due: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.link.as_ref().is_some_and(|l| l.next_tick(now) <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let want_link = self.discovery.wants(&id);
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let traffic = peer.traffic();
+            let (current, transport) = (peer.transport().cloned(), peer.probe_transport().cloned());
+            let Some(link) = &mut peer.link else { continue };
+            link.note_traffic(now, traffic);
+            match link.tick(now) {
+                Tick::Nothing => {}
+                Tick::Probe(probe_id) => {
+                    let addr = link.addr;
+                    link.spread(now, &mut self.rng);
+                    if !link.is_active(now)
+                        && let Some(current) = &current
+                    {
+                        current.sleep();
+                    }
+                    if let Some(transport) = transport {
+                        let probe = proto::Probe { id: probe_id, want_link };
+                        self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
+                    }
+                }
+                Tick::Dead if link.up => self.link_down(now, id, "no answer"),
+                Tick::Dead => {
+                    peer.link = None;
+                    self.discovery.unlinked(now, id);
+                }
+            }
+        }
+    }
+
+    /// Once a second: renewals, expiries, grants, room.
+    pub(super) fn housekeeping(&mut self, now: Instant) {
+        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
+        let unix = self.unix_now(now);
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let refusal = self.policy.admit(&peer.info, unix).err().filter(|_| peer.grant.is_none());
+            if let Some(refusal) = refusal {
+                self.counters.refuse(&refusal);
+                self.drop_peer(now, id, "no longer admitted");
+                continue;
+            }
+            let gone = peer.expire_sessions(now, IDLE_SESSION);
+            self.release_sessions(gone);
+            self.repeat_grant(id);
+            self.rekey_if_due(now, id);
+            let Some(peer) = self.peers.get(&id) else { continue };
+            if peer.sessions.is_empty() && peer.link.is_none() && !self.sessions.is_connecting(Some(id), Via::Relayed(id.tag()))
+            {
+                self.drop_peer(now, id, "over");
+            }
+        }
+        let policy = &self.policy;
+        self.routing.retain(now, |origin| policy.admit(origin, unix).is_ok());
+        let links: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|(id, p)| p.link.as_ref().filter(|l| l.up).map(|l| (*id, l.peer_wants, l.since)))
+            .collect();
+        for id in self.discovery.surplus(now, &links) {
+            self.say_goodbye(id, "full");
+            self.drop_peer(now, id, "no room");
+            self.discovery.refused(now, id);
+        }
+    }
+
+    fn repeat_grant(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some((certificate, left)) = &mut peer.grant else { return };
+        let certificate = certificate.clone();
+        *left = left.saturating_sub(1);
+        let is_over = *left == 0;
+        let session = peer.sessions.last().filter(|s| s.transport.is_confirmed()).map(|s| Arc::clone(&s.transport));
+        if is_over {
+            peer.grant = None;
+        }
+        if let Some(session) = session {
+            self.grant_to(&session, certificate);
+        }
+    }
+
+    fn rekey_if_due(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(current) = peer.transport() else { return };
+        let Some(session) = peer.sessions.iter().find(|s| s.transport.local_index == current.local_index) else {
+            return;
+        };
+        let t = &session.transport;
+        // The end that began the session renews it; the other one steps in if that doesn't happen.
+        let limit = if session.initiator { self.config.rekey_after } else { self.config.rekey_after * 6 / 5 };
+        let by_volume = t.sent_bytes().max(t.received_bytes()) >= self.config.rekey_bytes
+            || t.sent_packets() >= crate::session::ReplayWindow::LIMIT / 2;
+        let newest_is_current = peer.sessions.last().is_some_and(|s| s.transport.local_index == t.local_index);
+        if !(now.since(session.since) >= limit || (by_volume && (session.initiator || t.sent_bytes() > 0)))
+            || !newest_is_current
+        {
+            return;
+        }
+        let via = match &peer.link {
+            Some(link) if link.up => Via::Direct(link.addr),
+            _ => Via::Relayed(id.tag()),
+        };
+        let remote = (id, peer.info.record.noise_static);
+        if !self.sessions.is_connecting(Some(id), via) {
+            self.counters.rekeys += 1;
+            self.sessions.connect(now, via, Some(remote));
+        }
+    }
+
+    fn say_goodbye(&mut self, id: NodeId, reason: &str) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (Some(link), Some(transport)) = (&peer.link, peer.transport().cloned()) else { return };
+        let via = Via::Direct(link.addr);
+        self.send_on(&transport, via, Kind::Goodbye(proto::Goodbye { reason: reason.to_owned() }));
+    }
+
+    /// This node stops: its neighbours need not wait to find out.
+    pub fn shutdown(&mut self) {
+        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.say_goodbye(id, "shutdown"));
+    }
+}

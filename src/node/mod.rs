@@ -1,0 +1,382 @@
+//! Floor 3, sans-IO: the mesh node, one state machine that owns sessions, routing and discovery and decides.
+//!
+//! The contract: call a `handle_*` with the present time, then drain [`Node::poll_transmit`] and
+//! [`Node::poll_event`], then call [`Node::handle_timeout`] at [`Node::poll_timeout`] at the latest. A call too early
+//! does nothing. The daemon, the simulator and the fuzzers run this very code.
+
+mod book;
+mod channel;
+pub mod forward;
+mod frames;
+mod gate;
+mod link;
+mod links;
+mod own;
+mod peer;
+mod pump;
+mod snapshot;
+mod status;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+pub use book::{AddressBook, PrefixMap};
+pub use gate::Invitation;
+pub use snapshot::Snapshot;
+pub use status::{Counters, LinkStatus, PeerStatus, RouteStatus, Status};
+
+use forward::{Destination, Egress, Hop, Ingress, Tables};
+use peer::{Peer, Session};
+
+use crate::{
+    crypto::{Cipher, Rng},
+    discovery::Discovery,
+    identity::{Authority, Identity, Network, Policy, RecordContent, Verified, Verify},
+    routing::Routing,
+    session::{Sessions, Transport, Via},
+    types::{Duration, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
+    wire::{ip, packet},
+};
+
+/// Everything a node is told at its start.
+pub struct NodeConfig {
+    pub network: Network,
+    pub policy: Policy,
+    /// Name, prefixes, certificate and configured endpoints.
+    pub content: RecordContent,
+    /// First sequence number: UNIX seconds, or one more than the last used.
+    pub seqno: SeqNo,
+    pub unix_now: UnixTime,
+    pub max_peers: usize,
+    pub ciphers: Vec<Cipher>,
+    pub rekey_after: Duration,
+    /// Plaintext bytes after which a session is renewed.
+    pub rekey_bytes: u64,
+    /// Added to every link's cost, in metric units (µs).
+    pub cost: Metric,
+    /// Added to the cost of links to these nodes.
+    pub link_costs: HashMap<NodeId, Metric>,
+    /// Lets this node issue certificates to the invited.
+    pub authority: Option<Authority>,
+    /// The one-time secret of the invite with which this node joins.
+    pub admission: Vec<u8>,
+    pub invitations: Vec<Invitation>,
+    /// The revocation list in force, as the authority signed it.
+    pub revocations: Vec<u8>,
+}
+
+/// A datagram to send.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Transmit {
+    pub to: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+/// What the owner of the node should do or know.
+#[derive(Debug)]
+pub enum Event {
+    /// Write this IP packet to the TUN device.
+    Deliver(Vec<u8>),
+    /// The tables changed: fetch a [`Snapshot`].
+    TablesChanged,
+    /// This node's own addresses changed.
+    AddressesChanged,
+    /// Known peers, invitations or revocations changed: save them.
+    StateChanged,
+    /// The answer to [`Node::ping`].
+    EchoReply { id: u64, from: NodeId },
+    /// The answer to one step of [`Node::trace`].
+    TraceReply { id: u64, from: NodeId, next: Option<NodeId>, metric: Metric, link_rtt: Duration },
+    /// The network's authority has certified this node: keep the certificate.
+    Certified(Vec<u8>),
+    LinkUp { peer: NodeId, addr: SocketAddr },
+    LinkDown { peer: NodeId, reason: &'static str },
+    /// Someone was turned away, for the log (rate-limited by the owner).
+    Refused(crate::identity::Refusal),
+}
+
+/// A mesh node.
+pub struct Node {
+    identity: Identity,
+    network: Network,
+    policy: Policy,
+    verifier: Box<dyn Verify>,
+    rng: Rng,
+    own: own::Own,
+    sessions: Sessions,
+    routing: Routing,
+    discovery: Discovery,
+    peers: BTreeMap<NodeId, Peer>,
+    by_index: HashMap<u32, Arc<Transport>>,
+    by_tag: HashMap<NodeTag, NodeId>,
+    /// The announcement of each origin that the book and discovery have.
+    shown: HashMap<NodeId, SeqNo>,
+    /// Where sessions were made: a guest has no link.
+    guest_addrs: HashMap<u32, SocketAddr>,
+    book: AddressBook,
+    config: Tuning,
+    authority: Option<Authority>,
+    invitations: Vec<Invitation>,
+    revocations: Vec<u8>,
+    unix: (Instant, UnixTime),
+    housekeeping: Instant,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    tables_dirty: bool,
+    pub counters: Counters,
+}
+
+struct Tuning {
+    rekey_after: Duration,
+    rekey_bytes: u64,
+    cost: Metric,
+    link_costs: HashMap<NodeId, Metric>,
+}
+
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Makes a node. `seed` feeds its random choices and Noise ephemerals.
+    #[must_use]
+    pub fn new(config: NodeConfig, identity: Identity, verifier: Box<dyn Verify>, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = Rng::from_seed(seed);
+        let network = config.network;
+        let own = own::Own::new(config.content, config.seqno, config.admission, now);
+        let announced = own.sign(&identity, &network);
+        let mut sessions = Sessions::new(network.clone(), &identity, &config.ciphers, rng.fork(), now);
+        sessions.set_own(&announced, &own.admission);
+        let me = identity.id();
+        let mut book = AddressBook::default();
+        book.insert(&announced);
+        let mut node = Self {
+            sessions,
+            routing: Routing::new(announced, now),
+            discovery: Discovery::new(me, config.max_peers, rng.fork()),
+            own,
+            identity,
+            network,
+            policy: config.policy,
+            verifier,
+            rng,
+            peers: BTreeMap::new(),
+            by_index: HashMap::new(),
+            by_tag: HashMap::new(),
+            shown: HashMap::new(),
+            guest_addrs: HashMap::new(),
+            book,
+            config: Tuning {
+                rekey_after: config.rekey_after,
+                rekey_bytes: config.rekey_bytes,
+                cost: config.cost,
+                link_costs: config.link_costs,
+            },
+            authority: config.authority,
+            invitations: config.invitations,
+            revocations: Vec::new(),
+            unix: (now, config.unix_now),
+            housekeeping: now + HOUSEKEEPING,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            tables_dirty: true,
+            counters: Counters::default(),
+        };
+        node.set_revocations(now, &config.revocations);
+        node
+    }
+
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.identity.id()
+    }
+
+    /// This node's mesh addresses: IPv4, then IPv6.
+    #[must_use]
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        self.routing.own().map_or([IpAddr::from([0, 0, 0, 0]); 2], |own| own.record.addresses)
+    }
+
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    #[must_use]
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// UNIX time by this node's reckoning.
+    #[must_use]
+    pub fn unix_now(&self, now: Instant) -> UnixTime {
+        self.unix.1 + now.since(self.unix.0).as_secs()
+    }
+
+    /// The wall clock stepped, or simply went on.
+    pub fn set_unix(&mut self, now: Instant, unix: UnixTime) {
+        self.unix = (now, unix);
+    }
+
+    /// A datagram from the network; `interface` is where it arrived (0: unknown). It is opened in place.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, interface: u32, datagram: &mut [u8]) {
+        let outcome = forward::ingress(self, from, datagram);
+        match outcome {
+            Ingress::Packet { session, at, via, newest } => {
+                self.handle_opened(now, &session, via, newest, interface);
+                self.events.push_back(Event::Deliver(datagram[at].to_vec()));
+            }
+            Ingress::Frame { session, at, via, newest } => {
+                self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
+            }
+            Ingress::Forward { to, link, newest } => {
+                if let Some(session) = newest {
+                    self.handle_opened(now, &session, Via::Direct(from), true, interface);
+                }
+                link.note_traffic();
+                self.counters.relayed += 1;
+                self.transmits.push_back(Transmit { to, bytes: datagram.to_vec() });
+            }
+            Ingress::Control { offset, via } => self.handle_control(now, via, &datagram[offset..]),
+            Ingress::Drop(reason) => self.counters.drop(reason),
+        }
+        self.pump(now);
+    }
+
+    /// A handshake, cookie or beacon, without hop header.
+    pub fn handle_control(&mut self, now: Instant, via: Via, datagram: &[u8]) {
+        match packet::parse(datagram) {
+            Ok(packet::Datagram::Handshake(fragment)) => {
+                let mut gate = gate::Gate {
+                    verifier: &*self.verifier,
+                    policy: &self.policy,
+                    invitations: &self.invitations,
+                    now: self.unix.1 + now.since(self.unix.0).as_secs(),
+                };
+                self.sessions.handle_handshake(now, via, &fragment, &mut gate);
+            }
+            Ok(packet::Datagram::Cookie { receiver, body }) => self.sessions.handle_cookie(now, receiver, body),
+            Ok(packet::Datagram::Beacon(body)) => {
+                if let Via::Direct(from) = via {
+                    self.handle_beacon(now, from, body);
+                }
+            }
+            _ => self.counters.drop(forward::Drop::Malformed),
+        }
+        self.pump(now);
+    }
+
+    /// An IP packet from the TUN device.
+    pub fn handle_tun(&mut self, now: Instant, packet: &[u8]) {
+        let mut out = Vec::with_capacity(packet.len() + 128);
+        match forward::egress(self, packet, &mut out) {
+            Egress::Send { to, .. } => self.transmits.push_back(Transmit { to, bytes: out }),
+            Egress::NeedSession(node) => self.send_plaintext(now, node, packet.to_vec()),
+            Egress::TooBig(mtu) => self.handle_too_big(now, packet, mtu),
+            Egress::NoRoute => {
+                self.counters.drop(forward::Drop::NoRoute);
+                let from = self.addresses()[usize::from(packet[0] >> 4 == 6)];
+                self.events.extend(ip::unreachable(packet, from).map(Event::Deliver));
+            }
+            Egress::Ignore => {}
+        }
+        self.pump(now);
+    }
+
+    fn handle_too_big(&mut self, now: Instant, packet: &[u8], mtu: usize) {
+        let from = self.addresses()[usize::from(packet[0] >> 4 == 6)];
+        match ip::too_big(packet, mtu, from) {
+            ip::TooBig::Fragments(pieces) => pieces.iter().for_each(|piece| self.handle_tun(now, piece)),
+            ip::TooBig::Icmp(icmp) => self.events.push_back(Event::Deliver(icmp)),
+            ip::TooBig::Drop => self.counters.drop(forward::Drop::Malformed),
+        }
+    }
+
+    /// Sends a plaintext (an IP packet or a frame) to any node, end to end sealed; establishes a session if need be.
+    fn send_plaintext(&mut self, now: Instant, node: NodeId, plaintext: Vec<u8>) {
+        let Some(destination) = self.destination_node(&node) else {
+            self.counters.drop(forward::Drop::NoRoute);
+            return;
+        };
+        if let Some(transport) = &destination.transport {
+            let mut bytes = Vec::with_capacity(plaintext.len() + 128);
+            let to = forward::seal_to(self.identity.id().tag(), &destination, transport, &plaintext, &mut bytes);
+            self.transmits.push_back(Transmit { to, bytes });
+            return;
+        }
+        let Some(info) = self.routing.origin(&node).and_then(|o| self.routing.announcement(o)).cloned() else { return };
+        let epoch = self.rng.next_u32();
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
+        if !peer.wait(plaintext) {
+            self.counters.drop(forward::Drop::QueueFull);
+        }
+        let via = Via::Relayed(node.tag());
+        if !self.sessions.is_connecting(Some(node), via) {
+            self.sessions.connect(now, via, Some((node, info.record.noise_static)));
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to act on.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if std::mem::take(&mut self.tables_dirty) {
+            self.events.push_back(Event::TablesChanged);
+        }
+        self.events.pop_front()
+    }
+
+    fn destination_node(&self, node: &NodeId) -> Option<Destination> {
+        let next = self.routing.next_hop(self.routing.origin(node)?)?;
+        let neighbor = self.peers.get(&next)?;
+        let link = neighbor.transport()?;
+        let addr = neighbor.link.as_ref().filter(|l| l.up)?.addr;
+        let (transport, hop) = if next == *node {
+            (Some(Arc::clone(link)), Hop::Direct(addr))
+        } else {
+            let transport = self.peers.get(node).and_then(|p| p.transport()).cloned();
+            (transport, Hop::Relay(Arc::clone(link), addr))
+        };
+        Some(Destination { node: *node, transport, hop, link: Arc::clone(link) })
+    }
+}
+
+impl Tables for Node {
+    fn me(&self) -> NodeTag {
+        self.identity.id().tag()
+    }
+
+    fn session(&self, index: u32) -> Option<Arc<Transport>> {
+        self.by_index.get(&index).cloned()
+    }
+
+    fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)> {
+        if self.own.content.no_relay {
+            return None;
+        }
+        let next = self.routing.next_hop(self.routing.origin(self.by_tag.get(&to)?)?)?;
+        let neighbor = self.peers.get(&next)?;
+        Some((Arc::clone(neighbor.transport()?), neighbor.link.as_ref().filter(|l| l.up)?.addr))
+    }
+
+    fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
+        self.book.owns(ip, node)
+    }
+
+    fn destination(&self, ip: IpAddr) -> Option<Destination> {
+        self.book.candidates(ip).filter(|n| *n != self.identity.id()).find_map(|n| self.destination_node(&n))
+    }
+}
+
+/// What `who` is called: its name, or the start of its NodeId.
+#[must_use]
+pub fn display_name(who: &Verified) -> String {
+    if who.record.name.is_empty() { who.id.short() } else { who.record.name.clone() }
+}
+
+#[cfg(test)]
+mod tests;

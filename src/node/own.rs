@@ -1,0 +1,177 @@
+//! What this node says of itself: its record, and when it is announced anew.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Event, Node};
+use crate::{
+    identity::{IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Verified},
+    types::{Duration, Instant, NodeId, SeqNo},
+};
+
+/// How long others keep an announcement.
+const LIFETIME_S: u32 = 7200;
+const REFRESH: Duration = Duration::from_secs(3300);
+/// Two announcements of a changed record are at least this far apart.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// Observed endpoints that are announced beside configured and local ones.
+const MAX_OBSERVED: usize = 2;
+
+pub(super) struct Own {
+    pub content: RecordContent,
+    pub admission: Vec<u8>,
+    seqno: SeqNo,
+    configured: Vec<SocketAddr>,
+    local: Vec<SocketAddr>,
+    observed: Vec<(NodeId, SocketAddr)>,
+    dirty: bool,
+    needed: SeqNo,
+    announced: Instant,
+}
+
+impl Own {
+    pub fn new(content: RecordContent, seqno: SeqNo, admission: Vec<u8>, now: Instant) -> Self {
+        Self {
+            configured: content.endpoints.clone(),
+            content,
+            admission,
+            seqno,
+            local: Vec::new(),
+            observed: Vec::new(),
+            dirty: false,
+            needed: 0,
+            announced: now,
+        }
+    }
+
+    pub fn sign(&self, identity: &Identity, network: &Network) -> Arc<Verified> {
+        Arc::new(identity.announce(network, &self.content, self.seqno, LIFETIME_S))
+    }
+
+    pub fn seqno(&self) -> SeqNo {
+        self.seqno
+    }
+
+    /// Somebody needs an announcement with at least this sequence number.
+    pub fn need(&mut self, seqno: SeqNo) {
+        self.needed = self.needed.max(seqno);
+    }
+
+    fn update_endpoints(&mut self) {
+        let mut endpoints = self.configured.clone();
+        let observed = self.observed.iter().rev().map(|(_, a)| *a);
+        for addr in self.local.iter().copied().chain(observed) {
+            if !endpoints.contains(&addr) && endpoints.len() < MAX_ENDPOINTS {
+                endpoints.push(addr);
+            }
+        }
+        if endpoints != self.content.endpoints {
+            self.content.endpoints = endpoints;
+            self.dirty = true;
+        }
+    }
+
+    fn due(&self) -> Instant {
+        if self.needed > self.seqno {
+            Instant::default()
+        } else if self.dirty {
+            self.announced + DEBOUNCE
+        } else {
+            self.announced + REFRESH
+        }
+    }
+}
+
+impl Node {
+    /// The addresses of this host on which it can be reached, with the port it listens on.
+    pub fn set_local_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
+        if self.own.local != endpoints {
+            self.own.local = endpoints;
+            self.own.update_endpoints();
+            self.pump(now);
+        }
+    }
+
+    /// A new certificate: announced to everybody; sessions go on.
+    pub fn set_certificate(&mut self, now: Instant, certificate: Vec<u8>) {
+        self.own.content.certificate = certificate;
+        self.own.admission.clear();
+        self.own.dirty = true;
+        self.own.need(self.own.seqno + 1);
+        self.pump(now);
+    }
+
+    /// The IPv4 attempt in use and the last sequence number, to be kept across restarts.
+    #[must_use]
+    pub fn own_state(&self) -> (u32, SeqNo) {
+        (self.own.content.ipv4_attempt, self.own.seqno())
+    }
+
+    pub(super) fn note_observed(&mut self, by: NodeId, addr: SocketAddr) {
+        let private = match addr {
+            SocketAddr::V4(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
+            SocketAddr::V6(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
+        };
+        if private || self.own.observed.iter().any(|(who, a)| *who == by && *a == addr) {
+            return;
+        }
+        let seen_before = self.own.observed.iter().any(|(_, a)| *a == addr);
+        self.own.observed.retain(|(who, _)| *who != by);
+        self.own.observed.push((by, addr));
+        let distinct = |observed: &[(NodeId, SocketAddr)]| {
+            let mut all: Vec<_> = observed.iter().map(|(_, a)| *a).collect();
+            all.sort_unstable();
+            all.dedup();
+            all.len()
+        };
+        while distinct(&self.own.observed) > MAX_OBSERVED || self.own.observed.len() > 64 {
+            self.own.observed.remove(0);
+        }
+        if !seen_before {
+            self.own.update_endpoints();
+        }
+    }
+
+    /// Two nodes derive the same IPv4 address: the lower NodeId keeps it, this one moves on.
+    pub(super) fn check_collision(&mut self, other: &Verified) {
+        let Some(own) = self.routing.own() else { return };
+        let granted = own.record.certificate.as_ref().is_some_and(|c| c.addresses.iter().any(|a| a.is_ipv4()));
+        let loses = other.id < own.id || other.record.certificate.as_ref().is_some_and(|c| !c.addresses.is_empty());
+        if !granted && loses && other.record.addresses[0] == own.record.addresses[0] && other.id != own.id {
+            let next = (self.own.content.ipv4_attempt + 1) % IPV4_ATTEMPTS;
+            if self.network.ipv4(&own.id, next) != self.network.ipv4(&own.id, self.own.content.ipv4_attempt) {
+                self.counters.address_collisions += 1;
+            }
+            self.own.content.ipv4_attempt = next;
+            self.own.dirty = true;
+        }
+    }
+
+    pub(super) fn own_timeout(&self) -> Instant {
+        self.own.due()
+    }
+
+    /// Announces anew if that is due. Returns whether it did.
+    pub(super) fn announce_if_due(&mut self, now: Instant) -> bool {
+        if now < self.own.due() {
+            return false;
+        }
+        // A request far beyond the clock is honoured one step at a time: nobody can drive the numbers away.
+        let ceiling = u32::try_from(self.unix_now(now)).unwrap_or(u32::MAX).saturating_add(1000);
+        let next = self.own.seqno + 1;
+        self.own.seqno = if self.own.needed <= ceiling { next.max(self.own.needed) } else { next };
+        self.own.needed = 0;
+        self.own.dirty = false;
+        self.own.announced = now;
+        let before = self.addresses();
+        let announced = self.own.sign(&self.identity, &self.network);
+        self.sessions.set_own(&announced, &self.own.admission);
+        self.book.insert(&announced);
+        self.routing.set_own(now, announced);
+        if self.addresses() != before {
+            self.events.push_back(Event::AddressesChanged);
+        }
+        self.events.push_back(Event::StateChanged);
+        self.tables_dirty = true;
+        true
+    }
+}

@@ -1,0 +1,117 @@
+//! What this node holds of another one: sessions, link, channel, packets that wait.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{channel::Channel, link::Link};
+use crate::{
+    identity::Verified,
+    routing::NeighborId,
+    session::Transport,
+    types::{Duration, Instant},
+};
+
+/// Sessions kept per peer: the one in use, its predecessor, and handshakes that crossed.
+const MAX_SESSIONS: usize = 4;
+/// Packets that wait for a session.
+const MAX_WAITING: usize = 64;
+const UNCONFIRMED_LIFE: Duration = Duration::from_secs(20);
+const SUPERSEDED_LIFE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub transport: Arc<Transport>,
+    pub since: Instant,
+    pub initiator: bool,
+    /// When a newer session took over.
+    pub superseded: Option<Instant>,
+    /// For idle detection: user traffic and bytes at the last look.
+    pub seen: (u64, Instant),
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub info: Arc<Verified>,
+    pub sessions: Vec<Session>,
+    pub link: Option<Link>,
+    pub neighbor: Option<NeighborId>,
+    pub channel: Channel,
+    pub waiting: VecDeque<Vec<u8>>,
+    /// A certificate to hand over: the peer is a guest until it comes back with it.
+    pub grant: Option<(Vec<u8>, u32)>,
+}
+
+impl Peer {
+    pub fn new(info: Arc<Verified>, epoch: u32) -> Self {
+        Self {
+            info,
+            sessions: Vec::new(),
+            link: None,
+            neighbor: None,
+            channel: Channel::new(epoch),
+            waiting: VecDeque::new(),
+            grant: None,
+        }
+    }
+
+    /// The session to send on: the newest one that the peer has confirmed, else one that we started.
+    pub fn transport(&self) -> Option<&Arc<Transport>> {
+        let confirmed = self.sessions.iter().rev().find(|s| s.transport.is_confirmed());
+        confirmed.or_else(|| self.sessions.iter().rev().find(|s| s.initiator)).map(|s| &s.transport)
+    }
+
+    /// The session that probes go on: the newest one if we may send on it, so that the probe confirms it.
+    pub fn probe_transport(&self) -> Option<&Arc<Transport>> {
+        let newest = self.sessions.last().filter(|s| s.initiator || s.transport.is_confirmed());
+        newest.map(|s| &s.transport).or_else(|| self.transport())
+    }
+
+    /// Users' packets sent on all sessions.
+    pub fn traffic(&self) -> u64 {
+        self.sessions.iter().map(|s| s.transport.traffic()).sum()
+    }
+
+    /// Adds a session; returns those that had to make room.
+    pub fn add_session(&mut self, session: Session) -> Vec<Session> {
+        self.sessions.push(session);
+        let excess = self.sessions.len().saturating_sub(MAX_SESSIONS);
+        self.sessions.drain(..excess).collect()
+    }
+
+    /// Queues a plaintext until there is a session. False: the oldest was dropped for it.
+    pub fn wait(&mut self, plaintext: Vec<u8>) -> bool {
+        self.waiting.push_back(plaintext);
+        if self.waiting.len() > MAX_WAITING {
+            self.waiting.pop_front();
+            return false;
+        }
+        true
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|l| l.up)
+    }
+
+    /// Removes sessions whose time is over; `idle` is how long an end-to-end session without a link may rest.
+    pub fn expire_sessions(&mut self, now: Instant, idle: Duration) -> Vec<Session> {
+        let current = self.transport().map(|t| t.local_index);
+        let has_link = self.link.is_some();
+        for s in &mut self.sessions {
+            let count = s.transport.traffic() + s.transport.received_bytes();
+            if s.seen.0 != count {
+                s.seen = (count, now);
+            }
+            if Some(s.transport.local_index) == current {
+                s.superseded = None;
+            } else if s.transport.is_confirmed() && s.superseded.is_none() {
+                s.superseded = Some(now);
+            }
+        }
+        let (gone, kept) = std::mem::take(&mut self.sessions).into_iter().partition(|s: &Session| {
+            let unconfirmed = !s.transport.is_confirmed() && now.since(s.since) > UNCONFIRMED_LIFE;
+            let superseded = s.superseded.is_some_and(|at| now.since(at) > SUPERSEDED_LIFE);
+            unconfirmed || superseded || (!has_link && now.since(s.seen.1) > idle)
+        });
+        self.sessions = kept;
+        gone
+    }
+}

@@ -1,0 +1,258 @@
+//! The switchboard: carries what each machine has to say to the one that it concerns, until all are quiet.
+
+use prost::Message as _;
+
+use super::{Event, Node, Transmit, Via, forward::Tables as _};
+use crate::{
+    identity::{RecordSource, Refusal},
+    routing,
+    session,
+    types::{Duration, Instant, NodeId},
+    wire::{
+        frame::Kind,
+        packet::MAX_HOPS,
+        proto::{self, control_message},
+    },
+};
+use std::net::SocketAddr;
+
+pub(super) fn encode_control(kind: control_message::Kind) -> Vec<u8> {
+    proto::ControlMessage { kind: Some(kind) }.encode_to_vec()
+}
+
+impl Node {
+    /// When [`Self::handle_timeout`] wants to be called at the latest.
+    #[must_use]
+    pub fn poll_timeout(&mut self, now: Instant) -> Instant {
+        let mut next = self.routing.poll_timeout().min(self.housekeeping).min(self.own_timeout());
+        next = self.sessions.poll_timeout().map_or(next, |t| t.min(next));
+        next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
+        for peer in self.peers.values() {
+            if let Some(link) = &peer.link {
+                next = next.min(link.next_tick(now));
+                if link.up {
+                    next = peer.channel.poll_timeout().map_or(next, |t| t.min(next));
+                }
+            }
+        }
+        // Never in the past, and never in a tight loop.
+        next.max(now + Duration::from_micros(100))
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.sessions.handle_timeout(now);
+        self.routing.handle_timeout(now);
+        self.tick_links(now);
+        if now >= self.housekeeping {
+            self.housekeeping = now + super::HOUSEKEEPING;
+            self.housekeeping(now);
+        }
+        for attempt in self.discovery.poll(now) {
+            self.attempt(now, attempt.addr, attempt.expected);
+        }
+        self.pump(now);
+    }
+
+    /// The addresses to begin with, after names were resolved.
+    pub fn set_bootstrap(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.discovery.set_bootstrap(now, addresses);
+        self.handle_timeout(now);
+    }
+
+    /// A record from an earlier run. Refused ones are counted and ignored.
+    pub fn add_known(&mut self, now: Instant, announcement: &[u8], record: &[u8]) {
+        let unix = self.unix_now(now);
+        let verified = self.verifier.verify(announcement, RecordSource::Bytes(record)).and_then(|v| {
+            self.policy.admit(&v, unix)?;
+            self.policy.check_prefixes(&v).map(|()| v)
+        });
+        match verified {
+            Ok(verified) => {
+                self.routing.learn(now, None, verified);
+            }
+            Err(refusal) => self.counters.refuse(&refusal),
+        }
+        self.pump(now);
+    }
+
+    fn attempt(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
+        let via = Via::Direct(addr);
+        let has_link = expected.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.is_up());
+        let busy = self.sessions.is_connecting(None, via);
+        let is_linked = self.peers.values().any(|p| p.link.as_ref().is_some_and(|l| l.up && l.addr == addr));
+        if has_link || busy || is_linked {
+            return;
+        }
+        let remote = expected.and_then(|id| {
+            let known = self.routing.announcement(self.routing.origin(&id)?)?;
+            Some((id, known.record.noise_static))
+        });
+        self.sessions.connect(now, via, remote);
+    }
+
+    /// Carries everything until nothing is left to carry.
+    pub(super) fn pump(&mut self, now: Instant) {
+        loop {
+            let mut moved = self.pump_sessions(now);
+            moved |= self.pump_routing(now);
+            moved |= self.announce_if_due(now);
+            moved |= self.pump_channels(now);
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    fn pump_sessions(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(event) = self.sessions.poll_event() {
+            moved = true;
+            match event {
+                session::Event::Established { transport, peer, via, initiator, admission } => {
+                    self.counters.handshakes += 1;
+                    if peer.id == self.identity.id() {
+                        // One of our own addresses was in the list.
+                        if let Via::Direct(addr) = via {
+                            self.discovery.identified(peer.id, addr);
+                        }
+                        self.sessions.release(transport.local_index);
+                        continue;
+                    }
+                    if let Via::Direct(addr) = via {
+                        self.discovery.identified(peer.id, addr);
+                        self.guest_addrs.insert(transport.local_index, addr);
+                        self.guest_addrs.retain(|index, _| {
+                            *index == transport.local_index || self.by_index.contains_key(index)
+                        });
+                    }
+                    self.on_established(now, transport, peer, via, (initiator, admission));
+                }
+                session::Event::TimedOut { expected, .. } => {
+                    self.counters.handshakes_failed += 1;
+                    if let Some(peer) = expected.and_then(|id| self.peers.get_mut(&id))
+                        && peer.transport().is_none()
+                    {
+                        peer.waiting.clear();
+                    }
+                }
+                session::Event::Refused(refusal) => {
+                    self.counters.refuse(&refusal);
+                    self.events.push_back(Event::Refused(refusal));
+                }
+            }
+        }
+        while let Some((via, bytes)) = self.sessions.poll_transmit() {
+            moved = true;
+            self.send_via(via, bytes);
+        }
+        moved
+    }
+
+    /// Sends a datagram straight, or behind a hop header by way of routing.
+    pub(super) fn send_via(&mut self, via: Via, bytes: Vec<u8>) {
+        match via {
+            Via::Direct(to) => self.transmits.push_back(Transmit { to, bytes }),
+            Via::Relayed(tag) => {
+                let hop = self.by_tag.get(&tag).and_then(|id| {
+                    let next = self.routing.next_hop(self.routing.origin(id)?)?;
+                    let neighbor = self.peers.get(&next)?;
+                    Some((neighbor.transport()?, neighbor.link.as_ref().filter(|l| l.up)?.addr))
+                });
+                if let Some((relay, to)) = hop {
+                    let header = relay.seal_hop(MAX_HOPS, tag, self.me());
+                    self.transmits.push_back(Transmit { to, bytes: [&header[..], &bytes].concat() });
+                }
+            }
+        }
+    }
+
+    fn pump_routing(&mut self, now: Instant) -> bool {
+        let events = self.routing.take_events();
+        let moved = !events.is_empty();
+        for event in events {
+            match event {
+                routing::Event::NeedSeqno(seqno) => self.own.need(seqno),
+                routing::Event::Changed(o) => self.on_origin_changed(now, o),
+            }
+        }
+        moved
+    }
+
+    fn on_origin_changed(&mut self, now: Instant, o: u32) {
+        self.tables_dirty = true;
+        let Some(known) = self.routing.announcement(o).cloned() else {
+            // Gone from the table: whoever is no longer there is no longer wanted.
+            let routing = &self.routing;
+            let gone: Vec<NodeId> =
+                self.by_tag.values().filter(|id| routing.origin(id).is_none()).copied().collect();
+            for id in gone {
+                self.by_tag.remove(&id.tag());
+                self.book.remove(&id);
+                self.shown.remove(&id);
+                self.discovery.forget(&id);
+            }
+            return;
+        };
+        let is_new = self.by_tag.insert(known.id.tag(), known.id).is_none();
+        if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
+            self.shown.insert(known.id, known.seqno);
+            self.book.insert(&known);
+            self.discovery.known(now, known.id, &known.record.endpoints);
+            self.check_collision(&known);
+            if let Some(peer) = self.peers.get_mut(&known.id) {
+                peer.info = known;
+            }
+            self.events.push_back(Event::StateChanged);
+        }
+    }
+
+    fn pump_channels(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        let ids: Vec<NodeId> = self.peers.iter().filter(|(_, p)| p.is_up()).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let Some(neighbor) = peer.neighbor else { continue };
+            while let Some(request) = self.routing.next_request(neighbor) {
+                peer.channel.send(&encode_control(control_message::Kind::SeqnoRequest(request)));
+            }
+            while peer.channel.has_room() {
+                let Some(update) = self.routing.next_update(now, neighbor) else { break };
+                peer.channel.send(&encode_control(control_message::Kind::Routes(update)));
+            }
+            let segments = peer.channel.poll(now);
+            let (Some(transport), Some(link)) = (peer.transport().cloned(), &peer.link) else { continue };
+            let via = Via::Direct(link.addr);
+            for segment in segments {
+                moved = true;
+                self.counters.control_sent += 1;
+                self.send_on(&transport, via, Kind::Segment(segment));
+            }
+        }
+        moved
+    }
+}
+
+impl Node {
+    /// Hands out an invitation: whoever brings its secret in time gets a certificate, once. Needs the authority's key.
+    pub fn invite(&mut self, invitation: super::Invitation) -> Result<(), Refusal> {
+        if self.authority.is_none() {
+            return Err(Refusal::NoCertificate);
+        }
+        self.invitations.push(invitation);
+        self.events.push_back(Event::StateChanged);
+        Ok(())
+    }
+
+    /// All invitations that are still of use, for the state file.
+    #[must_use]
+    pub fn invitations(&self) -> &[super::Invitation] {
+        &self.invitations
+    }
+
+    /// The revocation list in force, as it was signed.
+    #[must_use]
+    pub fn revocations(&self) -> &[u8] {
+        &self.revocations
+    }
+}

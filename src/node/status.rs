@@ -1,0 +1,224 @@
+//! What people ask a node: peers, routes, counters.
+
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, display_name, forward};
+use crate::{identity::Refusal, types::Instant};
+
+/// Counters of a node since its start.
+#[derive(Debug, Default, Clone)]
+pub struct Counters {
+    drops: [u64; forward::Drop::ALL.len()],
+    refusals: BTreeMap<String, u64>,
+    pub relayed: u64,
+    pub handshakes: u64,
+    pub handshakes_failed: u64,
+    pub rekeys: u64,
+    pub roams: u64,
+    pub links_up: u64,
+    pub links_down: u64,
+    pub control_sent: u64,
+    pub beacons_heard: u64,
+    pub address_collisions: u64,
+}
+
+impl Counters {
+    pub fn drop(&mut self, reason: forward::Drop) {
+        self.drops[reason as usize] += 1;
+    }
+
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        *self.refusals.entry(refusal.to_string()).or_default() += 1;
+    }
+
+    #[must_use]
+    pub fn dropped(&self, reason: forward::Drop) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// How often a refusal of this kind was met.
+    #[must_use]
+    pub fn refused(&self, refusal: &Refusal) -> u64 {
+        self.refusals.get(&refusal.to_string()).copied().unwrap_or(0)
+    }
+}
+
+/// The whole node at a glance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub node_id: String,
+    pub name: String,
+    pub network: String,
+    pub addresses: Vec<IpAddr>,
+    pub endpoints: Vec<SocketAddr>,
+    pub links: usize,
+    pub known_nodes: usize,
+    pub reachable_nodes: usize,
+    pub counters: BTreeMap<String, u64>,
+    pub dropped: BTreeMap<String, u64>,
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// A link of a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LinkStatus {
+    pub addr: SocketAddr,
+    pub up: bool,
+    pub rtt_ms: Option<f64>,
+    pub loss_percent: f64,
+    pub cost: u32,
+    pub age_s: u64,
+}
+
+/// A peer: a node with a session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub node_id: String,
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub link: Option<LinkStatus>,
+    pub cipher: Option<String>,
+    pub session_age_s: Option<u64>,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+/// A route to a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteStatus {
+    pub node_id: String,
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub prefixes: Vec<String>,
+    pub next_hop: String,
+    pub next_hop_name: String,
+    pub direct: bool,
+    pub metric: u32,
+    pub backup: Option<String>,
+}
+
+impl Node {
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let c = &self.counters;
+        let s = &self.sessions.counters;
+        let r = &self.routing.counters;
+        let counters = [
+            ("relayed_packets", c.relayed),
+            ("handshakes", c.handshakes),
+            ("handshakes_failed", c.handshakes_failed),
+            ("handshakes_pending", self.sessions.pending() as u64),
+            ("rekeys", c.rekeys),
+            ("roams", c.roams),
+            ("links_up", c.links_up),
+            ("links_down", c.links_down),
+            ("beacons_heard", c.beacons_heard),
+            ("address_collisions", c.address_collisions),
+            ("control_segments_sent", c.control_sent),
+            ("route_updates_sent", r.updates_sent),
+            ("route_updates_received", r.updates_received),
+            ("route_entries_refused", r.entries_refused),
+            ("seqno_requests_sent", r.requests_sent),
+            ("route_table_full", r.table_full),
+            ("cookies_sent", s.cookies_sent),
+        ];
+        let mut refused = c.refusals.clone();
+        for (name, count) in [
+            (Refusal::WrongNetwork.to_string(), s.bad_mac),
+            ("replayed handshake".to_owned(), s.replayed),
+            ("broken handshake".to_owned(), s.broken),
+        ] {
+            if count > 0 {
+                *refused.entry(name).or_default() += count;
+            }
+        }
+        Status {
+            node_id: self.id().to_string(),
+            name: self.own.content.name.clone(),
+            network: self.network.name().to_owned(),
+            addresses: self.addresses().to_vec(),
+            endpoints: self.own.content.endpoints.clone(),
+            links: self.peers.values().filter(|p| p.is_up()).count(),
+            known_nodes: self.routing.announcements().count() - 1,
+            reachable_nodes: self.routing.reachable(),
+            counters: counters.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            dropped: forward::Drop::ALL.iter().map(|d| (d.name().to_owned(), c.dropped(*d))).collect(),
+            refused,
+        }
+    }
+
+    #[must_use]
+    pub fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
+        let mut out: Vec<_> = self
+            .peers
+            .values()
+            .map(|p| {
+                let current = p.transport();
+                let session = current.and_then(|t| {
+                    p.sessions.iter().find(|s| s.transport.local_index == t.local_index)
+                });
+                PeerStatus {
+                    node_id: p.info.id.to_string(),
+                    name: display_name(&p.info),
+                    addresses: p.info.record.addresses.to_vec(),
+                    link: p.link.as_ref().map(|l| LinkStatus {
+                        addr: l.addr,
+                        up: l.up,
+                        rtt_ms: l.srtt().map(|r| r.as_secs_f64() * 1e3),
+                        loss_percent: (l.loss() * 1000.0).round() / 10.0,
+                        cost: l.told_cost(),
+                        age_s: now.since(l.since).as_secs(),
+                    }),
+                    cipher: current.map(|t| t.cipher.name().to_owned()),
+                    session_age_s: session.map(|s| now.since(s.since).as_secs()),
+                    sent_bytes: p.sessions.iter().map(|s| s.transport.sent_bytes()).sum(),
+                    received_bytes: p.sessions.iter().map(|s| s.transport.received_bytes()).sum(),
+                }
+            })
+            .collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    #[must_use]
+    pub fn route_statuses(&self) -> Vec<RouteStatus> {
+        let name = |id: &crate::types::NodeId| {
+            let known = self.routing.origin(id).and_then(|o| self.routing.announcement(o));
+            known.map_or_else(|| id.short(), |k| display_name(k))
+        };
+        let mut out: Vec<_> = self
+            .routing
+            .routes()
+            .map(|r| RouteStatus {
+                node_id: r.origin.id.to_string(),
+                name: display_name(&r.origin),
+                addresses: r.origin.record.addresses.to_vec(),
+                prefixes: r.origin.record.prefixes.iter().map(ToString::to_string).collect(),
+                next_hop: r.next_hop.to_string(),
+                next_hop_name: name(&r.next_hop),
+                direct: r.next_hop == r.origin.id,
+                metric: r.metric,
+                backup: r.backup.map(|b| name(&b)),
+            })
+            .collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    /// All nodes known, reachable or not: NodeId and name.
+    #[must_use]
+    pub fn names(&self) -> Vec<(crate::types::NodeId, String)> {
+        self.routing.announcements().map(|k| (k.id, display_name(k))).collect()
+    }
+}
+
+impl Node {
+    /// The links that are up, with their costs as told to routing.
+    #[must_use]
+    pub fn link_costs(&self) -> Vec<(crate::types::NodeId, u32)> {
+        let up = self.peers.iter().filter_map(|(id, p)| Some((*id, p.link.as_ref().filter(|l| l.up)?.told_cost())));
+        up.collect()
+    }
+}
