@@ -74,6 +74,8 @@ pub struct Discovery {
     linked: BTreeSet<NodeId>,
     refused: BTreeMap<NodeId, Instant>,
     wanted: Option<BTreeSet<NodeId>>,
+    /// The answer of [`Self::poll_timeout`] until something changes.
+    next: Option<Option<Instant>>,
     rng: Rng,
 }
 
@@ -89,12 +91,14 @@ impl Discovery {
             linked: BTreeSet::new(),
             refused: BTreeMap::new(),
             wanted: None,
+            next: None,
             rng,
         }
     }
 
     /// Replaces the bootstrap addresses, after names were resolved. Addresses that stay keep their state.
     pub fn set_bootstrap(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.next = None;
         let mut old = std::mem::take(&mut self.bootstrap);
         for addr in addresses {
             let kept = old.iter().position(|b| b.addr == *addr).map(|i| old.swap_remove(i));
@@ -105,6 +109,7 @@ impl Discovery {
 
     /// A member is known, with the endpoints that it announces.
     pub fn known(&mut self, now: Instant, node: NodeId, endpoints: &[SocketAddr]) {
+        self.next = None;
         if node == self.me {
             return;
         }
@@ -125,6 +130,7 @@ impl Discovery {
 
     /// A node was seen at this address: on the LAN, or by an authenticated packet.
     pub fn seen(&mut self, now: Instant, node: NodeId, addr: SocketAddr) {
+        self.next = None;
         if let Some(target) = self.targets.get_mut(&node)
             && !target.endpoints.contains(&addr)
         {
@@ -135,6 +141,7 @@ impl Discovery {
 
     /// A member is gone: expired, or revoked.
     pub fn forget(&mut self, node: &NodeId) {
+        self.next = None;
         if self.targets.remove(node).is_some() {
             self.wanted = None;
         }
@@ -142,6 +149,7 @@ impl Discovery {
 
     /// A link is up. `addr` tells which bootstrap entry the node stands behind.
     pub fn linked(&mut self, now: Instant, node: NodeId, addr: SocketAddr) {
+        self.next = None;
         self.linked.insert(node);
         self.identified(node, addr);
         if let Some(target) = self.targets.get_mut(&node) {
@@ -151,6 +159,7 @@ impl Discovery {
 
     /// An address answered as this node.
     pub fn identified(&mut self, node: NodeId, addr: SocketAddr) {
+        self.next = None;
         for b in self.bootstrap.iter_mut().filter(|b| b.addr == addr) {
             b.node = Some(node);
         }
@@ -158,6 +167,7 @@ impl Discovery {
 
     /// A link was lost: try again soon.
     pub fn unlinked(&mut self, now: Instant, node: NodeId) {
+        self.next = None;
         self.linked.remove(&node);
         if let Some(target) = self.targets.get_mut(&node) {
             target.retry.reset(now);
@@ -169,12 +179,14 @@ impl Discovery {
 
     /// A node has no room for us: choose others for a while.
     pub fn refused(&mut self, now: Instant, node: NodeId) {
+        self.next = None;
         self.refused.insert(node, now + REFUSED_RETRY);
         self.wanted = None;
     }
 
     /// The network changed (an address, a link): everything is worth a try at once.
     pub fn retry_all(&mut self, now: Instant) {
+        self.next = None;
         self.bootstrap.iter_mut().for_each(|b| b.retry.reset(now));
         self.targets.values_mut().for_each(|t| t.retry.reset(now));
     }
@@ -211,15 +223,21 @@ impl Discovery {
 
     /// When [`Self::poll`] has something to do.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
+        if let Some(next) = self.next {
+            return next;
+        }
         self.update_wanted();
         let bootstrap = self.bootstrap.iter().filter(|b| !self.is_satisfied(b)).map(|b| b.retry.next);
         let wanted = self.wanted.iter().flatten().filter(|n| !self.linked.contains(n));
         let targets = wanted.filter_map(|n| self.targets.get(n)).filter(|t| !t.endpoints.is_empty());
-        bootstrap.chain(targets.map(|t| t.retry.next)).min()
+        let next = bootstrap.chain(targets.map(|t| t.retry.next)).min();
+        self.next = Some(next);
+        next
     }
 
     /// The attempts that are due.
     pub fn poll(&mut self, now: Instant) -> Vec<Attempt> {
+        self.next = None;
         self.refused.retain(|_, until| *until > now);
         self.update_wanted();
         let mut out = Vec::new();

@@ -45,9 +45,9 @@ impl<T> PrefixMap<T> {
     /// The values of all prefixes that hold `ip`, longest first.
     pub fn matches(&self, ip: IpAddr) -> impl Iterator<Item = &T> {
         let family = (ip.is_ipv6(), 0)..=(ip.is_ipv6(), 255);
-        self.by_length.range(family).filter_map(move |((_, inverse), map)| {
-            map.get(&IpPrefix::new(ip, 255 - inverse)?.addr())
-        })
+        self.by_length
+            .range(family)
+            .filter_map(move |((_, inverse), map)| map.get(&IpPrefix::new(ip, 255 - inverse)?.addr()))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (IpPrefix, &T)> {

@@ -52,6 +52,7 @@ pub(super) struct Channel {
     partial: Vec<u8>,
     ack_due: Option<Instant>,
     rto: Duration,
+    next: Option<Instant>,
 }
 
 impl Channel {
@@ -69,6 +70,7 @@ impl Channel {
             partial: Vec::new(),
             ack_due: None,
             rto: MIN_RTO,
+            next: None,
         }
     }
 
@@ -86,8 +88,7 @@ impl Channel {
         };
     }
 
-    /// Makes the neighbour say everything again.
-    pub fn forget_received(&mut self, now: Instant) {
+    fn forget_received(&mut self, now: Instant) {
         self.peer_epoch = 0;
         self.received = 0;
         self.ahead.clear();
@@ -108,6 +109,7 @@ impl Channel {
         let chunks = message.chunks(CHUNK);
         let last = chunks.len().saturating_sub(1);
         self.backlog.extend(chunks.enumerate().map(|(i, c)| (c.to_vec(), i < last)));
+        self.reschedule();
     }
 
     /// Everything said has arrived.
@@ -139,19 +141,31 @@ impl Channel {
         if !out.is_empty() {
             self.ack_due = None;
         }
+        self.reschedule();
         out
     }
 
+    /// When [`Self::poll`] has something to send.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn reschedule(&mut self) {
         let resend = self.flight.values().map(|p| match p.sent {
             Some(sent) => sent + (self.rto * (1 << p.tries.min(4))).min(MAX_RTO),
             None => Instant::default(),
         });
         let fresh = (!self.backlog.is_empty() && self.next_seq - self.acked <= WINDOW).then(Instant::default);
-        resend.chain(self.ack_due).chain(fresh).min()
+        self.next = resend.chain(self.ack_due).chain(fresh).min();
     }
 
     pub fn receive(&mut self, now: Instant, segment: Segment) -> Received {
+        let out = self.take_in(now, segment);
+        self.reschedule();
+        out
+    }
+
+    fn take_in(&mut self, now: Instant, segment: Segment) -> Received {
         let mut out = Received::default();
         if segment.epoch == 0 {
             return out;
@@ -262,17 +276,20 @@ mod tests {
         out
     }
 
+    fn carry(now: Instant, from: &mut Channel, to: &mut Channel, sum: &mut Received) {
+        for s in from.poll(now + Duration::from_secs(1)) {
+            let r = to.receive(now, s);
+            sum.peer_restarted |= r.peer_restarted;
+            sum.resend_all |= r.resend_all;
+            sum.messages.extend(r.messages);
+        }
+    }
+
     fn exchange(now: Instant, a: &mut Channel, b: &mut Channel) -> (Received, Received) {
         let (mut to_a, mut to_b) = (Received::default(), Received::default());
         for _ in 0..4 {
-            for (from, to, sum) in [(&mut *a, &mut *b, &mut to_b), (&mut *b, &mut *a, &mut to_a)] {
-                for s in from.poll(now + Duration::from_secs(1)) {
-                    let r = to.receive(now, s);
-                    sum.peer_restarted |= r.peer_restarted;
-                    sum.resend_all |= r.resend_all;
-                    sum.messages.extend(r.messages);
-                }
-            }
+            carry(now, a, b, &mut to_b);
+            carry(now, b, a, &mut to_a);
         }
         (to_a, to_b)
     }

@@ -107,13 +107,30 @@ impl From<Rejected> for Drop {
 #[derive(Debug)]
 pub enum Ingress {
     /// An IP packet for this host, authenticated, its source checked.
-    Packet { session: Arc<Transport>, at: Range<usize>, via: Via, newest: bool },
+    Packet {
+        session: Arc<Transport>,
+        at: Range<usize>,
+        via: Via,
+        newest: bool,
+    },
     /// A frame of a session.
-    Frame { session: Arc<Transport>, at: Range<usize>, via: Via, newest: bool },
+    Frame {
+        session: Arc<Transport>,
+        at: Range<usize>,
+        via: Via,
+        newest: bool,
+    },
     /// Rewritten in place for the next hop.
-    Forward { to: SocketAddr, link: Arc<Transport>, newest: Option<Arc<Transport>> },
+    Forward {
+        to: SocketAddr,
+        link: Arc<Transport>,
+        newest: Option<Arc<Transport>>,
+    },
     /// A handshake, cookie or beacon at this offset: the control side's business.
-    Control { offset: usize, via: Via },
+    Control {
+        offset: usize,
+        via: Via,
+    },
     Drop(Drop),
 }
 
@@ -158,16 +175,12 @@ fn inner(tables: &impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> 
                 return Ingress::Frame { session, at, via, newest };
             }
             match ip::addresses(plain) {
-                Some((src, _)) if tables.owns(src, &session.peer) => {
-                    Ingress::Packet { session, at, via, newest }
-                }
+                Some((src, _)) if tables.owns(src, &session.peer) => Ingress::Packet { session, at, via, newest },
                 Some(_) => Ingress::Drop(Drop::SpoofedSource),
                 None => Ingress::Drop(Drop::Malformed),
             }
         }
-        Ok(Datagram::Handshake(_) | Datagram::Cookie { .. } | Datagram::Beacon(_)) => {
-            Ingress::Control { offset, via }
-        }
+        Ok(Datagram::Handshake(_) | Datagram::Cookie { .. } | Datagram::Beacon(_)) => Ingress::Control { offset, via },
         Ok(Datagram::Hop(_)) | Err(_) => Ingress::Drop(Drop::Malformed),
     }
 }
@@ -176,7 +189,10 @@ fn inner(tables: &impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> 
 #[derive(Debug)]
 pub enum Egress {
     /// Sealed into the buffer; send it there. `wake`: the link had asked to hear of traffic.
-    Send { to: SocketAddr, wake: Option<Arc<Transport>> },
+    Send {
+        to: SocketAddr,
+        wake: Option<Arc<Transport>>,
+    },
     /// There is a route but no session yet: the control side establishes one and sends the packet then.
     NeedSession(NodeId),
     /// Longer than the path takes: this many bytes would fit.

@@ -122,15 +122,9 @@ impl Node {
                     now: self.unix.1 + now.since(self.unix.0).as_secs(),
                 };
                 let refusals = self.routing.handle_update(now, neighbor, &update, &mut gate);
-                let lacks_record = refusals.contains(&crate::identity::Refusal::RecordMismatch);
                 for refusal in refusals {
                     self.counters.refuse(&refusal);
                     self.events.push_back(Event::Refused(refusal));
-                }
-                if lacks_record && let Some(peer) = self.peers.get_mut(&id) {
-                    // The neighbour thought that we have a record which we let go: it says everything again.
-                    peer.channel.forget_received(now);
-                    self.routing.forget_learned(now, neighbor);
                 }
             }
             Some(proto::control_message::Kind::SeqnoRequest(request)) => {

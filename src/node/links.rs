@@ -39,7 +39,7 @@ impl Node {
             return;
         }
         if grant.is_none() {
-            self.routing.learn(now, None, Arc::clone(&info));
+            self.routing.learn(now, Arc::clone(&info));
         }
         let epoch = self.rng.next_u32();
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
@@ -357,7 +357,9 @@ impl Node {
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
-            if peer.sessions.is_empty() && peer.link.is_none() && !self.sessions.is_connecting(Some(id), Via::Relayed(id.tag()))
+            if peer.sessions.is_empty()
+                && peer.link.is_none()
+                && !self.sessions.is_connecting(Some(id), Via::Relayed(id.tag()))
             {
                 self.drop_peer(now, id, "over");
             }

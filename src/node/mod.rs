@@ -87,13 +87,28 @@ pub enum Event {
     /// Known peers, invitations or revocations changed: save them.
     StateChanged,
     /// The answer to [`Node::ping`].
-    EchoReply { id: u64, from: NodeId },
+    EchoReply {
+        id: u64,
+        from: NodeId,
+    },
     /// The answer to one step of [`Node::trace`].
-    TraceReply { id: u64, from: NodeId, next: Option<NodeId>, metric: Metric, link_rtt: Duration },
+    TraceReply {
+        id: u64,
+        from: NodeId,
+        next: Option<NodeId>,
+        metric: Metric,
+        link_rtt: Duration,
+    },
     /// The network's authority has certified this node: keep the certificate.
     Certified(Vec<u8>),
-    LinkUp { peer: NodeId, addr: SocketAddr },
-    LinkDown { peer: NodeId, reason: &'static str },
+    LinkUp {
+        peer: NodeId,
+        addr: SocketAddr,
+    },
+    LinkDown {
+        peer: NodeId,
+        reason: &'static str,
+    },
     /// Someone was turned away, for the log (rate-limited by the owner).
     Refused(crate::identity::Refusal),
 }
@@ -141,7 +156,13 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 impl Node {
     /// Makes a node. `seed` feeds its random choices and Noise ephemerals.
     #[must_use]
-    pub fn new(config: NodeConfig, identity: Identity, verifier: Box<dyn Verify>, seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(
+        config: NodeConfig,
+        identity: Identity,
+        verifier: Box<dyn Verify>,
+        seed: [u8; 32],
+        now: Instant,
+    ) -> Self {
         let mut rng = Rng::from_seed(seed);
         let network = config.network;
         let own = own::Own::new(config.content, config.seqno, config.admission, now);

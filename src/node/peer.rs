@@ -15,7 +15,10 @@ const MAX_SESSIONS: usize = 4;
 /// Packets that wait for a session.
 const MAX_WAITING: usize = 64;
 const UNCONFIRMED_LIFE: Duration = Duration::from_secs(20);
+/// A session that another one replaced goes after so long without a packet from the peer.
 const SUPERSEDED_LIFE: Duration = Duration::from_secs(60);
+/// Sessions made within this time are the two of a simultaneous open.
+const CROSSED: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -53,10 +56,16 @@ impl Peer {
         }
     }
 
-    /// The session to send on: the newest one that the peer has confirmed, else one that we started.
+    /// The session to send on: the newest one that the peer has confirmed, else one that we started. Of handshakes
+    /// that crossed, both ends choose the same.
     pub fn transport(&self) -> Option<&Arc<Transport>> {
-        let confirmed = self.sessions.iter().rev().find(|s| s.transport.is_confirmed());
-        confirmed.or_else(|| self.sessions.iter().rev().find(|s| s.initiator)).map(|s| &s.transport)
+        let confirmed = || self.sessions.iter().filter(|s| s.transport.is_confirmed());
+        let newest = confirmed().map(|s| s.since).max();
+        let crossed = confirmed().filter(|s| newest.is_some_and(|n| n.since(s.since) < CROSSED));
+        crossed
+            .max_by_key(|s| s.transport.local_index ^ s.transport.remote_index)
+            .or_else(|| self.sessions.iter().rev().find(|s| s.initiator))
+            .map(|s| &s.transport)
     }
 
     /// The session that probes go on: the newest one if we may send on it, so that the probe confirms it.
@@ -108,7 +117,7 @@ impl Peer {
         }
         let (gone, kept) = std::mem::take(&mut self.sessions).into_iter().partition(|s: &Session| {
             let unconfirmed = !s.transport.is_confirmed() && now.since(s.since) > UNCONFIRMED_LIFE;
-            let superseded = s.superseded.is_some_and(|at| now.since(at) > SUPERSEDED_LIFE);
+            let superseded = s.superseded.is_some_and(|at| now.since(at.max(s.seen.1)) > SUPERSEDED_LIFE);
             unconfirmed || superseded || (!has_link && now.since(s.seen.1) > idle)
         });
         self.sessions = kept;

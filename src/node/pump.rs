@@ -2,11 +2,10 @@
 
 use prost::Message as _;
 
-use super::{Event, Node, Transmit, Via, forward::Tables as _};
+use super::{Event, Node, Transmit, Via, forward::Tables as _, peer::Peer};
 use crate::{
     identity::{RecordSource, Refusal},
-    routing,
-    session,
+    routing, session,
     types::{Duration, Instant, NodeId},
     wire::{
         frame::Kind,
@@ -30,9 +29,7 @@ impl Node {
         for peer in self.peers.values() {
             if let Some(link) = &peer.link {
                 next = next.min(link.next_tick(now));
-                if link.up {
-                    next = peer.channel.poll_timeout().map_or(next, |t| t.min(next));
-                }
+                next = self.channel_due(peer).map_or(next, |t| t.min(next));
             }
         }
         // Never in the past, and never in a tight loop.
@@ -69,7 +66,7 @@ impl Node {
         });
         match verified {
             Ok(verified) => {
-                self.routing.learn(now, None, verified);
+                self.routing.learn(now, verified);
             }
             Err(refusal) => self.counters.refuse(&refusal),
         }
@@ -122,9 +119,8 @@ impl Node {
                     if let Via::Direct(addr) = via {
                         self.discovery.identified(peer.id, addr);
                         self.guest_addrs.insert(transport.local_index, addr);
-                        self.guest_addrs.retain(|index, _| {
-                            *index == transport.local_index || self.by_index.contains_key(index)
-                        });
+                        self.guest_addrs
+                            .retain(|index, _| *index == transport.local_index || self.by_index.contains_key(index));
                     }
                     self.on_established(now, transport, peer, via, (initiator, admission));
                 }
@@ -184,8 +180,12 @@ impl Node {
         let Some(known) = self.routing.announcement(o).cloned() else {
             // Gone from the table: whoever is no longer there is no longer wanted.
             let routing = &self.routing;
-            let gone: Vec<NodeId> =
-                self.by_tag.values().filter(|id| routing.origin(id).is_none()).copied().collect();
+            let gone: Vec<NodeId> = self
+                .by_tag
+                .values()
+                .filter(|id| routing.origin(id).is_none_or(|o| routing.announcement(o).is_none()))
+                .copied()
+                .collect();
             for id in gone {
                 self.by_tag.remove(&id.tag());
                 self.book.remove(&id);
@@ -207,9 +207,16 @@ impl Node {
         }
     }
 
+    /// When a neighbour's channel has something to send: routing has news and there is room, or a segment is due.
+    fn channel_due(&self, peer: &Peer) -> Option<Instant> {
+        let news = peer.neighbor.filter(|_| peer.channel.has_room()).and_then(|n| self.routing.due(n));
+        [news, peer.channel.poll_timeout()].into_iter().flatten().min()
+    }
+
     fn pump_channels(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        let ids: Vec<NodeId> = self.peers.iter().filter(|(_, p)| p.is_up()).map(|(id, _)| *id).collect();
+        let due = |p: &Peer| p.is_up() && self.channel_due(p).is_some_and(|at| at <= now);
+        let ids: Vec<NodeId> = self.peers.iter().filter(|(_, p)| due(p)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let Some(neighbor) = peer.neighbor else { continue };

@@ -156,9 +156,8 @@ impl Node {
             .values()
             .map(|p| {
                 let current = p.transport();
-                let session = current.and_then(|t| {
-                    p.sessions.iter().find(|s| s.transport.local_index == t.local_index)
-                });
+                let session =
+                    current.and_then(|t| p.sessions.iter().find(|s| s.transport.local_index == t.local_index));
                 PeerStatus {
                     node_id: p.info.id.to_string(),
                     name: display_name(&p.info),

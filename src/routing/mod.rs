@@ -11,10 +11,13 @@ mod neighbor;
 mod origin;
 mod update;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 pub use neighbor::NeighborId;
-use neighbor::{Learned, Neighbor};
+use neighbor::{Learned, NO_SLOT, Neighbor};
 use origin::{Origin, Selected};
 
 use crate::{
@@ -26,6 +29,8 @@ use crate::{
 pub const MAX_ORIGINS: usize = 16_384;
 /// Ordinary changes wait so long for company; retractions don't wait.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
+/// An announcement that was asked for and hasn't come is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How far a sequence-number request travels.
 const REQUEST_HOPS: u32 = 64;
 const REQUEST_FIRST: Duration = Duration::from_millis(100);
@@ -33,7 +38,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// Verifies an announcement and judges whether its origin is admitted and owns what it announces.
 pub trait Judge {
-    /// `record` is empty when the sender believes that we have it; `known` is the record that we have.
+    /// `record` is empty when we said that we have it; `known` is the record that we have.
     fn judge(
         &mut self,
         announcement: &[u8],
@@ -59,7 +64,7 @@ pub struct Counters {
     pub entries_sent: u64,
     pub entries_received: u64,
     pub requests_sent: u64,
-    /// Entries that named an unknown slot, or a sequence number which the origin has not signed.
+    /// Entries that named a slot which the neighbour had not introduced.
     pub entries_refused: u64,
     /// Announcements turned down because the table is full.
     pub table_full: u64,
@@ -75,6 +80,8 @@ pub struct Routing {
     neighbors: Vec<Option<Neighbor>>,
     events: Vec<Event>,
     next_expiry: Instant,
+    /// Origins whose newest announcement we lack though somebody advertises it.
+    lacking: BTreeSet<u32>,
     /// This node forwards for nobody: it advertises only itself.
     stub: bool,
     pub counters: Counters,
@@ -97,7 +104,6 @@ impl Routing {
         let me = own.id;
         let mut origin = Origin::new(me);
         origin.fd = (own.seqno, 0);
-        origin.record_since = own.seqno;
         origin.announcement = Some(own);
         Self {
             me,
@@ -107,6 +113,7 @@ impl Routing {
             neighbors: Vec::new(),
             events: Vec::new(),
             next_expiry: now + Duration::from_secs(60),
+            lacking: BTreeSet::new(),
             stub,
             counters: Counters::default(),
         }
@@ -115,9 +122,6 @@ impl Routing {
     /// Replaces this node's own announcement; its sequence number must have grown.
     pub fn set_own(&mut self, now: Instant, own: Arc<Verified>) {
         let origin = &mut self.origins[0];
-        if origin.announcement.as_ref().is_none_or(|a| a.record.hash != own.record.hash) {
-            origin.record_since = own.seqno;
-        }
         debug_assert!(origin.announcement.as_ref().is_some_and(|a| a.seqno < own.seqno));
         origin.fd = (own.seqno, 0);
         origin.announcement = Some(own);
@@ -153,6 +157,7 @@ impl Routing {
                 self.reselect(now, o as u32);
             }
         }
+        self.ask_again(now);
     }
 
     /// The neighbour lost what we had said: say it all again.
@@ -181,7 +186,7 @@ impl Routing {
     pub fn retain(&mut self, now: Instant, keep: impl Fn(&Verified) -> bool) {
         for o in 1..self.origins.len() as u32 {
             if self.origins[o as usize].announcement.as_ref().is_some_and(|a| !keep(a)) {
-                self.remove_origin(now, o);
+                self.drop_announcement(now, o);
             }
         }
     }
@@ -191,11 +196,17 @@ impl Routing {
         std::mem::take(&mut self.events)
     }
 
-    /// When [`Self::handle_timeout`] wants to be called, or a neighbour's update is due.
+    /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        let due = self.neighbors.iter().flatten().filter_map(|n| n.due).min();
-        due.map_or(self.next_expiry, |d| d.min(self.next_expiry))
+        self.next_expiry
+    }
+
+    /// When there is something to tell a neighbour, if there is.
+    #[must_use]
+    pub fn due(&self, n: NeighborId) -> Option<Instant> {
+        let neighbor = self.neighbor(n)?;
+        if neighbor.requests.is_empty() { neighbor.due } else { Some(Instant::default()) }
     }
 
     /// Removes origins whose announcements have expired and repeats requests for lost routes.
@@ -204,12 +215,15 @@ impl Routing {
             return;
         }
         self.next_expiry = now + Duration::from_secs(5);
+        self.ask_again(now);
         for o in 1..self.origins.len() as u32 {
             let origin = &self.origins[o as usize];
             if origin.announcement.is_some() && origin.expires <= now {
-                self.remove_origin(now, o);
+                self.drop_announcement(now, o);
             } else if origin.announcement.is_some() && origin.selected.is_none() {
                 self.request(now, o);
+            } else if origin.announcement.is_none() {
+                self.free_if_unused(o);
             }
         }
     }
@@ -293,12 +307,16 @@ impl Routing {
     /// Routes that may be selected: advertised strictly better than our feasibility distance.
     fn feasible(&self, o: u32) -> impl Iterator<Item = Selected> {
         let fd = self.origins[o as usize].fd;
+        // A sequence number that the origin has not provably signed counts as the newest one that it has: the
+        // neighbour's feasibility distance is then even better than what is compared here.
+        let signed = self.origins[o as usize].signed();
         self.neighbors.iter().enumerate().filter_map(move |(slot, n)| {
             let n = n.as_ref()?;
             let learned = n.learned.get(o as usize)?;
             let metric = metric_add(learned.metric, n.cost);
-            let usable = metric < INFINITY && is_feasible(fd, learned.seqno, learned.metric);
-            usable.then_some(Selected { neighbor: NeighborId(slot as u16), seqno: learned.seqno, metric })
+            let seqno = learned.seqno.min(signed);
+            let usable = metric < INFINITY && is_feasible(fd, seqno, learned.metric);
+            usable.then_some(Selected { neighbor: NeighborId(slot as u16), seqno, metric })
         })
     }
 
@@ -334,19 +352,35 @@ impl Routing {
         }
     }
 
-    fn remove_origin(&mut self, now: Instant, o: u32) {
-        let had_route = self.origins[o as usize].selected.take().is_some();
-        if had_route {
+    /// Forgets an origin's announcement: it expired, or its node is no longer admitted. Its number stays as long as a
+    /// neighbour's slot stands for it.
+    fn drop_announcement(&mut self, now: Instant, o: u32) {
+        let origin = &mut self.origins[o as usize];
+        origin.refused = origin.refused.max(origin.signed());
+        origin.announcement = None;
+        if origin.selected.take().is_some() {
             self.advertise(now, o, true);
         }
         self.events.push(Event::Changed(o));
+    }
+
+    /// Gives an origin's number back once nothing refers to it.
+    fn free_if_unused(&mut self, o: u32) {
         let id = self.origins[o as usize].id;
-        self.index.remove(&id);
-        self.origins[o as usize] = Origin::new(id);
-        for neighbor in self.neighbors.iter_mut().flatten() {
-            neighbor.forget_origin(o);
+        let in_use = self
+            .neighbors
+            .iter()
+            .flatten()
+            .any(|n| n.learned.get(o as usize).is_some_and(|l| l.slot != NO_SLOT) || n.queue.contains(&o));
+        if !in_use && self.index.get(&id) == Some(&o) {
+            self.index.remove(&id);
+            self.origins[o as usize] = Origin::new(id);
+            for neighbor in self.neighbors.iter_mut().flatten() {
+                neighbor.reuse_origin(o);
+            }
+            self.lacking.remove(&o);
+            self.free.push(o);
         }
-        self.free.push(o);
     }
 }
 

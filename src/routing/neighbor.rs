@@ -22,11 +22,15 @@ impl NeighborId {
 pub(super) struct Learned {
     pub seqno: SeqNo,
     pub metric: Metric,
+    /// The neighbour's slot for this origin, or [`NO_SLOT`].
+    pub slot: u32,
 }
+
+pub(super) const NO_SLOT: u32 = u32::MAX;
 
 impl Default for Learned {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY }
+        Self { seqno: 0, metric: INFINITY, slot: NO_SLOT }
     }
 }
 
@@ -35,8 +39,6 @@ impl Default for Learned {
 pub(super) struct Sent {
     pub seqno: SeqNo,
     pub metric: Metric,
-    /// The newest announcement that the neighbour has, from us or from itself; 0: none.
-    pub announcement: SeqNo,
     /// The neighbour knows which NodeId our slot stands for.
     pub introduced: bool,
     /// Waits in the queue.
@@ -47,7 +49,7 @@ pub(super) struct Sent {
 
 impl Default for Sent {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY, announcement: 0, introduced: false, queued: false, forced: false }
+        Self { seqno: 0, metric: INFINITY, introduced: false, queued: false, forced: false }
     }
 }
 
@@ -63,6 +65,10 @@ pub(super) struct Neighbor {
     /// The neighbour's slots: which origin of ours each is.
     pub slots: Vec<Option<u32>>,
     pub requests: VecDeque<SeqnoRequest>,
+    /// Slots of the neighbour to ask for, and whether the record is needed.
+    pub wants: Vec<(u32, bool)>,
+    /// Origins whose announcement the neighbour has asked for, and whether it needs the record.
+    pub wanted: VecDeque<(u32, bool)>,
 }
 
 impl Neighbor {
@@ -76,31 +82,25 @@ impl Neighbor {
             due: None,
             slots: Vec::new(),
             requests: VecDeque::new(),
+            wants: Vec::new(),
+            wanted: VecDeque::new(),
         }
     }
 
     pub fn forget_sent(&mut self) {
         self.sent.clear();
         self.queue.clear();
+        self.wanted.clear();
         self.due = None;
-    }
-
-    /// The origin is gone. Its retraction, if one is due, still goes out under its slot.
-    pub fn forget_origin(&mut self, o: u32) {
-        if let Some(learned) = self.learned.get_mut(o as usize) {
-            *learned = Learned::default();
-        }
-        for slot in &mut self.slots {
-            if *slot == Some(o) {
-                *slot = None;
-            }
-        }
     }
 
     /// The origin's number is about to mean another origin: the neighbour has to be introduced to it.
     pub fn reuse_origin(&mut self, o: u32) {
+        if let Some(learned) = self.learned.get_mut(o as usize) {
+            *learned = Learned::default();
+        }
         if let Some(sent) = self.sent.get_mut(o as usize) {
-            *sent = Sent { queued: sent.queued, ..Sent::default() };
+            *sent = Sent::default();
         }
     }
 
@@ -125,6 +125,11 @@ impl Neighbor {
         if !std::mem::replace(&mut sent.queued, true) {
             self.queue.push_back(o);
         }
+        self.hurry(due);
+    }
+
+    /// Something is to be sent at `due` at the latest.
+    pub fn hurry(&mut self, due: Instant) {
         self.due = Some(self.due.map_or(due, |d| d.min(due)));
     }
 }

@@ -21,8 +21,10 @@ pub(super) struct Selected {
 pub(super) struct Origin {
     pub id: NodeId,
     pub announcement: Option<Arc<Verified>>,
-    /// The first sequence number seen with the present record: who has that announcement has the record.
-    pub record_since: SeqNo,
+    /// An announcement with this sequence number was refused: it isn't asked for again.
+    pub refused: SeqNo,
+    /// Who was asked for the announcement, and when.
+    pub asked: Option<(NeighborId, Instant)>,
     pub expires: Instant,
     /// The feasibility distance; retained when the route is lost.
     pub fd: (SeqNo, Metric),
@@ -35,11 +37,17 @@ pub(super) struct Origin {
 }
 
 impl Origin {
+    /// The newest sequence number that the origin is known to have signed.
+    pub fn signed(&self) -> SeqNo {
+        self.announcement.as_ref().map_or(0, |a| a.seqno)
+    }
+
     pub fn new(id: NodeId) -> Self {
         Self {
             id,
             announcement: None,
-            record_since: 0,
+            refused: 0,
+            asked: None,
             expires: Instant::default(),
             fd: (0, INFINITY),
             selected: None,

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     crypto::{Rng, SigningKey},
     identity::{Identity, Network, RecordContent},
-    wire::proto::{RouteUpdate, SeqnoRequest},
+    wire::proto::{Body, RouteUpdate, SeqnoRequest},
 };
 
 /// Announcements are made and verified once; the schedules reuse them.
@@ -305,8 +305,17 @@ fn a_sequence_number_that_the_origin_has_not_signed_is_refused() {
     world.calm();
     let n = world.neighbor(0, 1).unwrap();
     let o = world.nodes[0].origin(&world.book.identities[1].id()).unwrap();
-    let forged = RouteUpdate { slots: vec![0], seqnos: vec![99], metrics: vec![1], ..Default::default() };
+    let slot = world.nodes[0].learned(n, o).slot;
+    let forged = RouteUpdate { slots: vec![slot], seqnos: vec![99], metrics: vec![1], ..Default::default() };
     world.nodes[0].handle_update(world.now, n, &forged, world.book);
+    assert_eq!(world.nodes[0].feasibility_distance(&world.book.identities[1].id()).unwrap().0, 10);
+    assert_eq!(world.nodes[0].origins[o as usize].selected.unwrap().seqno, 10);
+    // It asks for the announcement; what comes doesn't verify.
+    let body = Body { slot, announcement: b"forged".to_vec(), record: vec![] };
+    let update = RouteUpdate { bodies: vec![body], ..Default::default() };
+    let refused = world.nodes[0].handle_update(world.now, n, &update, world.book);
+    assert_eq!(refused, [Refusal::ForgedIdentity]);
+    let unknown = RouteUpdate { slots: vec![7], seqnos: vec![1], metrics: vec![1], ..Default::default() };
+    world.nodes[0].handle_update(world.now, n, &unknown, world.book);
     assert_eq!(world.nodes[0].counters.entries_refused, 1);
-    assert_eq!(world.nodes[0].learned(n, o).seqno, 10);
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    BATCH_DELAY, Event, Judge, MAX_ORIGINS, NeighborId, Origin, REQUEST_HOPS, REQUEST_MAX, Routing, is_feasible,
+    ASK_AGAIN, BATCH_DELAY, Event, Judge, Learned, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REQUEST_HOPS, REQUEST_MAX,
+    Routing, is_feasible,
 };
 use crate::{
     identity::{Refusal, Verified},
     types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
-    wire::proto::{Introduction, RouteUpdate, SeqnoRequest},
+    wire::proto::{Body, Introduction, RouteUpdate, SeqnoRequest},
 };
 
 /// Bytes after which an update is closed; a single introduction may exceed it.
@@ -27,11 +28,9 @@ impl Routing {
 
     pub(super) fn advertise_to(&mut self, now: Instant, o: u32, n: NeighborId, urgent: bool) {
         let Some((seqno, metric)) = self.advertised(o, n) else { return };
-        let newest = self.origins[o as usize].announcement.as_ref().map_or(0, |a| a.seqno);
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         let sent = neighbor.sent_mut(o);
-        let news = sent.forced || newest > sent.announcement || is_news((sent.seqno, sent.metric), (seqno, metric));
-        if news {
+        if sent.forced || is_news((sent.seqno, sent.metric), (seqno, metric)) {
             let lost = sent.metric < INFINITY && metric == INFINITY;
             neighbor.enqueue(o, if urgent || lost { now } else { now + BATCH_DELAY });
         }
@@ -56,13 +55,24 @@ impl Routing {
             return None;
         }
         let mut update = RouteUpdate::default();
-        let mut bytes = 0;
+        let neighbor = self.neighbor_mut(n)?;
+        for (slot, record) in std::mem::take(&mut neighbor.wants) {
+            if record { update.wants_record.push(slot) } else { update.wants.push(slot) }
+        }
+        let mut bytes = 4 * (update.wants.len() + update.wants_record.len());
+        while bytes < UPDATE_BYTES {
+            let Some((o, record)) = self.neighbor_mut(n)?.wanted.pop_front() else { break };
+            let Some(a) = self.announcement(o) else { continue };
+            let record = if record { a.record.bytes.clone() } else { Vec::new() };
+            bytes += 10 + a.bytes.len() + record.len();
+            update.bodies.push(Body { slot: o, announcement: a.bytes.clone(), record });
+        }
         while bytes < UPDATE_BYTES {
             let Some(o) = self.neighbor_mut(n)?.queue.pop_front() else { break };
             bytes += self.append(&mut update, n, o)?;
         }
         let neighbor = self.neighbor_mut(n)?;
-        if neighbor.queue.is_empty() {
+        if neighbor.queue.is_empty() && neighbor.wanted.is_empty() {
             neighbor.due = None;
         }
         if bytes == 0 {
@@ -73,39 +83,26 @@ impl Routing {
         Some(update)
     }
 
-    /// Adds an origin's state to an update; returns the bytes that it took.
+    /// Adds an origin's metric to an update; returns the bytes that it took.
     fn append(&mut self, update: &mut RouteUpdate, n: NeighborId, o: u32) -> Option<usize> {
         let (seqno, metric) = self.advertised(o, n)?;
-        let announcement = self.origins.get(o as usize)?.announcement.clone();
-        let (id, record_since) = (self.origins[o as usize].id, self.origins[o as usize].record_since);
-        let neighbor = self.neighbor_mut(n)?;
-        let sent = neighbor.sent_mut(o);
+        let id = self.origins[o as usize].id;
+        let sent = self.neighbor_mut(n)?.sent_mut(o);
         sent.queued = false;
-        let mut bytes = 0;
-        let newest = announcement.as_ref().map_or(0, |a| a.seqno);
-        let metric_news = sent.forced || is_news((sent.seqno, sent.metric), (seqno, metric));
-        if newest > sent.announcement || (metric_news && !sent.introduced && metric < INFINITY) {
-            let mut introduction = Introduction { slot: o, node_id: id.0.to_vec(), ..Introduction::default() };
-            if let Some(a) = announcement.filter(|a| a.seqno > sent.announcement) {
-                introduction.announcement = a.bytes.clone();
-                if sent.announcement < record_since {
-                    introduction.record = a.record.bytes.clone();
-                }
-            }
-            bytes += 44 + introduction.announcement.len() + introduction.record.len();
-            sent.introduced = true;
-            sent.announcement = newest;
-            update.introductions.push(introduction);
+        let news = std::mem::take(&mut sent.forced) || is_news((sent.seqno, sent.metric), (seqno, metric));
+        if !news || (!sent.introduced && metric == INFINITY) {
+            return Some(0);
         }
-        if metric_news && sent.introduced {
-            sent.seqno = seqno;
-            sent.metric = metric;
-            sent.forced = false;
-            update.slots.push(o);
-            update.seqnos.push(seqno);
-            update.metrics.push(metric);
-            bytes += 10;
+        let mut bytes = 10;
+        if !std::mem::replace(&mut sent.introduced, true) {
+            bytes += 38;
+            update.introductions.push(Introduction { slot: o, node_id: id.0.to_vec() });
         }
+        sent.seqno = seqno;
+        sent.metric = metric;
+        update.slots.push(o);
+        update.seqnos.push(seqno);
+        update.metrics.push(metric);
         Some(bytes)
     }
 
@@ -127,7 +124,12 @@ impl Routing {
         self.counters.updates_received += 1;
         let mut refusals = Vec::new();
         for introduction in &update.introductions {
-            if let Err(refusal) = self.introduce(now, n, introduction, judge) {
+            if let Err(refusal) = self.introduce(now, n, introduction) {
+                refusals.push(refusal);
+            }
+        }
+        for body in &update.bodies {
+            if let Err(refusal) = self.handle_body(now, n, body, judge) {
                 refusals.push(refusal);
             }
         }
@@ -135,48 +137,115 @@ impl Routing {
         for ((slot, seqno), metric) in entries {
             self.handle_entry(now, n, *slot, *seqno, *metric);
         }
+        let wants = update.wants.iter().map(|o| (*o, false)).chain(update.wants_record.iter().map(|o| (*o, true)));
+        for (o, record) in wants {
+            let known = self.announcement(o).is_some();
+            if let Some(neighbor) = self.neighbor_mut(n).filter(|p| known && p.wanted.len() < MAX_ORIGINS) {
+                neighbor.wanted.push_back((o, record));
+                neighbor.hurry(now);
+            }
+        }
         refusals
     }
 
-    fn introduce(
-        &mut self,
-        now: Instant,
-        n: NeighborId,
-        introduction: &Introduction,
-        judge: &mut dyn Judge,
-    ) -> Result<(), Refusal> {
+    fn introduce(&mut self, now: Instant, n: NeighborId, introduction: &Introduction) -> Result<(), Refusal> {
         let slot = introduction.slot as usize;
         let id = NodeId::from_slice(&introduction.node_id).ok_or(Refusal::Malformed("introduction"))?;
         if slot >= MAX_SLOTS {
             return Err(Refusal::Malformed("introduction"));
         }
-        let mut origin = self.origin(&id);
-        if !introduction.announcement.is_empty() {
-            let known = origin.and_then(|o| self.announcement(o)).map(|a| Arc::clone(&a.record));
-            let verified = judge.judge(&introduction.announcement, &introduction.record, known.as_ref());
-            match verified {
-                Ok(v) if v.id == id => origin = self.learn(now, Some(n), v),
-                Ok(_) => return Err(Refusal::ForgedIdentity),
-                Err(refusal) => {
-                    self.bind_slot(now, n, slot, None);
-                    return Err(refusal);
-                }
-            }
-        }
+        let origin = match self.origin(&id) {
+            Some(o) => Some(o),
+            None => self.new_origin(id),
+        };
         self.bind_slot(now, n, slot, origin);
         Ok(())
     }
 
+    /// An announcement that we had asked for.
+    fn handle_body(&mut self, now: Instant, n: NeighborId, body: &Body, judge: &mut dyn Judge) -> Result<(), Refusal> {
+        let slot = self.neighbor(n).and_then(|p| p.slots.get(body.slot as usize)).copied().flatten();
+        let Some(o) = slot.filter(|o| *o != 0) else { return Ok(()) };
+        let known = self.announcement(o).map(|a| Arc::clone(&a.record));
+        let offered = self.learned(n, o).seqno;
+        let id = self.origins[o as usize].id;
+        self.origins[o as usize].asked = None;
+        let judged = judge
+            .judge(&body.announcement, &body.record, known.as_ref())
+            .and_then(|v| if v.id == id { Ok(v) } else { Err(Refusal::ForgedIdentity) });
+        match judged {
+            Ok(verified) => {
+                self.learn(now, verified);
+                Ok(())
+            }
+            Err(Refusal::RecordMismatch) if body.record.is_empty() => {
+                self.ask(now, o, n, true);
+                Ok(())
+            }
+            Err(refusal @ (Refusal::Malformed(_) | Refusal::RecordMismatch | Refusal::ForgedIdentity)) => {
+                // Not the origin's own words: what this neighbour offers doesn't count.
+                if let Some(neighbor) = self.neighbor_mut(n) {
+                    neighbor.learned_mut(o).metric = INFINITY;
+                }
+                self.reselect(now, o);
+                self.ask_again(now);
+                Err(refusal)
+            }
+            Err(refusal) => {
+                // The origin itself is turned away; others would only bring the same.
+                let origin = &mut self.origins[o as usize];
+                origin.refused = origin.refused.max(offered);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Asks a neighbour for an origin's announcement.
+    fn ask(&mut self, now: Instant, o: u32, n: NeighborId, record: bool) {
+        let record = record || self.announcement(o).is_none();
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        let slot = neighbor.learned_mut(o).slot;
+        if slot == NO_SLOT {
+            return;
+        }
+        neighbor.wants.push((slot, record));
+        neighbor.hurry(now);
+        self.origins[o as usize].asked = Some((n, now));
+        self.lacking.insert(o);
+        self.next_expiry = self.next_expiry.min(now + ASK_AGAIN);
+    }
+
+    /// Asks again for what was asked for and did not come.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let lacking: Vec<u32> = self.lacking.iter().copied().collect();
+        for o in lacking {
+            let origin = &self.origins[o as usize];
+            let best = self.ids().map(|n| (self.learned(n, o), n));
+            let missing = |l: &Learned| l.metric < INFINITY && l.seqno > origin.signed().max(origin.refused);
+            let offers: Vec<NeighborId> = best.filter(|(l, _)| missing(l)).map(|(_, n)| n).collect();
+            if offers.is_empty() {
+                self.lacking.remove(&o);
+                self.origins[o as usize].asked = None;
+                continue;
+            }
+            let asked = origin.asked.filter(|(n, at)| now.since(*at) < ASK_AGAIN && offers.contains(n));
+            if asked.is_none() {
+                let before = origin.asked.map(|a| a.0);
+                let next = offers.iter().find(|n| Some(**n) != before).or(offers.first());
+                if let Some(n) = next {
+                    self.ask(now, o, *n, true);
+                }
+            }
+            self.next_expiry = self.next_expiry.min(now + ASK_AGAIN);
+        }
+    }
+
     /// Takes in a verified announcement, from a neighbour, a handshake or a file. `None` when the table is full.
-    pub fn learn(&mut self, now: Instant, from: Option<NeighborId>, verified: Arc<Verified>) -> Option<u32> {
+    pub fn learn(&mut self, now: Instant, verified: Arc<Verified>) -> Option<u32> {
         let o = match self.origin(&verified.id) {
             Some(o) => o,
             None => self.new_origin(verified.id)?,
         };
-        if let Some(neighbor) = from.and_then(|n| self.neighbor_mut(n)) {
-            let sent = neighbor.sent_mut(o);
-            sent.announcement = sent.announcement.max(verified.seqno);
-        }
         if o == 0 {
             if self.announcement(0).is_some_and(|own| verified.seqno > own.seqno) {
                 self.events.push(Event::NeedSeqno(verified.seqno + 1));
@@ -184,20 +253,14 @@ impl Routing {
             return Some(0);
         }
         let origin = &mut self.origins[o as usize];
-        if origin.announcement.as_ref().is_none_or(|a| a.seqno < verified.seqno) {
+        if origin.signed() < verified.seqno {
             origin.expires = now + Duration::from_secs(u64::from(verified.lifetime_s));
-            let first = origin.announcement.is_none();
-            if origin.announcement.as_ref().is_none_or(|a| a.record.hash != verified.record.hash) {
-                origin.record_since = verified.seqno;
-            }
             origin.announcement = Some(verified);
+            origin.asked = None;
+            self.lacking.remove(&o);
             self.events.push(Event::Changed(o));
-            // Somebody beyond us waits for this sequence number: don't keep them waiting.
-            let wanted = origin.forwarded.is_some_and(|(_, when)| now.since(when) < Duration::from_secs(1));
-            if first {
-                self.reselect(now, o);
-            }
-            self.advertise(now, o, wanted);
+            self.reselect(now, o);
+            self.hurry_requested(now, o);
         }
         Some(o)
     }
@@ -206,9 +269,6 @@ impl Routing {
         let o = match self.free.pop() {
             Some(o) => {
                 self.origins[o as usize] = Origin::new(id);
-                for neighbor in self.neighbors.iter_mut().flatten() {
-                    neighbor.reuse_origin(o);
-                }
                 o
             }
             None if self.origins.len() < MAX_ORIGINS => {
@@ -230,8 +290,11 @@ impl Routing {
             neighbor.slots.resize(slot + 1, None);
         }
         let before = std::mem::replace(&mut neighbor.slots[slot], origin);
+        if let Some(o) = origin {
+            neighbor.learned_mut(o).slot = slot as u32;
+        }
         if let Some(old) = before.filter(|_| before != origin) {
-            neighbor.learned_mut(old).metric = INFINITY;
+            *neighbor.learned_mut(old) = Learned::default();
             self.reselect(now, old);
         }
     }
@@ -247,16 +310,13 @@ impl Routing {
         if o == 0 {
             return;
         }
-        let signed = self.announcement(o).map_or(0, |a| a.seqno);
-        if seqno > signed {
-            self.counters.entries_refused += 1;
-            return;
-        }
         let metric = metric.min(INFINITY);
         let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let learned = neighbor.learned_mut(o);
-        learned.seqno = seqno;
-        learned.metric = metric;
+        *neighbor.learned_mut(o) = Learned { seqno, metric, slot };
+        let origin = &self.origins[o as usize];
+        if metric < INFINITY && seqno > origin.signed().max(origin.refused) && origin.asked.is_none() {
+            self.ask(now, o, n, false);
+        }
         self.reselect(now, o);
         self.hurry_requested(now, o);
         let origin = &self.origins[o as usize];

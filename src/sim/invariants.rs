@@ -59,9 +59,9 @@ impl World {
     /// Whether every living node has a route to every other and it arrives. The cheap question comes first.
     pub(super) fn is_complete(&self) -> bool {
         let alive: Vec<usize> = (0..self.places.len()).filter(|i| self.places[*i].node.is_some()).collect();
-        let counts = alive.iter().all(|i| {
-            self.places[*i].node.as_ref().is_some_and(|n| n.routing().reachable() + 1 >= alive.len())
-        });
+        let counts = alive
+            .iter()
+            .all(|i| self.places[*i].node.as_ref().is_some_and(|n| n.routing().reachable() + 1 >= alive.len()));
         counts && alive.iter().all(|a| alive.iter().all(|b| matches!(self.walk(*a, *b), Walk::Arrives(_))))
     }
 
