@@ -2,6 +2,7 @@
 //! floors beneath its own (`tests/floors.rs` checks it).
 #![deny(unsafe_code)]
 
+pub mod config;
 pub mod crypto;
 pub mod discovery;
 pub mod identity;

@@ -320,6 +320,27 @@ impl Routing {
         })
     }
 
+    /// [`Self::reselect`] after news from one neighbour: another neighbour's route stays unless this one is clearly
+    /// better, which saves looking at all of them.
+    fn reselect_after(&mut self, now: Instant, n: NeighborId, o: u32) {
+        let Some(origin) = self.origins.get(o as usize) else { return };
+        if let Some(s) = origin.selected
+            && s.neighbor != n
+        {
+            let (learned, signed) = (self.learned(n, o), origin.signed());
+            let metric = metric_add(learned.metric, self.neighbor(n).map_or(INFINITY, |p| p.cost));
+            let usable = metric < INFINITY && is_feasible(origin.fd, learned.seqno.min(signed), learned.metric);
+            let current = self.neighbor(s.neighbor).and_then(|p| Some((p.learned.get(o as usize)?, p.cost)));
+            let stands = current.is_some_and(|(l, cost)| {
+                metric_add(l.metric, cost) == s.metric && l.seqno.min(signed) == s.seqno
+            });
+            if stands && !(usable && is_clearly_better(metric, s.metric)) {
+                return;
+            }
+        }
+        self.reselect(now, o);
+    }
+
     /// Selects the route to an origin anew and tells the neighbours what changed (RFC 8966 §3.6, §3.7.2).
     fn reselect(&mut self, now: Instant, o: u32) {
         if o == 0 || self.origins[o as usize].announcement.is_none() {

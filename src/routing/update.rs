@@ -317,7 +317,7 @@ impl Routing {
         if metric < INFINITY && seqno > origin.signed().max(origin.refused) && origin.asked.is_none() {
             self.ask(now, o, n, false);
         }
-        self.reselect(now, o);
+        self.reselect_after(now, n, o);
         self.hurry_requested(now, o);
         let origin = &self.origins[o as usize];
         if origin.selected.is_none() && metric < INFINITY && !is_feasible(origin.fd, seqno, metric) {

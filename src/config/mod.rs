@@ -1,0 +1,283 @@
+//! Floor 1: the configuration file. YAML → [`raw`] (typed, unknown keys refused) → [`Config`] (validated).
+//! Every error names file, line, column, key and what was expected.
+
+mod error;
+mod raw;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use error::ConfigError;
+pub use raw::DEFAULT_PORT;
+use raw::{Raw, Text};
+use serde_saphyr::{Location, Spanned};
+
+use crate::{
+    crypto::{Algorithm, Cipher},
+    identity::{Identity, Network, keyfile},
+    types::{IpPrefix, Metric, NodeId},
+};
+
+/// Where things are kept unless the configuration says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/aegisray/peer.yaml";
+pub const DEFAULT_STATE: &str = "/var/lib/aegisray";
+pub const DEFAULT_SOCKET: &str = "/run/aegisray/aegisray.sock";
+
+/// A validated configuration: everything is in range and every file that it names could be read.
+#[derive(Debug)]
+pub struct Config {
+    pub path: PathBuf,
+    pub name: String,
+    pub network: Network,
+    /// The network secret in clear, for invites.
+    pub secret: Option<String>,
+    pub allow: Option<HashSet<NodeId>>,
+    pub accept: HashMap<NodeId, Vec<IpPrefix>>,
+    pub authority_key: Option<Identity>,
+    pub identity: Identity,
+    pub certificate: Vec<u8>,
+    /// Where a certificate is stored that the network grants.
+    pub certificate_file: PathBuf,
+    pub admission: Vec<u8>,
+    pub listen: SocketAddr,
+    pub advertise: Vec<SocketAddr>,
+    pub bootstrap: Vec<String>,
+    pub max_peers: usize,
+    pub lan_discovery: bool,
+    pub cost: Metric,
+    pub link_costs: HashMap<NodeId, Metric>,
+    pub relay: bool,
+    pub announce: Vec<IpPrefix>,
+    pub interface: String,
+    pub mtu: u16,
+    pub ciphers: Vec<Cipher>,
+    pub rekey_after: Duration,
+    pub rekey_bytes: u64,
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    pub log_level: String,
+}
+
+impl Config {
+    /// Reads and validates a configuration file and the key files that it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
+        Self::parse(path, &text)
+    }
+
+    /// Validates a configuration's text; relative paths in it count from the file's directory.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = serde_saphyr::from_str(text).map_err(|e| ConfigError::from_yaml(path, text, &e))?;
+        Reader { path, text }.validate(raw)
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn error(&self, at: &Location, message: impl Into<String>) -> ConfigError {
+        ConfigError::at(self.path, self.text, at, message)
+    }
+
+    /// An error about a key that is missing: it is placed at its section.
+    fn missing(&self, key: &str, message: &str) -> ConfigError {
+        ConfigError::missing(self.path, self.text, key, message)
+    }
+
+    fn resolve(&self, file: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(file)
+    }
+
+    fn secret(&self, raw: &Raw) -> Result<Option<String>, ConfigError> {
+        let (text, at) = match (&raw.network.secret, &raw.network.secret_file) {
+            (Some(_), Some(file)) => {
+                return Err(self.error(&file.referenced, "give either network.secret or network.secret_file, not both"));
+            }
+            (Some(secret), None) => (secret.value.0.clone(), &secret.referenced),
+            (None, Some(file)) => {
+                let text = keyfile::read_secret(&self.resolve(&file.value.0))
+                    .map_err(|e| self.error(&file.referenced, e.to_string()))?;
+                (text, &file.referenced)
+            }
+            (None, None) => return Ok(None),
+        };
+        let secret = text.trim().to_owned();
+        if secret.len() < 20 {
+            let message = format!(
+                "the network secret must have at least 20 characters, this one has {} (make one with `aegisray init`)",
+                secret.len()
+            );
+            return Err(self.error(at, message));
+        }
+        Ok(Some(secret))
+    }
+
+    fn authority(&self, raw: &Raw) -> Result<(Option<Vec<u8>>, Option<Identity>), ConfigError> {
+        let key = match &raw.network.authority_key_file {
+            Some(file) => Some(
+                keyfile::read_identity(&self.resolve(&file.value.0))
+                    .map_err(|e| self.error(&file.referenced, e.to_string()))?,
+            ),
+            None => None,
+        };
+        let public = match &raw.network.authority_file {
+            Some(file) => Some(
+                keyfile::read_public(&self.resolve(&file.value.0), "PUBLIC KEY")
+                    .map_err(|e| self.error(&file.referenced, e.to_string()))?,
+            ),
+            None => key.as_ref().map(|k| k.spki().to_vec()),
+        };
+        if let (Some(key), Some(public), Some(file)) = (&key, &public, &raw.network.authority_key_file)
+            && key.spki() != public
+        {
+            return Err(self.error(&file.referenced, "is not the private key of network.authority_file"));
+        }
+        Ok((public, key))
+    }
+
+    fn identity(&self, raw: &Raw, state_dir: &Path) -> Result<Identity, ConfigError> {
+        match &raw.identity.key_file {
+            Some(file) => keyfile::read_identity(&self.resolve(&file.value.0))
+                .map_err(|e| self.error(&file.referenced, e.to_string())),
+            None => {
+                let path = state_dir.join("identity.pem");
+                if path.exists() {
+                    return keyfile::read_identity(&path)
+                        .map_err(|e| self.missing("identity.key_file", &e.to_string()));
+                }
+                let identity = Identity::generate(raw.identity.algorithm.0)
+                    .map_err(|_| self.missing("identity", "the system gave no randomness for a key"))?;
+                keyfile::write_identity(&path, &identity)
+                    .map_err(|e| self.missing("identity.key_file", &e.to_string()))?;
+                Ok(identity)
+            }
+        }
+    }
+
+    fn certificate(&self, raw: &Raw, state_dir: &Path) -> Result<(Vec<u8>, PathBuf), ConfigError> {
+        let read = |path: &Path| keyfile::read_public(path, "AEGISRAY CERTIFICATE");
+        match &raw.identity.certificate_file {
+            Some(file) => {
+                let path = self.resolve(&file.value.0);
+                let bytes = read(&path).map_err(|e| self.error(&file.referenced, e.to_string()))?;
+                Ok((bytes, path))
+            }
+            None => {
+                let path = state_dir.join("certificate.pem");
+                Ok((if path.exists() { read(&path).unwrap_or_default() } else { Vec::new() }, path))
+            }
+        }
+    }
+
+    fn bootstrap(&self, entries: &[Spanned<Text>]) -> Result<Vec<String>, ConfigError> {
+        let check = |entry: &Spanned<Text>| {
+            let text = &entry.value.0;
+            let is_name = text.rsplit_once(':').is_some_and(|(host, port)| {
+                let plain = host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+                !host.is_empty() && plain && port.parse::<u16>().is_ok_and(|p| p != 0)
+            });
+            if is_name || text.parse::<SocketAddr>().is_ok() {
+                return Ok(text.clone());
+            }
+            let expected = "expected HOST:PORT, for example relay.example.org:51900 or [2001:db8::1]:51900";
+            Err(self.error(&entry.referenced, format!("{expected}; got `{text}`")))
+        };
+        entries.iter().map(check).collect()
+    }
+
+    fn validate(&self, raw: Raw) -> Result<Config, ConfigError> {
+        let state_dir = self.resolve(raw.state_dir.as_deref().unwrap_or(DEFAULT_STATE));
+        let secret = self.secret(&raw)?;
+        let (authority, authority_key) = self.authority(&raw)?;
+        if secret.is_none() && authority.is_none() {
+            return Err(self.missing(
+                "network",
+                "needs a secret, secret_file or authority_file: without one, strangers could tell that a mesh is \
+                 here (make a network with `aegisray init`, or join one with `aegisray join TOKEN`)",
+            ));
+        }
+        if raw.network.allow.as_ref().is_some_and(Vec::is_empty) {
+            return Err(self.missing("network.allow", "is empty: that would admit nobody; leave it out to admit all"));
+        }
+        if raw.exit_node.enabled.value {
+            return Err(self.error(
+                &raw.exit_node.enabled.referenced,
+                "this version can't masquerade yet; announce prefixes with routing.announce and set up forwarding by hand",
+            ));
+        }
+        if raw.stealth.mode.value.0 != "off" {
+            return Err(self.error(&raw.stealth.mode.referenced, "expected `off`: this version has no disguise yet"));
+        }
+        let identity = self.identity(&raw, &state_dir)?;
+        let (certificate, certificate_file) = self.certificate(&raw, &state_dir)?;
+        let name = match &raw.name {
+            Some(name) => name.0.clone(),
+            None => host_name(),
+        };
+        let cipher = match raw.session.cipher.0.as_str() {
+            "aes-256-gcm" => vec![Cipher::Aes256Gcm],
+            "chacha20-poly1305" => vec![Cipher::ChaCha20Poly1305],
+            _ if Cipher::aes_in_hardware() => vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
+            _ => vec![Cipher::ChaCha20Poly1305],
+        };
+        let mut accept: HashMap<NodeId, Vec<IpPrefix>> = HashMap::new();
+        for rule in &raw.routing.accept {
+            accept.entry(rule.node.0).or_default().extend(rule.prefixes.iter().map(|p| p.0));
+        }
+        let admission = match &raw.network.admission {
+            Some(text) => data_encoding::HEXLOWER
+                .decode(text.value.0.as_bytes())
+                .map_err(|_| self.error(&text.referenced, "expected the hexadecimal secret that `join` wrote"))?,
+            None => Vec::new(),
+        };
+        Ok(Config {
+            path: self.path.to_owned(),
+            network: Network::new(&raw.network.name.0, secret.as_deref(), authority, raw.mesh.cidr.0),
+            name,
+            secret,
+            allow: raw.network.allow.map(|list| list.into_iter().map(|n| n.0).collect()),
+            accept,
+            authority_key,
+            identity,
+            certificate,
+            certificate_file,
+            admission,
+            listen: SocketAddr::new(raw.listen.address.0, raw.listen.port),
+            advertise: raw.listen.advertise.iter().map(|e| e.0).collect(),
+            bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
+            max_peers: raw.peers.max.0,
+            lan_discovery: raw.peers.lan_discovery,
+            cost: raw.routing.cost.0,
+            link_costs: raw.routing.link_cost.iter().map(|l| (l.node.0, l.cost.0)).collect(),
+            relay: raw.routing.relay,
+            announce: raw.routing.announce.iter().map(|p| p.0).collect(),
+            interface: raw.mesh.interface.0,
+            mtu: raw.mesh.mtu.0,
+            ciphers: cipher,
+            rekey_after: raw.session.rekey_after.0,
+            rekey_bytes: raw.session.rekey_mib.0 << 20,
+            socket: self.resolve(raw.socket.as_deref().unwrap_or(DEFAULT_SOCKET)),
+            state_dir,
+            log_level: raw.log.level.0,
+        })
+    }
+}
+
+/// The default algorithm of new identities.
+pub const DEFAULT_ALGORITHM: Algorithm = Algorithm::Rsa2048;
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(63).collect();
+    if name.is_empty() { "node".to_owned() } else { name.to_lowercase() }
+}
+
+#[cfg(test)]
+mod tests;

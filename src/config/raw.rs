@@ -1,0 +1,268 @@
+//! The file's schema. Ranges are checked while a value is read, so that the error knows its place.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_saphyr::Spanned;
+
+use crate::{
+    crypto::Algorithm,
+    types::{IpPrefix, Metric, NodeId},
+};
+
+/// UDP port where none is configured.
+pub const DEFAULT_PORT: u16 = 51_900;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub name: Option<Name>,
+    pub network: RawNetwork,
+    #[serde(default)]
+    pub identity: RawIdentity,
+    #[serde(default)]
+    pub listen: RawListen,
+    #[serde(default)]
+    pub peers: RawPeers,
+    #[serde(default)]
+    pub mesh: RawMesh,
+    #[serde(default)]
+    pub routing: RawRouting,
+    #[serde(default)]
+    pub session: RawSession,
+    #[serde(default)]
+    pub exit_node: RawExit,
+    #[serde(default)]
+    pub stealth: RawStealth,
+    #[serde(default)]
+    pub log: RawLog,
+    pub state_dir: Option<String>,
+    pub socket: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNetwork {
+    pub name: Name,
+    pub secret: Option<Spanned<Text>>,
+    pub secret_file: Option<Spanned<Text>>,
+    pub authority_file: Option<Spanned<Text>>,
+    pub authority_key_file: Option<Spanned<Text>>,
+    pub allow: Option<Vec<Id>>,
+    pub admission: Option<Spanned<Text>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawIdentity {
+    pub algorithm: KeyAlgorithm,
+    pub key_file: Option<Spanned<Text>>,
+    pub certificate_file: Option<Spanned<Text>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawListen {
+    pub address: Address,
+    pub port: u16,
+    pub advertise: Vec<Endpoint>,
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self { address: Address(Ipv6Addr::UNSPECIFIED.into()), port: DEFAULT_PORT, advertise: Vec::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPeers {
+    pub bootstrap: Vec<Spanned<Text>>,
+    pub max: MaxPeers,
+    pub lan_discovery: bool,
+}
+
+impl Default for RawPeers {
+    fn default() -> Self {
+        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMesh {
+    pub cidr: MeshCidr,
+    pub interface: Interface,
+    pub mtu: Mtu,
+}
+
+impl Default for RawMesh {
+    fn default() -> Self {
+        Self {
+            cidr: MeshCidr(IpPrefix::new([100, 64, 0, 0].into(), 16).expect("16 is in range")),
+            interface: Interface("aegis0".to_owned()),
+            mtu: Mtu(1420),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRouting {
+    pub cost: Cost,
+    pub link_cost: Vec<RawLinkCost>,
+    pub relay: bool,
+    pub announce: Vec<Prefix>,
+    pub accept: Vec<RawAccept>,
+}
+
+impl Default for RawRouting {
+    fn default() -> Self {
+        Self { cost: Cost(0), link_cost: Vec::new(), relay: true, announce: Vec::new(), accept: Vec::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLinkCost {
+    pub node: Id,
+    pub cost: Cost,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccept {
+    pub node: Id,
+    pub prefixes: Vec<Prefix>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSession {
+    pub cipher: CipherName,
+    pub rekey_after: Seconds,
+    pub rekey_mib: RekeyMib,
+}
+
+impl Default for RawSession {
+    fn default() -> Self {
+        Self {
+            cipher: CipherName("auto".to_owned()),
+            rekey_after: Seconds(Duration::from_secs(3600)),
+            rekey_mib: RekeyMib(256 * 1024),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExit {
+    pub enabled: Spanned<bool>,
+}
+
+impl Default for RawExit {
+    fn default() -> Self {
+        Self { enabled: Spanned::new(false, serde_saphyr::Location::UNKNOWN, serde_saphyr::Location::UNKNOWN) }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStealth {
+    pub mode: Spanned<Text>,
+}
+
+impl Default for RawStealth {
+    fn default() -> Self {
+        let unknown = serde_saphyr::Location::UNKNOWN;
+        Self { mode: Spanned::new(Text("off".to_owned()), unknown, unknown) }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub level: LogLevel,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self { level: LogLevel("info".to_owned()) }
+    }
+}
+
+/// Makes a newtype whose values are checked while they are read.
+macro_rules! checked {
+    ($(#[$doc:meta])* $name:ident($inner:ty) from $source:ty, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(super) struct $name(pub $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = <$source>::deserialize(deserializer)?;
+                let check: fn($source) -> Result<$inner, String> = $check;
+                check(value).map(Self).map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+fn ranged(value: i64, from: i64, to: i64, what: &str) -> Result<i64, String> {
+    if (from..=to).contains(&value) { Ok(value) } else { Err(format!("expected {what} from {from} to {to}, got {value}")) }
+}
+
+checked!(Text(String) from String, Ok);
+checked!(
+    /// A label: letters, digits, hyphens, dots; 1 to 63 characters.
+    Name(String) from String, |s| {
+        let good = !s.is_empty() && s.len() <= 63 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        if good { Ok(s) } else { Err(format!("expected 1 to 63 letters, digits, `-`, `.` or `_`, got `{s}`")) }
+    }
+);
+checked!(Id(NodeId) from String, |s| s.parse().map_err(|e: crate::types::ParseNodeIdError| e.to_string()));
+checked!(Prefix(IpPrefix) from String, |s| s.parse().map_err(|e: crate::types::ParsePrefixError| format!("{e}; got `{s}`")));
+checked!(Address(IpAddr) from String, |s| s.parse().map_err(|_| format!("expected an IP address, for example 0.0.0.0 or ::, got `{s}`")));
+checked!(Endpoint(SocketAddr) from String, |s| s.parse().map_err(|_| format!("expected ADDRESS:PORT, for example 203.0.113.5:51900, got `{s}`")));
+checked!(
+    /// The mesh's IPv4 range: length 8 to 28.
+    MeshCidr(IpPrefix) from String, |s| {
+        let prefix: IpPrefix = s.parse().map_err(|e: crate::types::ParsePrefixError| format!("{e}; got `{s}`"))?;
+        let good = prefix.addr().is_ipv4() && (8..=28).contains(&prefix.prefix_len());
+        if good { Ok(prefix) } else { Err(format!("expected an IPv4 prefix of length 8 to 28, got `{s}`")) }
+    }
+);
+checked!(
+    /// 1 to 15 characters, as Linux takes them.
+    Interface(String) from String, |s| {
+        let good = !s.is_empty() && s.len() <= 15 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if good { Ok(s) } else { Err(format!("expected 1 to 15 letters, digits, `-` or `_`, got `{s}`")) }
+    }
+);
+checked!(Mtu(u16) from i64, |v| ranged(v, 1280, 1420, "bytes").map(|v| v as u16));
+checked!(MaxPeers(usize) from i64, |v| ranged(v, 8, 1000, "a number").map(|v| v as usize));
+checked!(Cost(Metric) from i64, |v| ranged(v, 0, 1_000_000, "microseconds").map(|v| v as Metric));
+checked!(Seconds(Duration) from i64, |v| ranged(v, 10, 86_400, "seconds").map(|v| Duration::from_secs(v as u64)));
+checked!(RekeyMib(u64) from i64, |v| ranged(v, 1, 16_777_216, "MiB").map(|v| v as u64));
+checked!(CipherName(String) from String, |s| match s.as_str() {
+    "auto" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
+    _ => Err(format!("expected `auto`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),
+});
+checked!(LogLevel(String) from String, |s| match s.as_str() {
+    "error" | "warn" | "info" | "debug" | "trace" => Ok(s),
+    _ => Err(format!("expected `error`, `warn`, `info`, `debug` or `trace`, got `{s}`")),
+});
+checked!(KeyAlgorithm(Algorithm) from String, |s| match s.as_str() {
+    "rsa-2048" => Ok(Algorithm::Rsa2048),
+    "ed25519" => Ok(Algorithm::Ed25519),
+    _ => Err(format!("expected `rsa-2048` or `ed25519`, got `{s}`")),
+});
+
+impl Default for KeyAlgorithm {
+    fn default() -> Self {
+        Self(super::DEFAULT_ALGORITHM)
+    }
+}

@@ -1,0 +1,80 @@
+//! Each kind of wrong file, and the exact words that the user reads.
+
+use super::*;
+
+const HEAD: &str = "name: alpha\nnetwork:\n  name: home\n  secret: correct-horse-battery-staple\n";
+
+fn dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("aegisray-config-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn load(name: &str, text: &str) -> Result<Config, String> {
+    let dir = dir(name);
+    let text = format!("{text}state_dir: state\nidentity:\n  algorithm: ed25519\n");
+    let result = Config::parse(&dir.join("peer.yaml"), &text);
+    std::fs::remove_dir_all(&dir).unwrap();
+    result.map_err(|e| e.to_string().rsplit_once("peer.yaml").unwrap().1.to_owned())
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let config = load("defaults", HEAD).unwrap();
+    assert_eq!(config.name, "alpha");
+    assert_eq!((config.interface.as_str(), config.mtu, config.max_peers), ("aegis0", 1420, 50));
+    assert_eq!(config.listen, "[::]:51900".parse().unwrap());
+    assert_eq!(config.network.cidr().to_string(), "100.64.0.0/16");
+    assert!(config.relay && config.lan_discovery);
+}
+
+#[test]
+fn errors_name_line_column_key_and_what_was_expected() {
+    let cases = [
+        ("mesh:\n  mtu: 100\n", ":6:8: mesh.mtu: expected bytes from 1280 to 1420, got 100"),
+        ("mesh:\n  mtu: fast\n", ":6:8: mesh.mtu: "),
+        ("mesh:\n  speed: 1\n", ":6:3: mesh.speed: unknown field `speed`"),
+        ("mesh:\n  cidr: 10.0.0.1/8\n", ":6:9: mesh.cidr: host bits are set: did you mean 10.0.0.0/8?"),
+        ("peers:\n  bootstrap:\n    - relay.example.org\n", ":7:7: peers.bootstrap: expected HOST:PORT"),
+        ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
+        ("session:\n  cipher: rot13\n", ":6:11: session.cipher: expected `auto`, `aes-256-gcm` or `chacha20-poly1305`"),
+        ("stealth:\n  mode: always\n", ":6:9: stealth.mode: expected `off`"),
+        ("log:\n  level: loud\n", ":6:10: log.level: expected `error`"),
+        ("routing:\n  accept:\n    - node: xyz\n      prefixes: []\n", ":7:13: routing.accept.node: not a NodeId"),
+        ("log: {level: info}\nlog: {level: info}\n", ":6:1: log: "),
+        ("name: [\n", ""),
+    ];
+    for (text, expected) in cases {
+        let error = load("cases", &format!("{HEAD}{text}")).unwrap_err();
+        assert!(error.starts_with(expected), "for {text:?}: got {error:?}, expected {expected:?}");
+    }
+}
+
+#[test]
+fn a_network_without_secret_and_weak_secrets_are_refused() {
+    let error = load("none", "network:\n  name: home\n").unwrap_err();
+    assert!(error.starts_with(":1:1: network: needs a secret"), "{error}");
+    let error = load("weak", "network:\n  name: home\n  secret: short\n").unwrap_err();
+    assert!(error.starts_with(":3:11: network.secret: the network secret must have at least 20"), "{error}");
+}
+
+#[test]
+fn key_files_that_are_missing_or_too_open_are_named() {
+    let text = "network:\n  name: home\n  secret_file: net.key\n";
+    let error = load("nofile", text).unwrap_err();
+    assert!(error.starts_with(":3:16: network.secret_file: cannot read "), "{error}");
+    let dir = dir("open");
+    let key = dir.join("net.key");
+    std::fs::write(&key, "correct-horse-battery-staple").unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let error = Config::parse(&dir.join("peer.yaml"), text).unwrap_err();
+    assert_eq!((error.line, error.key.as_str()), (3, "network.secret_file"));
+    assert!(error.message.contains("can be read by others (mode 0644): run `chmod 600"), "{}", error.message);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_missing_file_says_how_to_make_one() {
+    let error = Config::load(Path::new("/nonexistent/peer.yaml")).unwrap_err().to_string();
+    assert!(error.contains("aegisray init"), "{error}");
+}
