@@ -2,13 +2,21 @@
 //! floors beneath its own (`tests/floors.rs` checks it).
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod daemon;
+pub mod dataplane;
 pub mod discovery;
+pub mod host;
 pub mod identity;
+pub mod lab;
 pub mod node;
 pub mod routing;
 pub mod session;
 pub mod sim;
+pub mod transport;
+pub mod tun;
 pub mod types;
 pub mod wire;

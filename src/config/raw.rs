@@ -212,7 +212,11 @@ macro_rules! checked {
 }
 
 fn ranged(value: i64, from: i64, to: i64, what: &str) -> Result<i64, String> {
-    if (from..=to).contains(&value) { Ok(value) } else { Err(format!("expected {what} from {from} to {to}, got {value}")) }
+    if (from..=to).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("expected {what} from {from} to {to}, got {value}"))
+    }
 }
 
 checked!(Text(String) from String, Ok);

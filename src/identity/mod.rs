@@ -49,6 +49,11 @@ impl Identity {
         })
     }
 
+    /// The same identity once more.
+    pub fn duplicate(&self) -> Result<Self, CryptoError> {
+        Self::new(SigningKey::from_pkcs8(&self.signing.to_pkcs8()?)?)
+    }
+
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.id

@@ -297,8 +297,7 @@ impl Node {
             Egress::TooBig(mtu) => self.handle_too_big(now, packet, mtu),
             Egress::NoRoute => {
                 self.counters.drop(forward::Drop::NoRoute);
-                let from = self.addresses()[usize::from(packet[0] >> 4 == 6)];
-                self.events.extend(ip::unreachable(packet, from).map(Event::Deliver));
+                self.events.extend(ip::unreachable(packet).map(Event::Deliver));
             }
             Egress::Ignore => {}
         }
@@ -306,8 +305,7 @@ impl Node {
     }
 
     fn handle_too_big(&mut self, now: Instant, packet: &[u8], mtu: usize) {
-        let from = self.addresses()[usize::from(packet[0] >> 4 == 6)];
-        match ip::too_big(packet, mtu, from) {
+        match ip::too_big(packet, mtu) {
             ip::TooBig::Fragments(pieces) => pieces.iter().for_each(|piece| self.handle_tun(now, piece)),
             ip::TooBig::Icmp(icmp) => self.events.push_back(Event::Deliver(icmp)),
             ip::TooBig::Drop => self.counters.drop(forward::Drop::Malformed),

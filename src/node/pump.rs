@@ -88,6 +88,34 @@ impl Node {
         self.sessions.connect(now, via, remote);
     }
 
+    /// To be called after [`Self::handle_frame`] and [`Self::handle_opened`], which may come in bursts.
+    pub fn settle(&mut self, now: Instant) {
+        self.pump(now);
+    }
+
+    /// Ends all sessions and starts anew: others are to see this node's new certificate.
+    pub fn reconnect(&mut self, now: Instant) {
+        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.drop_peer(now, id, "starting anew"));
+        self.discovery.retry_all(now);
+        self.handle_timeout(now);
+    }
+
+    /// The node that owns an inner address.
+    #[must_use]
+    pub fn owner_of(&self, ip: std::net::IpAddr) -> Option<NodeId> {
+        self.book.candidates(ip).next()
+    }
+
+    /// The prefixes beside mesh addresses that reachable nodes announce.
+    #[must_use]
+    pub fn announced_prefixes(&self) -> Vec<crate::types::IpPrefix> {
+        let me = self.identity.id();
+        let reachable =
+            |n: &NodeId| *n != me && self.routing.origin(n).and_then(|o| self.routing.next_hop(o)).is_some();
+        self.book.subnets().iter().filter(|(_, nodes)| nodes.iter().any(reachable)).map(|(p, _)| p).collect()
+    }
+
     /// Carries everything until nothing is left to carry.
     pub(super) fn pump(&mut self, now: Instant) {
         loop {

@@ -20,19 +20,18 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Snapshot {
     me: Option<NodeTag>,
-    sessions: HashMap<u32, Arc<Transport>>,
+    sessions: HashMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
     relays: HashMap<NodeTag, (Arc<Transport>, SocketAddr)>,
     hosts: HashMap<IpAddr, NodeId>,
     subnets: PrefixMap<Vec<NodeId>>,
     destinations: HashMap<NodeId, Destination>,
-    own: [Option<IpAddr>; 2],
 }
 
 impl Snapshot {
-    /// This node's mesh address of a family: what ICMP answers come from.
+    /// Whether the peer of a session is known to be at `addr`.
     #[must_use]
-    pub fn own_address(&self, v6: bool) -> Option<IpAddr> {
-        self.own[usize::from(v6)]
+    pub fn is_at(&self, index: u32, addr: SocketAddr) -> bool {
+        self.sessions.get(&index).is_some_and(|(_, link)| *link == Some(addr))
     }
 }
 
@@ -43,10 +42,16 @@ impl Node {
         let me = self.identity.id();
         let mut snapshot = Snapshot {
             me: Some(me.tag()),
-            sessions: self.by_index.clone(),
+            sessions: self
+                .by_index
+                .iter()
+                .map(|(index, t)| {
+                    let link = self.peers.get(&t.peer).and_then(|p| p.link.as_ref());
+                    (*index, (Arc::clone(t), link.map(|l| l.addr)))
+                })
+                .collect(),
             subnets: self.book.subnets().clone(),
             hosts: self.book.hosts().map(|(ip, node)| (*ip, node)).collect(),
-            own: self.addresses().map(Some),
             ..Snapshot::default()
         };
         for (tag, id) in &self.by_tag {
@@ -67,7 +72,7 @@ impl Tables for Snapshot {
     }
 
     fn session(&self, index: u32) -> Option<Arc<Transport>> {
-        self.sessions.get(&index).cloned()
+        self.sessions.get(&index).map(|(t, _)| Arc::clone(t))
     }
 
     fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)> {

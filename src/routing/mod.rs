@@ -331,9 +331,8 @@ impl Routing {
             let metric = metric_add(learned.metric, self.neighbor(n).map_or(INFINITY, |p| p.cost));
             let usable = metric < INFINITY && is_feasible(origin.fd, learned.seqno.min(signed), learned.metric);
             let current = self.neighbor(s.neighbor).and_then(|p| Some((p.learned.get(o as usize)?, p.cost)));
-            let stands = current.is_some_and(|(l, cost)| {
-                metric_add(l.metric, cost) == s.metric && l.seqno.min(signed) == s.seqno
-            });
+            let stands = current
+                .is_some_and(|(l, cost)| metric_add(l.metric, cost) == s.metric && l.seqno.min(signed) == s.seqno);
             if stands && !(usable && is_clearly_better(metric, s.metric)) {
                 return;
             }

@@ -1,0 +1,75 @@
+//! Floor 6: the management interface: one JSON object per line, each way, over a local Unix socket that only root (or
+//! the daemon's user) may open.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ClientError, request};
+pub use server::{Call, serve};
+
+use crate::node::{PeerStatus, RouteStatus, Status};
+
+/// What the CLI asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    Peers,
+    Routes,
+    /// One echo to a node, end to end.
+    Ping {
+        node: String,
+        size: usize,
+    },
+    /// One question on a path: what is `at`'s next hop towards `target`? `at` empty: this node's.
+    TraceStep {
+        at: String,
+        target: String,
+    },
+    /// A token for a new node. `valid_s`: for how long; `name`: what its certificate will say.
+    Invite {
+        valid_s: u64,
+        name: String,
+        bootstrap: Vec<String>,
+    },
+    /// A revocation list that the authority signed, in hexadecimal.
+    Revoke {
+        list: String,
+    },
+    /// End the daemon.
+    Stop,
+}
+
+/// What the daemon answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Response {
+    Status(Box<DaemonStatus>),
+    Peers { peers: Vec<PeerStatus> },
+    Routes { routes: Vec<RouteStatus> },
+    Pong { node: String, name: String, rtt_us: u64 },
+    Step { at: String, next: Option<String>, next_name: String, arrived: bool, metric: u32, link_rtt_us: u64 },
+    Token { token: String, one_time: bool },
+    Done,
+    Error { message: String },
+}
+
+/// The node's status and the process'.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    #[serde(flatten)]
+    pub node: Status,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_s: u64,
+    pub interface: String,
+    pub mtu: u16,
+    pub listen: std::net::SocketAddr,
+    pub rss_kib: u64,
+    pub traffic: std::collections::BTreeMap<String, u64>,
+}
+
+/// The longest line either side takes, in bytes.
+pub const MAX_LINE: u64 = 4 << 20;

@@ -1,0 +1,314 @@
+//! Floor 8: the command line.
+
+mod certs;
+mod network;
+mod show;
+mod table;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    api::ClientError,
+    config::{self, Config, ConfigError},
+    daemon, host, lab, sim,
+};
+
+const AFTER_HELP: &str = "\
+Begin here:
+  aegisray lab                    see a mesh work, on this machine alone, in a minute
+  sudo aegisray up                make a network and start its first node
+  sudo aegisray invite            print a token for the next machine
+  sudo aegisray join TOKEN        on that machine: join and start
+  sudo aegisray -config FILE      run a node from a configuration file
+
+A node can be named by its name, its NodeId, the beginning of its NodeId, or a mesh address.
+Exit codes: 0 done, 1 failed, 2 wrong command line or configuration.";
+
+#[derive(Parser)]
+#[command(name = "aegisray", version, about = "A mesh VPN: every node finds, authenticates and reaches every other")]
+#[command(after_help = AFTER_HELP, subcommand_negates_reqs = true, max_term_width = 110)]
+struct Cli {
+    /// Configuration file (`-config FILE` works too). Without a command: run the node that it describes
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Management socket of the daemon to ask
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node; makes identity, network and configuration first if there are none
+    Up,
+    /// Validate a configuration file and the keys that it names
+    Check,
+    /// Make a new network: its secret, this node's identity, a configuration
+    Init(network::InitArgs),
+    /// Print a token with which a new node joins this network
+    Invite(network::InviteArgs),
+    /// Join the network of a token, and start
+    Join(network::JoinArgs),
+    /// Make an identity key
+    Keygen(certs::KeygenArgs),
+    /// Issue, revoke and show membership certificates
+    #[command(subcommand)]
+    Cert(certs::CertCommand),
+    /// What this node is and how it is doing
+    Status(Json),
+    /// The nodes that this one has sessions with
+    Peers(Json),
+    /// The way to every node
+    Routes(Json),
+    /// Measure the round trip to a node, end to end through the mesh
+    Ping(show::PingArgs),
+    /// Show the nodes on the way to a node
+    Trace(show::TraceArgs),
+    /// End the running daemon
+    Down,
+    /// Build a mesh with NATs on this machine and show it at work
+    Lab(lab::Options),
+    /// Run many nodes under virtual time and a seeded network
+    Simulate(SimulateArgs),
+}
+
+#[derive(Args)]
+struct Json {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    /// How many nodes: 2 to 20,000
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=20_000))]
+    nodes: u32,
+    /// The run's seed: the same options and seed replay the same run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Share of datagrams lost, 0 to 0.9
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    loss: f64,
+    /// Share of datagrams delivered twice, 0 to 0.9
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    duplicate: f64,
+    /// Random delay per datagram in milliseconds: what reorders them
+    #[arg(long, default_value_t = 3)]
+    jitter: u64,
+    /// Crashes per minute during the chaos phase
+    #[arg(long, default_value_t = 0.0)]
+    churn: f64,
+    /// Seconds for which the network is split in two during the chaos phase
+    #[arg(long, default_value_t = 0)]
+    partition: u64,
+    /// Length of the chaos phase in seconds
+    #[arg(long, default_value_t = 0)]
+    chaos: u64,
+    /// Virtual seconds after which the run has failed to converge
+    #[arg(long, default_value_t = 300)]
+    limit: u64,
+    /// Virtual seconds of idling, to measure what the mesh costs when nothing happens
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    #[command(flatten)]
+    json: Json,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.0..=0.9).contains(&value) { Ok(value) } else { Err("expected 0 to 0.9".to_owned()) }
+}
+
+/// What went wrong, with its exit code.
+enum Failure {
+    Config(ConfigError),
+    Other(anyhow::Error),
+    /// Already told.
+    Silent(u8),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        match error.downcast::<ConfigError>() {
+            Ok(config) => Self::Config(config),
+            Err(other) => Self::Other(other),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(normalized(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(e)) => {
+            eprintln!("aegisray: {e}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Other(e)) => {
+            eprintln!("aegisray: {e}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Silent(code)) => ExitCode::from(code),
+    }
+}
+
+/// `-config FILE` and `-config=FILE` as `--config`.
+fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    args.map(|arg| match arg.to_str() {
+        Some("-config") => "--config".into(),
+        Some(text) if text.starts_with("-config=") => format!("-{text}").into(),
+        _ => arg,
+    })
+    .collect()
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let config_path = cli.config.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_CONFIG));
+    let socket = || socket(&cli);
+    match &cli.command {
+        None if cli.config.is_some() => start(&config_path),
+        None => {
+            use clap::CommandFactory as _;
+            let _ = Cli::command().print_help();
+            Err(Failure::Silent(2))
+        }
+        Some(Command::Up) => {
+            if !config_path.exists() {
+                network::first_start(&config_path)?;
+            }
+            start(&config_path)
+        }
+        Some(Command::Check) => {
+            let config = Config::load(&config_path)?;
+            println!("{}: good", config_path.display());
+            println!("  node     {} ({})", config.name, config.identity.id());
+            println!("  network  {}", config.network.name());
+            println!(
+                "  address  {} (unless taken), {}",
+                config.network.ipv4(&config.identity.id(), 0),
+                config.network.ipv6(&config.identity.id())
+            );
+            Ok(())
+        }
+        Some(Command::Init(args)) => network::init(args),
+        Some(Command::Invite(args)) => network::invite(args, &socket()?),
+        Some(Command::Join(args)) => match network::join(args)? {
+            Some(path) => start(&path),
+            None => Ok(()),
+        },
+        Some(Command::Keygen(args)) => certs::keygen(args),
+        Some(Command::Cert(command)) => certs::run(command, cli.socket.as_deref()),
+        Some(Command::Status(json)) => show::status(&socket()?, json.json),
+        Some(Command::Peers(json)) => show::peers(&socket()?, json.json),
+        Some(Command::Routes(json)) => show::routes(&socket()?, json.json),
+        Some(Command::Ping(args)) => show::ping(args, &socket()?),
+        Some(Command::Trace(args)) => show::trace(args, &socket()?),
+        Some(Command::Down) => {
+            crate::api::request(&socket()?, &crate::api::Request::Stop)?;
+            Ok(())
+        }
+        Some(Command::Lab(options)) => match lab::run(options) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Silent(1)),
+            Err(e) => Err(e.into()),
+        },
+        Some(Command::Simulate(args)) => simulate(args),
+    }
+}
+
+fn socket(cli: &Cli) -> Result<PathBuf, Failure> {
+    match (&cli.socket, &cli.config) {
+        (Some(socket), _) => Ok(socket.clone()),
+        (None, Some(config)) => Ok(Config::load(config)?.socket),
+        (None, None) => Ok(PathBuf::from(config::DEFAULT_SOCKET)),
+    }
+}
+
+fn start(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    let level = config.log_level.parse().unwrap_or(tracing::Level::INFO);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
+    daemon::run(config)?;
+    Ok(())
+}
+
+fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
+    let options = sim::Options {
+        nodes: args.nodes as usize,
+        seed: args.seed,
+        loss: args.loss,
+        duplicate: args.duplicate,
+        jitter: Duration::from_millis(args.jitter),
+        churn: args.churn,
+        partition: Duration::from_secs(args.partition),
+        chaos: Duration::from_secs(args.chaos),
+        limit: Duration::from_secs(args.limit),
+        idle: Duration::from_secs(args.idle),
+    };
+    let report = sim::run(&options, &mut |phase| {
+        if !args.json.json {
+            eprintln!("  {phase} …");
+        }
+    });
+    if args.json.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        show::report(&report);
+        if !report.is_good() {
+            println!("replay with: aegisray {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+        }
+    }
+    if report.is_good() { Ok(()) } else { Err(Failure::Silent(1)) }
+}
+
+/// The hint for who asks a daemon that isn't there as an ordinary user.
+fn hint(error: ClientError) -> anyhow::Error {
+    if host::is_root() { error.into() } else { anyhow::anyhow!("{error} (try again with sudo)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_spellings_of_config() {
+        for spelling in [&["-config", "f"][..], &["-config=f"], &["--config", "f"], &["--config=f"]] {
+            for command in [None, Some("check")] {
+                let args = ["aegisray"].iter().chain(command.iter()).chain(spelling).map(OsString::from);
+                let cli = Cli::try_parse_from(normalized(args)).unwrap();
+                assert_eq!(cli.config, Some(PathBuf::from("f")));
+            }
+        }
+        assert!(Cli::try_parse_from(normalized(["aegisray", "-confg", "f"].iter().map(OsString::from))).is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

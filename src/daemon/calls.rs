@@ -1,0 +1,211 @@
+//! Answers to the management interface.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{sync::oneshot, time};
+
+use super::{control::Control, unix_now};
+use crate::{
+    api::{Call, DaemonStatus, Request, Response},
+    crypto::sha256,
+    host,
+    identity::Invite,
+    node::{Invitation, forward},
+    types::NodeId,
+};
+
+/// How long a node may take to answer an echo.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+
+struct Waiting {
+    answer: oneshot::Sender<Response>,
+    sent: time::Instant,
+    target: Option<NodeId>,
+}
+
+/// Questions to other nodes whose answers are awaited.
+#[derive(Default)]
+pub(super) struct Pending {
+    waiting: HashMap<u64, Waiting>,
+    next: u64,
+}
+
+impl Pending {
+    fn add(&mut self, answer: oneshot::Sender<Response>, target: Option<NodeId>) -> u64 {
+        self.next += 1;
+        self.waiting.insert(self.next, Waiting { answer, sent: time::Instant::now(), target });
+        self.next
+    }
+
+    /// The earlier of `wake` and the first answer's deadline.
+    pub fn next_timeout(&self, wake: time::Instant) -> time::Instant {
+        self.waiting.values().map(|w| w.sent + ANSWER_TIME).min().map_or(wake, |t| t.min(wake))
+    }
+
+    pub fn expire(&mut self) {
+        let late: Vec<u64> =
+            self.waiting.iter().filter(|(_, w)| w.sent.elapsed() >= ANSWER_TIME).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some(w) = self.waiting.remove(&id) {
+                let message = format!("no answer within {} s", ANSWER_TIME.as_secs());
+                let _ = w.answer.send(Response::Error { message });
+            }
+        }
+    }
+
+    pub fn pong(&mut self, id: u64, from: &NodeId, name: String) {
+        if let Some(w) = self.waiting.remove(&id) {
+            let rtt_us = u64::try_from(w.sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let _ = w.answer.send(Response::Pong { node: from.to_string(), name, rtt_us });
+        }
+    }
+
+    pub fn step(
+        &mut self,
+        id: u64,
+        from: &NodeId,
+        next: Option<NodeId>,
+        next_name: String,
+        metric: u32,
+        link_rtt: Duration,
+    ) {
+        if let Some(w) = self.waiting.remove(&id) {
+            let step = Response::Step {
+                at: from.to_string(),
+                next: next.map(|n| n.to_string()),
+                next_name,
+                arrived: next.is_some() && next == w.target,
+                metric,
+                link_rtt_us: u64::try_from(link_rtt.as_micros()).unwrap_or(u64::MAX),
+            };
+            let _ = w.answer.send(step);
+        }
+    }
+}
+
+impl Control {
+    pub fn handle_call(&mut self, (request, answer): Call) {
+        let now = self.clock.now();
+        let response = match request {
+            Request::Status => Response::Status(Box::new(self.daemon_status())),
+            Request::Peers => Response::Peers { peers: self.node.peer_statuses(now) },
+            Request::Routes => Response::Routes { routes: self.node.route_statuses() },
+            Request::Ping { node, size } => match self.find(&node) {
+                Ok(id) => {
+                    let ping = self.pending.add(answer, None);
+                    self.node.ping(now, id, ping, size);
+                    return;
+                }
+                Err(message) => Response::Error { message },
+            },
+            Request::TraceStep { at, target } => {
+                let me = self.node.id();
+                let at = if at.is_empty() { Ok(me) } else { self.find(&at) };
+                match (at, self.find(&target)) {
+                    (Ok(at), Ok(target)) => {
+                        let step = self.pending.add(answer, Some(target));
+                        self.node.trace(now, at, step, target);
+                        return;
+                    }
+                    (Err(message), _) | (_, Err(message)) => Response::Error { message },
+                }
+            }
+            Request::Invite { valid_s, name, bootstrap } => self.invite(valid_s, name, bootstrap),
+            Request::Revoke { list } => {
+                let bytes = data_encoding::HEXLOWER.decode(list.as_bytes()).unwrap_or_default();
+                if self.node.set_revocations(now, &bytes) {
+                    Response::Done
+                } else {
+                    let message = "not a newer revocation list signed by this network's authority".to_owned();
+                    Response::Error { message }
+                }
+            }
+            Request::Stop => {
+                self.stopping = true;
+                Response::Done
+            }
+        };
+        let _ = answer.send(response);
+    }
+
+    /// A node by name, NodeId, beginning of a NodeId (6 characters or more) or mesh address.
+    fn find(&self, who: &str) -> Result<NodeId, String> {
+        if let Ok(id) = who.parse::<NodeId>() {
+            return Ok(id);
+        }
+        if let Ok(ip) = who.parse() {
+            return self.node.owner_of(ip).ok_or_else(|| format!("no node has the address {who}"));
+        }
+        let names = self.node.names();
+        let matching = |f: &dyn Fn(&(NodeId, String)) -> bool| -> Vec<NodeId> {
+            names.iter().filter(|n| f(n)).map(|n| n.0).collect()
+        };
+        let mut found = matching(&|(_, name)| name == who);
+        if found.is_empty() && who.len() >= 6 {
+            found = matching(&|(id, _)| id.to_string().starts_with(who));
+        }
+        match found[..] {
+            [one] => Ok(one),
+            [] => Err(format!("no node is called `{who}`; `aegisray routes` lists the nodes")),
+            _ => Err(format!("several nodes are called `{who}`; use a NodeId (`aegisray routes --json`)")),
+        }
+    }
+
+    fn daemon_status(&self) -> DaemonStatus {
+        let mut node = self.node.status();
+        for reason in forward::Drop::ALL {
+            *node.dropped.entry(reason.name().to_owned()).or_default() += self.shared.counters.dropped(reason);
+        }
+        DaemonStatus {
+            node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.clock.now().0 / 1_000_000,
+            interface: self.config.interface.clone(),
+            mtu: self.config.mtu,
+            listen: self.shared.socket.local_addr().unwrap_or(self.config.listen),
+            rss_kib: host::resident_kib(std::process::id()).unwrap_or(0),
+            traffic: self.traffic(),
+        }
+    }
+
+    fn invite(&mut self, valid_s: u64, name: String, mut bootstrap: Vec<String>) -> Response {
+        if bootstrap.is_empty() {
+            let own = self.node.status().endpoints;
+            bootstrap = own.iter().map(ToString::to_string).chain(self.config.bootstrap.clone()).collect();
+            bootstrap.truncate(8);
+        }
+        if bootstrap.is_empty() {
+            let message = "this node knows no address under which a new node could reach it: give one with \
+                           --bootstrap HOST:PORT, or set listen.advertise"
+                .to_owned();
+            return Response::Error { message };
+        }
+        let expires = unix_now().saturating_add(valid_s);
+        let mut admission = None;
+        let needs_certificate = self.config.network.authority().is_some();
+        if needs_certificate {
+            let Ok(secret) = host::random_seed() else {
+                return Response::Error { message: "the system gave no randomness".to_owned() };
+            };
+            let invitation = Invitation { hash: sha256(&[&secret]), expires, name, used_by: None };
+            if self.node.invite(invitation).is_err() {
+                let message = "this node has no authority key (network.authority_key_file): invite from the node that \
+                               has it, or issue a certificate with `aegisray cert issue`"
+                    .to_owned();
+                return Response::Error { message };
+            }
+            admission = Some(secret);
+        }
+        let invite = Invite {
+            network: self.config.network.name().to_owned(),
+            secret: self.config.secret.clone(),
+            authority: self.config.network.authority().map(<[u8]>::to_vec),
+            bootstrap,
+            admission,
+            expires,
+            cidr: self.config.network.cidr().to_string(),
+        };
+        Response::Token { token: invite.to_token(), one_time: needs_certificate }
+    }
+}

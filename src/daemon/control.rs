@@ -1,0 +1,398 @@
+//! The control loop: feeds the node with what happens and carries out what it decides.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time,
+};
+
+use super::{calls::Pending, lan::Lan, resolve, state::StateFile, unix_now};
+use crate::{
+    api::Call,
+    config::Config,
+    dataplane::{Input, Shared},
+    host::{self, LinkChange, Monitor, Netlink},
+    identity::{Refusal, keyfile},
+    node::{Event, Node},
+    session::Via,
+    types::{Instant, IpPrefix},
+};
+
+const BEACON: Duration = Duration::from_secs(30);
+const SAVE_AFTER: Duration = Duration::from_secs(2);
+/// Items taken from the data plane before the node's timers are looked at again.
+const BURST: usize = 256;
+
+/// This process' monotonic clock as the node's [`Instant`].
+#[derive(Clone, Copy)]
+pub(super) struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    pub fn now(&self) -> Instant {
+        Instant(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn at(&self, instant: Instant) -> time::Instant {
+        time::Instant::from_std(self.start + Duration::from_micros(instant.0))
+    }
+}
+
+pub(super) struct Control {
+    pub config: Config,
+    pub node: Node,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub pending: Pending,
+    pub stopping: bool,
+    files: StateFile,
+    addresses: [IpAddr; 2],
+    /// Prefixes routed into the mesh because other nodes announce them.
+    routed: BTreeSet<IpPrefix>,
+    save_at: Option<time::Instant>,
+    refusals: HashMap<Refusal, (u64, std::time::Instant)>,
+    wall: (std::time::Instant, SystemTime),
+}
+
+impl Control {
+    pub fn new(
+        config: Config,
+        node: Node,
+        shared: Arc<Shared>,
+        files: StateFile,
+        clock: Clock,
+        addresses: [IpAddr; 2],
+    ) -> Self {
+        Self {
+            config,
+            node,
+            shared,
+            clock,
+            pending: Pending::default(),
+            stopping: false,
+            files,
+            addresses,
+            routed: BTreeSet::new(),
+            save_at: None,
+            refusals: HashMap::new(),
+            wall: (std::time::Instant::now(), SystemTime::now()),
+        }
+    }
+
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut calls: mpsc::Receiver<Call>) {
+        let (resolved_tx, mut resolved) = mpsc::channel(4);
+        tokio::spawn(resolve::run(self.config.bootstrap.clone(), resolved_tx));
+        let mut changes = watch_links();
+        let mut lan = self.open_lan();
+        let mut lan_buf = [0; 512];
+        let mut beacon = time::interval(BEACON);
+        beacon.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("cannot listen for signals");
+            return;
+        };
+        self.refresh_endpoints();
+        if let Err(e) = host::drop_privileges() {
+            tracing::warn!(error = %e, "cannot give up privileges that are no longer needed");
+        }
+        host::sd_notify("READY=1");
+        let mut burst = Vec::with_capacity(BURST);
+        while !self.stopping {
+            self.carry_out();
+            let now = self.clock.now();
+            let wake = self.clock.at(self.node.poll_timeout(now));
+            let save_at = self.save_at.unwrap_or(wake + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => self.stopping = true,
+                _ = interrupt.recv() => self.stopping = true,
+                Some(call) = calls.recv() => self.handle_call(call),
+                n = inputs.recv_many(&mut burst, BURST) => {
+                    if n == 0 { break }
+                    for input in burst.drain(..) {
+                        self.handle_input(input);
+                    }
+                }
+                Some(change) = changes.recv() => self.handle_change(change),
+                Some(addresses) = resolved.recv() => {
+                    let now = self.clock.now();
+                    self.node.set_bootstrap(now, &addresses);
+                }
+                Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
+                    let now = self.clock.now();
+                    self.node.handle_control(now, Via::Direct(from), &lan_buf[..n]);
+                }
+                _ = beacon.tick() => self.send_beacon(&mut lan),
+                () = time::sleep_until(save_at) => self.save(),
+                () = time::sleep_until(self.pending.next_timeout(wake)) => {
+                    self.pending.expire();
+                    let now = self.clock.now();
+                    self.node.handle_timeout(now);
+                }
+            }
+            // The timer may be starved by a steady stream of inputs.
+            let now = self.clock.now();
+            if self.node.poll_timeout(now) <= now + Duration::from_micros(200) {
+                self.node.handle_timeout(now);
+            }
+        }
+        host::sd_notify("STOPPING=1");
+        self.node.shutdown();
+        self.carry_out();
+        self.save();
+        let _ = std::fs::remove_file(&self.config.socket);
+        tracing::info!("stopped");
+    }
+
+    fn open_lan(&self) -> Option<Lan> {
+        if !self.config.lan_discovery {
+            return None;
+        }
+        Lan::open().inspect_err(|e| tracing::warn!(error = %e, "no LAN discovery")).ok()
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Frame { session, via, newest, interface, plaintext } => {
+                self.node.handle_frame(now, &session, via, newest, interface, &plaintext);
+                self.node.settle(now);
+            }
+            Input::Opened { session, via, newest, interface } => {
+                self.node.handle_opened(now, &session, via, newest, interface);
+                self.node.settle(now);
+            }
+            Input::Control { via, datagram } => self.node.handle_control(now, via, &datagram),
+            Input::Packet(packet) => self.node.handle_tun(now, &packet),
+            Input::Activity(session) => self.node.handle_activity(now, &session),
+            Input::SendError(to) => self.node.handle_send_error(now, to),
+        }
+    }
+
+    fn handle_change(&mut self, change: LinkChange) {
+        let now = self.clock.now();
+        let (index, up) = match change {
+            LinkChange::Interface { index, up } => (index, up),
+            LinkChange::Address { index } => (index, true),
+        };
+        let ours = Netlink::open().and_then(|n| n.index(&self.config.interface)).unwrap_or(0);
+        if index != ours {
+            self.node.handle_interface(now, index, up);
+            self.refresh_endpoints();
+        }
+    }
+
+    fn refresh_endpoints(&mut self) {
+        let now = self.clock.now();
+        let Ok(port) = self.shared.socket.local_addr().map(|a| a.port()) else { return };
+        let (cidr, ula) = (self.node.network().cidr(), self.node.network().ula());
+        let endpoints = host::interface_addresses().unwrap_or_default().into_iter();
+        let endpoints = endpoints
+            .filter(|(name, ip)| *name != self.config.interface && !cidr.contains(*ip) && !ula.contains(*ip))
+            .map(|(_, ip)| SocketAddr::new(ip, port))
+            .collect();
+        self.node.set_local_endpoints(now, endpoints);
+    }
+
+    fn send_beacon(&mut self, lan: &mut Option<Lan>) {
+        self.check_clock();
+        let Some(lan) = lan else { return };
+        let Ok(port) = self.shared.socket.local_addr().map(|a| a.port()) else { return };
+        let mut interfaces = host::interface_addresses().unwrap_or_default();
+        interfaces.retain(|(name, _)| *name != self.config.interface);
+        lan.announce(&interfaces, &self.node.beacon(port));
+    }
+
+    /// After a suspend or a clock step, everything that was given up for a while is worth a try at once.
+    fn check_clock(&mut self) {
+        let now = self.clock.now();
+        self.node.set_unix(now, unix_now());
+        let (mono, wall) = (self.wall.0.elapsed(), self.wall.1.elapsed().unwrap_or_default());
+        self.wall = (std::time::Instant::now(), SystemTime::now());
+        if wall.abs_diff(mono) > Duration::from_secs(5) {
+            tracing::info!(seconds = wall.abs_diff(mono).as_secs(), "the clock jumped: checking all links");
+            self.node.handle_interface(now, 0, true);
+        }
+    }
+
+    /// Sends, delivers and publishes what the node wants.
+    fn carry_out(&mut self) {
+        let mut tables_changed = false;
+        loop {
+            while let Some(transmit) = self.node.poll_transmit() {
+                if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
+                    tracing::trace!(to = %transmit.to, %error, "cannot send");
+                    let now = self.clock.now();
+                    self.node.handle_send_error(now, transmit.to);
+                }
+            }
+            let Some(event) = self.node.poll_event() else { break };
+            match event {
+                Event::TablesChanged => tables_changed = true,
+                other => self.handle_event(other),
+            }
+        }
+        if tables_changed {
+            self.shared.tables.store(Arc::new(self.node.snapshot()));
+            self.update_routes();
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Deliver(packet) => self.shared.deliver(&packet),
+            Event::TablesChanged => {}
+            Event::AddressesChanged => self.change_addresses(),
+            Event::StateChanged => {
+                self.save_at.get_or_insert(time::Instant::now() + SAVE_AFTER);
+            }
+            Event::EchoReply { id, from } => {
+                let name = self.name_of(&from);
+                self.pending.pong(id, &from, name);
+            }
+            Event::TraceReply { id, from, next, metric, link_rtt } => {
+                let next_name = next.map(|n| self.name_of(&n)).unwrap_or_default();
+                self.pending.step(id, &from, next, next_name, metric, link_rtt);
+            }
+            Event::Certified(certificate) => self.keep_certificate(certificate),
+            Event::LinkUp { peer, addr } => {
+                tracing::info!(peer = self.name_of(&peer), %addr, "link up");
+            }
+            Event::LinkDown { peer, reason } => {
+                tracing::info!(peer = self.name_of(&peer), reason, "link down");
+            }
+            Event::Refused(refusal) => self.log_refusal(refusal),
+        }
+    }
+
+    /// One line per kind of refusal and minute; the counters have them all.
+    fn log_refusal(&mut self, refusal: Refusal) {
+        let text = refusal.to_string();
+        let entry = self.refusals.entry(refusal).or_insert((0, std::time::Instant::now() - Duration::from_secs(60)));
+        entry.0 += 1;
+        if entry.1.elapsed() >= Duration::from_secs(60) {
+            tracing::warn!(reason = text, times = entry.0, "refused a node or an announcement");
+            *entry = (0, std::time::Instant::now());
+        }
+    }
+
+    fn keep_certificate(&mut self, certificate: Vec<u8>) {
+        let pem = keyfile::pem_encode("AEGISRAY CERTIFICATE", &certificate);
+        match keyfile::write_secret(&self.config.certificate_file, pem.as_bytes()) {
+            Ok(()) => tracing::info!(file = %self.config.certificate_file.display(), "certified by the network"),
+            Err(e) => tracing::error!(error = %e, "cannot keep the certificate; it is in use until the daemon stops"),
+        }
+        let now = self.clock.now();
+        self.node.set_certificate(now, certificate);
+        self.node.reconnect(now);
+    }
+
+    fn change_addresses(&mut self) {
+        let new = self.node.addresses();
+        let networks = [self.node.network().cidr(), self.node.network().ula()];
+        let Ok(mut netlink) = Netlink::open() else { return };
+        for ((old, new), network) in self.addresses.iter().zip(&new).zip(networks) {
+            if old == new {
+                continue;
+            }
+            tracing::info!(%old, %new, "this node's mesh address changed");
+            if let Err(e) = netlink.add_address(&self.config.interface, *new, network.prefix_len()) {
+                tracing::error!(error = %e, address = %new, "cannot set the mesh address");
+            }
+            let _ = netlink.remove_address(&self.config.interface, *old, network.prefix_len());
+        }
+        self.addresses = new;
+    }
+
+    /// Points the host's routing table at the mesh for prefixes that other nodes announce. Default routes are left to
+    /// the operator.
+    fn update_routes(&mut self) {
+        let own = &self.config.announce;
+        let wanted: BTreeSet<IpPrefix> =
+            self.node.announced_prefixes().into_iter().filter(|p| p.prefix_len() > 0 && !own.contains(p)).collect();
+        if wanted == self.routed {
+            return;
+        }
+        let Ok(mut netlink) = Netlink::open() else { return };
+        let interface = Some(self.config.interface.as_str());
+        for prefix in wanted.difference(&self.routed) {
+            if let Err(e) = netlink.add_route(*prefix, None, interface) {
+                tracing::warn!(%prefix, error = %e, "cannot route a prefix into the mesh");
+            }
+        }
+        for prefix in self.routed.difference(&wanted) {
+            let _ = netlink.remove_route(*prefix, interface);
+        }
+        self.routed = wanted;
+    }
+
+    fn save(&mut self) {
+        self.save_at = None;
+        if let Err(e) = self.files.save(&self.node) {
+            tracing::warn!(error = %e, "cannot save the state");
+        }
+    }
+
+    pub fn name_of(&self, id: &crate::types::NodeId) -> String {
+        self.node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
+    }
+
+    /// Counters of the data plane, by name.
+    pub fn traffic(&self) -> BTreeMap<String, u64> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let c = &self.shared.counters;
+        [
+            ("sent_packets", &c.sent_packets),
+            ("sent_bytes", &c.sent_bytes),
+            ("received_packets", &c.received_packets),
+            ("received_bytes", &c.received_bytes),
+            ("relayed_packets", &c.relayed_packets),
+            ("send_errors", &c.send_errors),
+            ("tun_errors", &c.tun_errors),
+            ("too_big", &c.too_big),
+        ]
+        .into_iter()
+        .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))
+        .collect()
+    }
+}
+
+async fn lan_receive(lan: &Option<Lan>, buf: &mut [u8]) -> Option<std::io::Result<(usize, SocketAddr)>> {
+    match lan {
+        Some(lan) => Some(lan.receive(buf).await),
+        None => std::future::pending().await,
+    }
+}
+
+/// News of interfaces from a thread that waits for them.
+fn watch_links() -> mpsc::UnboundedReceiver<LinkChange> {
+    let (changes, receiver) = mpsc::unbounded_channel();
+    let started = Monitor::open().and_then(|mut monitor| {
+        std::thread::Builder::new().name("aegis-links".to_owned()).stack_size(256 << 10).spawn(move || {
+            while let Ok(news) = monitor.wait() {
+                for change in news {
+                    if changes.send(change).is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+    });
+    if let Err(e) = started {
+        tracing::warn!(error = %e, "no news of interfaces: link failures are found by probes alone");
+    }
+    receiver
+}

@@ -1,0 +1,167 @@
+//! Floor 7: the daemon: reads the configuration, sets up the interface, starts the data plane, and runs the node.
+
+mod calls;
+mod control;
+mod lan;
+mod resolve;
+mod state;
+
+use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::{
+    api,
+    config::Config,
+    dataplane::{self, Shared},
+    host::{self, Netlink},
+    identity::{Authority, Policy, RecordContent, Verify},
+    node::{Node, NodeConfig},
+    transport::UdpTransport,
+    tun::Tun,
+    types::{Instant, IpPrefix, UnixTime},
+};
+
+/// Items that may wait for the control loop.
+const CONTROL_QUEUE: usize = 4096;
+/// Packets that the kernel may queue on the TUN device.
+const TUN_QUEUE: u32 = 1000;
+
+/// Why the daemon can't start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot make the interface {0}: {1}; run as root, or give the program CAP_NET_ADMIN")]
+    Tun(String, #[source] io::Error),
+    #[error("cannot set up the interface {0}: {1}")]
+    Interface(String, #[source] io::Error),
+    #[error("cannot listen on UDP {0}: {1}; is another daemon running, or the port taken? (listen.port)")]
+    Listen(std::net::SocketAddr, #[source] io::Error),
+    #[error("cannot open the management socket: {0}")]
+    Api(#[source] io::Error),
+    #[error(
+        "the mesh's range {mesh} overlaps {found} on interface {interface}: choose another mesh.cidr, the same on all nodes"
+    )]
+    Overlap { mesh: IpPrefix, found: IpAddr, interface: String },
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs a node until it is told to stop.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run_async(config))
+}
+
+async fn run_async(config: Config) -> Result<(), StartError> {
+    check_overlap(&config)?;
+    let socket = UdpTransport::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
+    let tun = Tun::open(&config.interface).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
+    let calls = api::serve(&config.socket).map_err(StartError::Api)?;
+    let clock = control::Clock::new();
+    let files = state::StateFile::new(&config.state_dir);
+    let state = files.load();
+    let node = make_node(&config, &state, clock.now())?;
+    let (to_control, inputs) = mpsc::channel(CONTROL_QUEUE);
+    let shared = Arc::new(Shared {
+        tables: ArcSwap::from_pointee(node.snapshot()),
+        counters: dataplane::Counters::default(),
+        socket,
+        tun,
+        to_control,
+    });
+    let addresses = node.addresses();
+    set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    dataplane::start(&shared)?;
+    tracing::info!(
+        name = config.name,
+        node = %node.id(),
+        network = node.network().name(),
+        ipv4 = %addresses[0],
+        ipv6 = %addresses[1],
+        listen = %shared.socket.local_addr()?,
+        "started"
+    );
+    control::Control::new(config, node, shared, files, clock, addresses).run(inputs, calls).await;
+    Ok(())
+}
+
+fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<Node> {
+    let unix = unix_now();
+    let policy = Policy {
+        need_certificate: config.network.authority().is_some(),
+        allow: config.allow.clone(),
+        accept: config.accept.clone(),
+        ..Policy::default()
+    };
+    // The identity was read for the configuration; the node gets its own copy from the same key.
+    let identity = config.identity.duplicate().map_err(|_| io::Error::other("the identity key can't be copied"))?;
+    let authority = match &config.authority_key {
+        Some(key) => {
+            Some(Authority::new(key.duplicate().map_err(|_| io::Error::other("the authority's key can't be copied"))?))
+        }
+        None => None,
+    };
+    let node_config = NodeConfig {
+        network: config.network.clone(),
+        policy,
+        content: RecordContent {
+            name: config.name.clone(),
+            ipv4_attempt: state.ipv4_attempt,
+            prefixes: config.announce.clone(),
+            endpoints: config.advertise.clone(),
+            certificate: config.certificate.clone(),
+            no_relay: !config.relay,
+        },
+        seqno: u32::try_from(unix).unwrap_or(u32::MAX).max(state.seqno.saturating_add(1)),
+        unix_now: unix,
+        max_peers: config.max_peers,
+        ciphers: config.ciphers.clone(),
+        rekey_after: config.rekey_after,
+        rekey_bytes: config.rekey_bytes,
+        cost: config.cost,
+        link_costs: config.link_costs.clone(),
+        authority,
+        admission: config.admission.clone(),
+        invitations: state.invitations.clone(),
+        revocations: state.revocations.clone(),
+    };
+    let verifier: Box<dyn Verify> = Box::new(config.network.clone());
+    let mut node = Node::new(node_config, identity, verifier, host::random_seed()?, now);
+    for peer in &state.peers {
+        node.add_known(now, &peer.announcement, &peer.record);
+    }
+    Ok(node)
+}
+
+/// A mesh range that covers an address of this host (on a carrier's network, say) would cut the host off: refuse.
+fn check_overlap(config: &Config) -> Result<(), StartError> {
+    let mesh = config.network.cidr();
+    let found = host::interface_addresses()?
+        .into_iter()
+        .find(|(interface, ip)| *interface != config.interface && mesh.contains(*ip));
+    match found {
+        Some((interface, found)) => Err(StartError::Overlap { mesh, found, interface }),
+        None => Ok(()),
+    }
+}
+
+fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    netlink.set_mtu(&config.interface, u32::from(config.mtu), TUN_QUEUE)?;
+    netlink.set_up(&config.interface, true)?;
+    for (address, network) in addresses.iter().zip([config.network.cidr(), config.network.ula()]) {
+        match netlink.add_address(&config.interface, *address, network.prefix_len()) {
+            // A host without IPv6 still gets IPv4.
+            Err(e) if address.is_ipv6() => tracing::warn!(error = %e, "no IPv6 address on the mesh interface"),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> UnixTime {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,86 @@
+//! What a daemon remembers across restarts: known peers, its own sequence number and address, invitations,
+//! revocations. A damaged file is set aside, not trusted and not fatal.
+
+use std::{io, path::PathBuf};
+
+use prost::Message as _;
+
+use crate::{
+    identity::keyfile,
+    node::{Invitation, Node},
+    types::NodeId,
+    wire::proto,
+};
+
+/// Known peers kept.
+const MAX_PEERS: usize = 1000;
+
+pub(super) struct StateFile {
+    path: PathBuf,
+}
+
+/// The state as it was read.
+#[derive(Default)]
+pub(super) struct State {
+    pub peers: Vec<proto::Body>,
+    pub ipv4_attempt: u32,
+    pub seqno: u32,
+    pub revocations: Vec<u8>,
+    pub invitations: Vec<Invitation>,
+}
+
+impl StateFile {
+    pub fn new(dir: &std::path::Path) -> Self {
+        Self { path: dir.join("state.bin") }
+    }
+
+    pub fn load(&self) -> State {
+        let Ok(bytes) = std::fs::read(&self.path) else { return State::default() };
+        let Ok(raw) = proto::PeerStore::decode(&*bytes) else {
+            let aside = self.path.with_extension("damaged");
+            tracing::warn!(file = %self.path.display(), moved_to = %aside.display(), "state file is damaged; starting without it");
+            let _ = std::fs::rename(&self.path, aside);
+            return State::default();
+        };
+        let invitation = |i: proto::Invitation| {
+            Some(Invitation {
+                hash: i.hash.try_into().ok()?,
+                expires: i.expires,
+                name: i.name,
+                used_by: NodeId::from_slice(&i.used_by),
+            })
+        };
+        State {
+            peers: raw.peers,
+            ipv4_attempt: raw.own_ipv4_attempt % crate::identity::IPV4_ATTEMPTS,
+            seqno: raw.own_seqno,
+            revocations: raw.revocations,
+            invitations: raw.invitations.into_iter().filter_map(invitation).collect(),
+        }
+    }
+
+    pub fn save(&self, node: &Node) -> io::Result<()> {
+        let (own_ipv4_attempt, own_seqno) = node.own_state();
+        let me = node.id();
+        let peers = node.routing().announcements().filter(|a| a.id != me).take(MAX_PEERS);
+        let store = proto::PeerStore {
+            peers: peers
+                .map(|a| proto::Body { slot: 0, announcement: a.bytes.clone(), record: a.record.bytes.clone() })
+                .collect(),
+            own_ipv4_attempt,
+            own_seqno,
+            revocations: node.revocations().to_vec(),
+            invitations: node
+                .invitations()
+                .iter()
+                .map(|i| proto::Invitation {
+                    hash: i.hash.to_vec(),
+                    expires: i.expires,
+                    name: i.name.clone(),
+                    used_by: i.used_by.map(|n| n.0.to_vec()).unwrap_or_default(),
+                })
+                .collect(),
+        };
+        keyfile::write_secret(&self.path, &store.encode_to_vec()).map_err(io::Error::other)
+    }
+}

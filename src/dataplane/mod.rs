@@ -1,0 +1,104 @@
+//! Floor 5: the threads that move packets between the TUN device and the links. They read a frozen [`Snapshot`] of the
+//! node's tables, share no lock, and hand to the control side only what is not a packet.
+
+mod rx;
+mod tx;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::{
+    node::{Snapshot, forward::Drop},
+    session::{Transport, Via},
+    transport::UdpTransport,
+    tun::Tun,
+};
+
+/// What the threads hand to the control side.
+#[derive(Debug)]
+pub enum Input {
+    /// A frame of a session, opened.
+    Frame { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
+    /// A session was confirmed, or its peer sent from a new address.
+    Opened { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
+    /// A handshake, cookie or beacon.
+    Control { via: Via, datagram: Vec<u8> },
+    /// A packet from the TUN device whose destination has no session yet.
+    Packet(Vec<u8>),
+    /// Users' packets began to flow on a session.
+    Activity(Arc<Transport>),
+    /// The system refused to send to this address.
+    SendError(SocketAddr),
+}
+
+/// Counters of the threads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub sent_packets: AtomicU64,
+    pub sent_bytes: AtomicU64,
+    pub received_packets: AtomicU64,
+    pub received_bytes: AtomicU64,
+    pub relayed_packets: AtomicU64,
+    pub send_errors: AtomicU64,
+    pub tun_errors: AtomicU64,
+    pub too_big: AtomicU64,
+    drops: [AtomicU64; Drop::ALL.len()],
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop(&self, reason: Drop) {
+        Self::add(&self.drops[reason as usize], 1);
+    }
+
+    #[must_use]
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// What the threads share.
+pub struct Shared {
+    pub tables: ArcSwap<Snapshot>,
+    pub counters: Counters,
+    pub socket: UdpTransport,
+    pub tun: Tun,
+    pub to_control: mpsc::Sender<Input>,
+}
+
+impl Shared {
+    /// Hands something to the control side; counted when its queue is full.
+    fn tell(&self, input: Input) {
+        if self.to_control.try_send(input).is_err() {
+            self.counters.drop(Drop::QueueFull);
+        }
+    }
+
+    /// Writes a packet to the TUN device.
+    pub fn deliver(&self, packet: &[u8]) {
+        if self.tun.write(packet).is_err() {
+            Counters::add(&self.counters.tun_errors, 1);
+        }
+    }
+}
+
+/// Starts one thread per direction. They end with the process.
+pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
+    let (tx, rx) = (Arc::clone(shared), Arc::clone(shared));
+    thread::Builder::new().name("aegis-tx".to_owned()).stack_size(256 << 10).spawn(move || tx::run(&tx))?;
+    thread::Builder::new().name("aegis-rx".to_owned()).stack_size(256 << 10).spawn(move || rx::run(&rx))?;
+    Ok(())
+}

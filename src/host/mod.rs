@@ -1,0 +1,12 @@
+//! Floor 4: the host: interfaces, addresses, routes (rtnetlink), network namespaces, NAT (nftables), privileges.
+#![allow(unsafe_code)] // netlink sockets, setns, unshare and getifaddrs
+
+mod netlink;
+mod netns;
+mod nft;
+mod system;
+
+pub use netlink::{LinkChange, Monitor, Netlink};
+pub use netns::{NetNs, become_root_in_user_namespace, can_make_namespaces};
+pub use nft::masquerade;
+pub use system::{drop_privileges, interface_addresses, is_root, random_seed, resident_kib, sd_notify};

@@ -1,0 +1,122 @@
+//! Small questions to the operating system.
+
+use std::{ffi::CStr, io, net::IpAddr, os::unix::net::UnixDatagram};
+
+/// A seed for a node's generator, from the operating system.
+pub fn random_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    // SAFETY: the pointer and length are of a live, writable array; 32 bytes are never cut short.
+    let n = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    if n == 32 { Ok(seed) } else { Err(io::Error::last_os_error()) }
+}
+
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and can't fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The addresses of this host's running interfaces, by interface name; loopback and link-local ones left out.
+pub fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs writes a list head to `list`, which is freed below.
+    if unsafe { libc::getifaddrs(&raw mut list) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut out = Vec::new();
+    let mut at = list;
+    while !at.is_null() {
+        // SAFETY: `at` walks the list that getifaddrs made, up to its null end.
+        let entry = unsafe { &*at };
+        at = entry.ifa_next;
+        let usable = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+        if entry.ifa_addr.is_null() || entry.ifa_flags & usable != usable {
+            continue;
+        }
+        // SAFETY: a non-null ifa_addr points to a sockaddr of the family that it names.
+        let ip: IpAddr = unsafe {
+            match libc::c_int::from((*entry.ifa_addr).sa_family) {
+                libc::AF_INET => {
+                    let a = &*entry.ifa_addr.cast::<libc::sockaddr_in>();
+                    IpAddr::from(u32::from_be(a.sin_addr.s_addr).to_be_bytes())
+                }
+                libc::AF_INET6 => IpAddr::from((*entry.ifa_addr.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr),
+                _ => continue,
+            }
+        };
+        let local = match ip {
+            IpAddr::V4(a) => a.is_loopback() || a.is_link_local(),
+            IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
+        };
+        if !local {
+            // SAFETY: ifa_name is a NUL-terminated string of the list.
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
+            out.push((name, ip));
+        }
+    }
+    // SAFETY: `list` came from getifaddrs and nothing borrows from it any more.
+    unsafe { libc::freeifaddrs(list) };
+    out.sort();
+    Ok(out)
+}
+
+/// Gives up every capability but those that the daemon goes on needing (CAP_NET_ADMIN, CAP_NET_RAW,
+/// CAP_NET_BIND_SERVICE), and the right to gain new ones.
+pub fn drop_privileges() -> io::Result<()> {
+    const KEEP: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [Data { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    // SAFETY: header and data are the structures that version 3 of the call takes.
+    unsafe {
+        if libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for (i, d) in data.iter_mut().enumerate() {
+            let keep = (KEEP >> (32 * i)) as u32;
+            d.permitted &= keep;
+            d.effective &= keep;
+            d.inheritable = 0;
+        }
+        if libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) < 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Tells systemd a state (`READY=1`, …) if it asked to be told (sd_notify(3)). Errors are of no consequence.
+pub fn sd_notify(state: &str) {
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = UnixDatagram::unbound() else { return };
+    if let Some(name) = path.strip_prefix('@') {
+        use std::os::linux::net::SocketAddrExt as _;
+        if let Ok(addr) = std::os::unix::net::SocketAddr::from_abstract_name(name) {
+            let _ = socket.send_to_addr(state.as_bytes(), &addr);
+        }
+    } else {
+        let _ = socket.send_to(state.as_bytes(), path);
+    }
+}
+
+/// Resident memory of a process in KiB, from /proc.
+pub fn resident_kib(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok());
+    kib.ok_or_else(|| io::Error::other("no VmRSS line"))
+}

@@ -1,0 +1,128 @@
+//! Networks of namespaces: an internet, public hosts on it, homes behind NAT routers, point-to-point cables.
+
+use std::{io, net::IpAddr};
+
+use crate::{
+    host::{NetNs, Netlink, masquerade},
+    types::IpPrefix,
+};
+
+/// A switched network that hosts are plugged into.
+pub struct Internet {
+    ns: NetNs,
+    ports: u32,
+}
+
+/// A host: a namespace with one or more interfaces.
+pub struct Host {
+    pub ns: NetNs,
+    /// The port on the internet's switch, if the host is plugged in there.
+    pub port: Option<String>,
+}
+
+fn everywhere() -> IpPrefix {
+    IpPrefix::new([0, 0, 0, 0].into(), 0).expect("0 is in range")
+}
+
+impl Internet {
+    pub fn new() -> io::Result<Self> {
+        let ns = NetNs::new()?;
+        ns.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_bridge("br0")?;
+            n.set_up("br0", true)
+        })?;
+        Ok(Self { ns, ports: 0 })
+    }
+
+    fn plug(&mut self, into: &NetNs, interface: &str, address: IpAddr) -> io::Result<String> {
+        self.ports += 1;
+        let port = format!("port{}", self.ports);
+        self.ns.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_veth(&port, interface, into)?;
+            n.set_master(&port, "br0")?;
+            n.set_up(&port, true)
+        })?;
+        into.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_address(interface, address, 24)?;
+            n.set_up(interface, true)
+        })?;
+        Ok(port)
+    }
+
+    /// A host with a public address; its interface is `eth0`.
+    pub fn public(&mut self, address: IpAddr) -> io::Result<Host> {
+        let ns = NetNs::new()?;
+        let port = Some(self.plug(&ns, "eth0", address)?);
+        Ok(Host { ns, port })
+    }
+
+    /// A home: a router with a public address that masquerades, and behind it one host. Returns (router, host). The
+    /// LAN is `lan`.0/24: the router has .1, the host .2.
+    pub fn home(&mut self, public: IpAddr, lan: [u8; 3]) -> io::Result<(Host, Host)> {
+        let router = NetNs::new()?;
+        let port = Some(self.plug(&router, "eth0", public)?);
+        let inside = NetNs::new()?;
+        let at = |last| IpAddr::from([lan[0], lan[1], lan[2], last]);
+        router.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_veth("lan0", "eth0", &inside)?;
+            n.add_address("lan0", at(1), 24)?;
+            n.set_up("lan0", true)?;
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            masquerade("eth0")
+        })?;
+        inside.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_address("eth0", at(2), 24)?;
+            n.set_up("eth0", true)?;
+            n.add_route(everywhere(), Some(at(1)), None)
+        })?;
+        Ok((Host { ns: router, port }, Host { ns: inside, port: None }))
+    }
+
+    /// Plugs a host's cable in or out at the switch.
+    pub fn set_port(&self, host: &Host, up: bool) -> io::Result<()> {
+        let Some(port) = &host.port else { return Err(io::Error::other("the host is not on the switch")) };
+        self.ns.run(|| Netlink::open()?.set_up(port, up))
+    }
+}
+
+impl Host {
+    /// A host with no interface but loopback.
+    pub fn bare() -> io::Result<Self> {
+        Ok(Self { ns: NetNs::new()?, port: None })
+    }
+
+    /// A cable to another host, with an address at each end.
+    pub fn cable(
+        &self,
+        to: &Host,
+        (name, address): (&str, IpAddr),
+        (peer, peer_address): (&str, IpAddr),
+    ) -> io::Result<()> {
+        self.ns.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_veth(name, peer, &to.ns)?;
+            n.add_address(name, address, 24)?;
+            n.set_up(name, true)
+        })?;
+        to.ns.run(|| {
+            let mut n = Netlink::open()?;
+            n.add_address(peer, peer_address, 24)?;
+            n.set_up(peer, true)
+        })
+    }
+
+    /// Sets an interface up or down.
+    pub fn set_interface(&self, name: &str, up: bool) -> io::Result<()> {
+        self.ns.run(|| Netlink::open()?.set_up(name, up))
+    }
+
+    /// Sets an interface's MTU in bytes.
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
+        self.ns.run(|| Netlink::open()?.set_mtu(name, mtu, 1000))
+    }
+}
