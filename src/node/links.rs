@@ -415,7 +415,7 @@ impl Node {
             _ => Via::Relayed(id.tag()),
         };
         let remote = (id, peer.info.record.noise_static);
-        if !self.sessions.is_connecting(Some(id), via) {
+        if !self.sessions.is_connecting(None, via) {
             self.counters.rekeys += 1;
             self.sessions.connect(now, via, Some(remote));
         }

@@ -331,7 +331,7 @@ impl Node {
             self.counters.drop(forward::Drop::QueueFull);
         }
         let via = Via::Relayed(node.tag());
-        if !self.sessions.is_connecting(Some(node), via) {
+        if !self.sessions.is_connecting(None, via) {
             self.sessions.connect(now, via, Some((node, info.record.noise_static)));
         }
     }
