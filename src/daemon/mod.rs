@@ -113,6 +113,7 @@ fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<
             endpoints: config.advertise.clone(),
             certificate: config.certificate.clone(),
             no_relay: !config.relay,
+            ..RecordContent::default()
         },
         seqno: u32::try_from(unix).unwrap_or(u32::MAX).max(state.seqno.saturating_add(1)),
         unix_now: unix,

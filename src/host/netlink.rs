@@ -258,10 +258,14 @@ impl Netlink {
         self.request(message)
     }
 
-    /// Puts an interface on a bridge.
-    pub fn set_master(&mut self, name: &str, bridge: &str) -> io::Result<()> {
+    /// Puts an interface on a bridge, or takes it off.
+    pub fn set_master(&mut self, name: &str, bridge: Option<&str>) -> io::Result<()> {
+        let master = match bridge {
+            Some(bridge) => self.index(bridge)?,
+            None => 0,
+        };
         let message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &link_header(self.index(name)?, 0, 0))
-            .attribute(libc::IFLA_MASTER, &self.index(bridge)?.to_ne_bytes());
+            .attribute(libc::IFLA_MASTER, &master.to_ne_bytes());
         self.request(message)
     }
 }

@@ -31,6 +31,8 @@ pub struct RecordContent {
     pub endpoints: Vec<SocketAddr>,
     pub certificate: Vec<u8>,
     pub no_relay: bool,
+    /// Random per start of the node.
+    pub boot: u32,
 }
 
 /// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
@@ -47,6 +49,7 @@ pub struct Record {
     pub endpoints: Vec<SocketAddr>,
     pub certificate: Option<Certificate>,
     pub no_relay: bool,
+    pub boot: u32,
 }
 
 /// An announcement whose signature is verified, with the record that it signs.
@@ -158,6 +161,7 @@ fn parse_record(
         endpoints: raw.endpoints.iter().map(|e| wire::decode_endpoint(e)).collect::<Result<_, _>>()?,
         certificate,
         no_relay: raw.no_relay,
+        boot: raw.boot,
     })
 }
 
@@ -174,6 +178,7 @@ impl Identity {
             endpoints: content.endpoints.iter().map(|e| wire::encode_endpoint(*e)).collect(),
             certificate: content.certificate.clone(),
             no_relay: content.no_relay,
+            boot: content.boot,
         }
         .encode_to_vec();
         let mut raw = proto::Announcement {

@@ -149,7 +149,6 @@ fn chapters(dir: &Path, options: &Options, screen: &mut Screen) -> Result<(), Fa
     let outage = failed.longest_outage(EVERY);
     let after = need(&lab, A, "another way to C", || lab.daemons[A].route_to("C"))?.next_hop_name;
     if failed.answered.last().is_none_or(|l| l.0 < Duration::from_millis(3500)) {
-        for d in &lab.daemons { eprintln!("{} {:#?}\n{:#?} {:#?}", d.name, d.status(), d.routes(), d.peers()); }
         return Err(Failed(format!("pings from A to C did not come back after {through} was cut off")));
     }
     screen.done(&format!("traffic moved from {through} to {after}: {:.0} ms without an answer", millis(outage)));

@@ -41,7 +41,7 @@ impl Internet {
         self.ns.run(|| {
             let mut n = Netlink::open()?;
             n.add_veth(&port, interface, into)?;
-            n.set_master(&port, "br0")?;
+            n.set_master(&port, Some("br0"))?;
             n.set_up(&port, true)
         })?;
         into.run(|| {
@@ -87,6 +87,19 @@ impl Internet {
     pub fn set_port(&self, host: &Host, up: bool) -> io::Result<()> {
         let Some(port) = &host.port else { return Err(io::Error::other("the host is not on the switch")) };
         self.ns.run(|| Netlink::open()?.set_up(port, up))
+    }
+
+    /// Takes a host's port off the switch, or puts it back: its carrier stays, but nothing passes any more, as when a
+    /// device in the middle dies.
+    pub fn set_silent(&self, host: &Host, silent: bool) -> io::Result<()> {
+        let Some(port) = &host.port else { return Err(io::Error::other("the host is not on the switch")) };
+        self.ns.run(|| Netlink::open()?.set_master(port, if silent { None } else { Some("br0") }))
+    }
+
+    /// A second interface of a host, `name`, on this switch. The host's port is then this one.
+    pub fn plug_in(&mut self, host: &mut Host, name: &str, address: IpAddr) -> io::Result<()> {
+        host.port = Some(self.plug(&host.ns, name, address)?);
+        Ok(())
     }
 }
 

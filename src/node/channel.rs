@@ -173,6 +173,8 @@ impl Channel {
         if segment.epoch != self.peer_epoch {
             // A straggler of an older epoch can't be told from a newer one; starting afresh is right for both.
             if segment.seq > 1 && self.peer_epoch != 0 {
+                // The answer names the epoch that we know, so that a sender who has moved on starts afresh.
+                self.ack_due = Some(now);
                 return out;
             }
             out.peer_restarted = self.peer_epoch != 0 || self.received > 0;
@@ -181,7 +183,7 @@ impl Channel {
         }
         if segment.peer_epoch == self.epoch {
             self.acknowledge(&segment);
-        } else if segment.peer_epoch == 0 && self.acked > 0 {
+        } else if self.acked > 0 {
             self.restart_sending();
             out.resend_all = true;
         }

@@ -16,6 +16,8 @@ const IDLE_PROBE: Duration = Duration::from_secs(5);
 const IDLE_RETRY: Duration = Duration::from_millis(250);
 /// A link is active so long after the last packet of a user.
 const ACTIVE_FOR: Duration = Duration::from_secs(3);
+/// What a hop costs beside its round trip, in µs: a direct path wins unless it is worse by more than that.
+const HOP_COST: f64 = 1500.0;
 const OUTSTANDING: usize = 64;
 const RTT_SAMPLES: usize = 8;
 
@@ -175,7 +177,10 @@ impl Link {
             && now.since(*at) > 2 * patience + Duration::from_millis(100)
         {
             self.outstanding.pop_front();
-            self.loss += (1.0 - self.loss) / 32.0;
+            // What is lost while the link is down says nothing of how it will be.
+            if self.up {
+                self.loss += (1.0 - self.loss) / 32.0;
+            }
         }
         self.last_probe = Some(now);
         Tick::Probe(self.sent_probe(now, self.addr))
@@ -235,15 +240,15 @@ impl Link {
     }
 
     /// The link's cost in metric units (µs): a constant per hop, half a round trip, both stretched by loss, and what
-    /// the configuration adds. Returns a new value only if it moved by more than an eighth and 500 µs (hysteresis),
+    /// the configuration adds. Returns a new value only if it moved by more than an eighth and 200 µs (hysteresis),
     /// and not more often than every two seconds.
     pub fn cost(&mut self, now: Instant, configured: Metric) -> Option<Metric> {
         let rtt = self.min_rtt()?.as_micros() as f64;
         let delivered = (1.0 - self.loss).max(0.1);
-        let cost = ((500.0 + rtt / 2.0) / (delivered * delivered)) as Metric + configured;
+        let cost = ((HOP_COST + rtt / 2.0) / (delivered * delivered)) as Metric + configured;
         let moved = cost.abs_diff(self.advertised);
         let first = self.advertised == 0;
-        if first || (moved > self.advertised / 8 + 500 && now.since(self.advertised_at) > Duration::from_secs(2)) {
+        if first || (moved > self.advertised / 8 + 200 && now.since(self.advertised_at) > Duration::from_secs(2)) {
             self.advertised = cost.max(1);
             self.advertised_at = now;
             return Some(self.advertised);
@@ -333,9 +338,9 @@ mod tests {
             link.replied(now + Duration::from_micros(rtt), id);
             link.cost(now, 0)
         };
-        assert_eq!(round(&mut link, 10_000), Some(5_500));
+        assert_eq!(round(&mut link, 10_000), Some(6_500));
         assert_eq!(round(&mut link, 9_600), None);
-        assert_eq!(round(&mut link, 2_000), Some(1_500));
-        assert!((0..RTT_SAMPLES).any(|_| round(&mut link, 40_000) == Some(20_500)), "rises once old samples are gone");
+        assert_eq!(round(&mut link, 2_000), Some(2_500));
+        assert!((0..RTT_SAMPLES).any(|_| round(&mut link, 40_000) == Some(21_500)), "rises once old samples are gone");
     }
 }

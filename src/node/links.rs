@@ -41,13 +41,20 @@ impl Node {
         if grant.is_none() {
             self.routing.learn(now, Arc::clone(&info));
         }
-        let epoch = self.rng.next_u32();
+        let (epoch, boot) = (self.rng.next_u32(), info.record.boot);
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
         peer.info = info;
         peer.grant = grant.map(|g| (g, GRANT_REPEATS));
-        let session =
-            Session { transport: Arc::clone(&transport), since: now, initiator, superseded: None, seen: (0, now) };
-        let gone = peer.add_session(session);
+        let session = Session {
+            transport: Arc::clone(&transport),
+            since: now,
+            boot,
+            initiator,
+            superseded: None,
+            seen: (0, now),
+        };
+        let mut gone = peer.outdated_sessions(boot);
+        gone.extend(peer.add_session(session));
         self.by_index.insert(transport.local_index, Arc::clone(&transport));
         let is_guest = peer.grant.is_some();
         if let Via::Direct(addr) = via

@@ -165,7 +165,8 @@ impl Node {
     ) -> Self {
         let mut rng = Rng::from_seed(seed);
         let network = config.network;
-        let own = own::Own::new(config.content, config.seqno, config.admission, now);
+        let content = RecordContent { boot: rng.next_u32(), ..config.content };
+        let own = own::Own::new(content, config.seqno, config.admission, now);
         let announced = own.sign(&identity, &network);
         let mut sessions = Sessions::new(network.clone(), &identity, &config.ciphers, rng.fork(), now);
         sessions.set_own(&announced, &own.admission);

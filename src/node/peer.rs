@@ -24,6 +24,8 @@ const CROSSED: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     pub transport: Arc<Transport>,
     pub since: Instant,
+    /// Which start of the peer the session is with.
+    pub boot: u32,
     pub initiator: bool,
     /// When a newer session took over.
     pub superseded: Option<Instant>,
@@ -94,6 +96,13 @@ impl Peer {
             return false;
         }
         true
+    }
+
+    /// Takes out the sessions with earlier starts of the peer.
+    pub fn outdated_sessions(&mut self, boot: u32) -> Vec<Session> {
+        let (kept, gone) = std::mem::take(&mut self.sessions).into_iter().partition(|s| s.boot == boot);
+        self.sessions = kept;
+        gone
     }
 
     pub fn is_up(&self) -> bool {

@@ -229,7 +229,9 @@ impl Node {
             self.discovery.known(now, known.id, &known.record.endpoints);
             self.check_collision(&known);
             if let Some(peer) = self.peers.get_mut(&known.id) {
+                let gone = peer.outdated_sessions(known.record.boot);
                 peer.info = known;
+                self.release_sessions(gone);
             }
             self.events.push_back(Event::StateChanged);
         }

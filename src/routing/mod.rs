@@ -30,7 +30,7 @@ pub const MAX_ORIGINS: usize = 16_384;
 /// Ordinary changes wait so long for company; retractions don't wait.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
 /// An announcement that was asked for and hasn't come is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// How far a sequence-number request travels.
 const REQUEST_HOPS: u32 = 64;
 const REQUEST_FIRST: Duration = Duration::from_millis(100);

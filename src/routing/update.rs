@@ -339,6 +339,7 @@ impl Routing {
     pub(super) fn request(&mut self, now: Instant, o: u32) {
         let origin = &mut self.origins[o as usize];
         if now < origin.request_after {
+            self.next_expiry = self.next_expiry.min(origin.request_after);
             return;
         }
         let request = SeqnoRequest { origin: origin.id.0.to_vec(), seqno: origin.fd.0 + 1, hops: REQUEST_HOPS };

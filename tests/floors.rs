@@ -1,0 +1,174 @@
+//! The house keeps its floors: a module imports only from floors beneath its own, and pure code stays pure. The rules
+//! are themselves tested on planted faults.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Modules by floor. A module may import from lower floors only.
+const FLOORS: &[(u8, &[&str])] = &[
+    (0, &["types", "crypto"]),
+    (1, &["wire", "identity", "config"]),
+    (2, &["session", "routing", "discovery"]),
+    (3, &["node"]),
+    (4, &["transport", "tun", "host"]),
+    (5, &["dataplane"]),
+    (6, &["api", "lab", "sim"]),
+    (7, &["daemon"]),
+    (8, &["cli"]),
+];
+
+/// Imports within a floor that the architecture names, with the reason.
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("crypto", "types", "durations in the generator"),
+    ("identity", "wire", "records and certificates are wire formats"),
+    ("config", "identity", "key files are read while a configuration is validated"),
+    ("lab", "api", "the lab asks its daemons as a person would"),
+];
+
+/// Words that pure floors (0 to 3) must not contain, with the reason.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("std::net::UdpSocket", "a state machine opens no socket"),
+    ("std::net::TcpStream", "a state machine opens no socket"),
+    ("tokio", "a state machine does not wait"),
+    ("Instant::now", "time is handed in"),
+    ("SystemTime", "time is handed in"),
+    ("getrandom", "randomness is handed in"),
+    ("Mutex", "pure code has nothing to lock"),
+    ("RwLock", "pure code has nothing to lock"),
+    ("unsafe {", "unsafe lives in tun, transport and host"),
+    ("thread::", "a state machine starts no thread"),
+    ("chat", "the core names no service"),
+];
+
+/// Exceptions to the forbidden words, with the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] =
+    &[("crypto/noise.rs", "Mutex", "snow's resolver takes &self though it hands out a generator")];
+
+fn floor(module: &str) -> Option<u8> {
+    FLOORS.iter().find(|(_, modules)| modules.contains(&module)).map(|(n, _)| *n)
+}
+
+/// The part of a file that ships: without its tests and comments.
+fn code(text: &str) -> String {
+    let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
+    shipped.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules that a file imports from this crate.
+fn imports(text: &str) -> Vec<String> {
+    let text = code(text);
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut item = String::new();
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 || (depth == 1 && c == ',') {
+                    found.push(item.trim().split("::").next().unwrap_or("").to_owned());
+                    item.clear();
+                } else {
+                    item.push(c);
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        } else {
+            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    found.retain(|m| !m.is_empty());
+    found
+}
+
+fn faults(path: &str, text: &str) -> Vec<String> {
+    let Some(module) = path.split(['/', '.']).next() else { return vec![] };
+    let Some(own) = floor(module) else { return vec![format!("{path}: module `{module}` stands on no floor")] };
+    let mut out = Vec::new();
+    for import in imports(text) {
+        if import == module {
+            continue;
+        }
+        let allowed = floor(&import).is_some_and(|f| f < own)
+            || NEIGHBOURS.iter().any(|(from, to, _)| *from == module && *to == import);
+        if !allowed {
+            out.push(format!("{path}: `{module}` (floor {own}) imports `{import}`"));
+        }
+    }
+    if own <= 3 {
+        for (word, why) in FORBIDDEN {
+            let excused = EXCEPTIONS.iter().any(|(file, w, _)| path == *file && w == word);
+            if code(text).contains(word) && !excused {
+                out.push(format!("{path}: contains `{word}`: {why}"));
+            }
+        }
+    }
+    out
+}
+
+fn sources(dir: &Path, base: &Path, out: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, base, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let name = path.strip_prefix(base).unwrap().display().to_string();
+            out.insert(name, fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_module_keeps_to_its_floor() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeMap::new();
+    sources(&base, &base, &mut files);
+    let is_inner_test = |path: &str| path.ends_with("/tests.rs");
+    let faults: Vec<String> = files
+        .iter()
+        .filter(|(path, _)| !["lib.rs", "main.rs"].contains(&path.as_str()) && !is_inner_test(path))
+        .flat_map(|(path, text)| faults(path, text))
+        .collect();
+    assert!(files.len() > 40 && faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn files_stay_of_a_size() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeMap::new();
+    sources(&base, &base, &mut files);
+    for (path, text) in files {
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{path} has {lines} lines: split it");
+    }
+}
+
+#[test]
+fn planted_faults_are_found() {
+    let faulty = [
+        ("routing/x.rs", "use crate::node::Node;", "imports `node`"),
+        ("routing/x.rs", "use crate::{types::X, session::Y};", "imports `session`"),
+        ("types/x.rs", "fn f() { crate::wire::x() }", "imports `wire`"),
+        ("node/x.rs", "let t = std::time::Instant::now();", "Instant::now"),
+        ("session/x.rs", "use tokio::sync::mpsc;", "tokio"),
+        ("crypto/x.rs", "let m = Mutex::new(1);", "Mutex"),
+        ("wire/x.rs", "unsafe { f() }", "unsafe"),
+        ("attic/x.rs", "", "stands on no floor"),
+    ];
+    for (path, text, expected) in faulty {
+        assert!(faults(path, text).iter().any(|f| f.contains(expected)), "{path}: {text}");
+    }
+    let sound = [
+        ("node/x.rs", "use crate::{routing::{A, B}, types::{C}};"),
+        ("node/x.rs", "// tokio is not for here\nfn f() {}\n#[cfg(test)]\nmod tests { use std::time::Instant::now; }"),
+        ("daemon/x.rs", "use crate::{api::X, node::Y}; let t = Instant::now();"),
+    ];
+    for (path, text) in sound {
+        assert!(faults(path, text).is_empty(), "{path}: {:?}", faults(path, text));
+    }
+}
