@@ -337,6 +337,12 @@ impl Node {
         }
     }
 
+    /// Sends a plaintext of any kind, so that a fuzzer can play a member gone bad.
+    pub fn send_raw(&mut self, now: Instant, node: NodeId, plaintext: Vec<u8>) {
+        self.send_plaintext(now, node, plaintext);
+        self.pump(now);
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()

@@ -61,6 +61,10 @@ pub fn too_big(packet: &[u8], mtu: usize) -> TooBig {
         Some(4) => {
             let Some(header) = header_len_v4(packet) else { return TooBig::Drop };
             let dont_fragment = packet[6] & 0x40 != 0;
+            let offset = usize::from(u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff) * 8;
+            if packet.len() == header || offset + packet.len() > 65_535 {
+                return TooBig::Drop;
+            }
             if !dont_fragment && mtu >= header + 8 {
                 return TooBig::Fragments(fragment_v4(packet, header, mtu));
             }
@@ -224,6 +228,8 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, mtu in 0usize..1500) {
             let _ = addresses(&bytes);
             let _ = too_big(&bytes, mtu);
+            let header_only = [0x46, 0x46, 0, 24, 0, 0, 0, 0, 0, 0x38, 0, 0x43, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+            prop_assert_eq!(too_big(&header_only, mtu), TooBig::Drop, "found by the fuzzer");
             let _ = unreachable(&bytes);
         }
     }

@@ -159,3 +159,26 @@ pub fn idle() {
         assert!(rss < 64 * 1024, "{rss} KiB");
     }
 }
+
+/// The two nodes of `docker/compose.yaml`, with its commands and addresses, without a container engine.
+pub fn compose_mesh() {
+    let dir = Dir::new();
+    let mut underlay = Internet::new().unwrap();
+    let mut daemons = Vec::new();
+    for (name, address) in [("alpha", "172.30.0.2"), ("beta", "172.30.0.3")] {
+        let host = underlay.public(ip(address)).unwrap();
+        let home = dir.0.join(name);
+        std::fs::create_dir_all(&home).unwrap();
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docker/config/{name}.yaml"));
+        // Containers have file systems of their own; here the places are told apart.
+        let text = std::fs::read_to_string(source).unwrap() + "state_dir: state\nsocket: api.sock\n";
+        std::fs::write(home.join("peer.yaml"), text).unwrap();
+        let mut daemon = Daemon::prepared(super::harness::program(), &home, name);
+        daemon.start(&host).unwrap();
+        daemons.push((daemon, host));
+    }
+    let (alpha, host) = &daemons[0];
+    need_route(alpha, "beta");
+    let ping = alpha.command(host).args(["ping", "beta", "-c", "2", "--socket"]).arg(alpha.socket()).output().unwrap();
+    assert!(ping.status.success());
+}

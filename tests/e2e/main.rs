@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         ("narrow_path_is_no_black_hole", line::narrow_path),
         ("killed_node_comes_back_with_its_address", line::kill_and_restart),
         ("lan_discovery_needs_no_bootstrap", line::lan_discovery),
+        ("compose_mesh_runs_without_an_engine", line::compose_mesh),
         ("idle_node_is_small_and_quiet", line::idle),
         ("triangle_silent_cut", triangle::silent_cut),
         ("triangle_interface_down", triangle::interface_down),

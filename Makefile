@@ -1,0 +1,46 @@
+# AegisRay. `make lab` and `make test` do everything, set-up included.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+DENY_VERSION := 0.20.2
+FUZZ_SECONDS ?= 10
+
+.PHONY: help setup setup-lint build lab test bench lint fuzz clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+setup:           ## install what building and testing need, or say how
+	@scripts/setup.sh
+
+setup-lint: setup
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny --version $(DENY_VERSION)
+
+build: setup     ## release build
+	cargo build --release
+
+lab: build       ## a real mesh with NATs on this machine, live on the screen
+	@target/release/aegisray lab
+
+test: setup      ## all tests
+	cargo test --release --lib --bins
+	cargo test --release --tests
+	$(MAKE) --no-print-directory fuzz
+
+fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (10)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
+
+bench: setup     ## criterion benches
+	cargo bench
+
+lint: setup-lint ## formatting, clippy, licences and sources of dependencies, documentation
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo deny --log-level error check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+clean:
+	cargo clean
