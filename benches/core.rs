@@ -29,11 +29,7 @@ fn aead(c: &mut Criterion) {
             let tag = key.seal(1, &[0; 16], &mut sealed);
             sealed.extend_from_slice(&tag);
             group.bench_function(format!("open/{size}"), |b| {
-                b.iter_batched_ref(
-                    || sealed.clone(),
-                    |s| black_box(key.open(1, &[0; 16], s)),
-                    BatchSize::SmallInput,
-                );
+                b.iter_batched_ref(|| sealed.clone(), |s| black_box(key.open(1, &[0; 16], s)), BatchSize::SmallInput);
             });
         }
     }

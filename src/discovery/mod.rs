@@ -1,6 +1,8 @@
 //! Floor 2, sans-IO: which nodes to hold links to, and when to try. Up to `max_peers` nodes everybody links with
 //! everybody; in larger networks a node wants its two successors on the ring of NodeIds (so the graph is connected)
-//! and a few fingers across the ring (so it is short, as in Chord, SIGCOMM 2001, §4), and keeps what is near.
+//! and a few fingers across the ring (so it is short, as in Chord, SIGCOMM 2001, §4). The ring is opened at
+//! once; fingers, and the other links of a small network, once no new node has turned up for a while, so that a large one that starts all at
+//! once doesn't become a full mesh first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,8 @@ const SUCCESSORS: usize = 2;
 const FINGERS: u32 = 4;
 /// Endpoints of one node tried at the same time.
 const PARALLEL: usize = 4;
+/// Fingers, and links beyond them, are opened when the set of known nodes has not grown for so long.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
 /// Nodes tried per call, so that a large table doesn't make a burst.
 const BURST: usize = 8;
 
@@ -74,6 +78,12 @@ pub struct Discovery {
     linked: BTreeSet<NodeId>,
     refused: BTreeMap<NodeId, Instant>,
     wanted: Option<BTreeSet<NodeId>>,
+    /// The part of `wanted` that is opened at once: the ring.
+    ring: BTreeSet<NodeId>,
+    /// The part of `wanted` that is opened after a moment.
+    fingers: BTreeSet<NodeId>,
+    /// From when on fingers, and from when on the rest is opened.
+    settled: (Instant, Instant),
     /// The answer of [`Self::poll_timeout`] until something changes.
     next: Option<Option<Instant>>,
     rng: Rng,
@@ -91,6 +101,9 @@ impl Discovery {
             linked: BTreeSet::new(),
             refused: BTreeMap::new(),
             wanted: None,
+            ring: BTreeSet::new(),
+            fingers: BTreeSet::new(),
+            settled: Default::default(),
             next: None,
             rng,
         }
@@ -124,6 +137,7 @@ impl Discovery {
                 let target = Target { endpoints: endpoints.to_vec(), retry: Retry::new(now, TARGET_RETRY) };
                 self.targets.insert(node, target);
                 self.wanted = None;
+                self.settled = (now + self.rng.jitter(SETTLE.0, 50), now + self.rng.jitter(SETTLE.1, 50));
             }
         }
     }
@@ -229,8 +243,9 @@ impl Discovery {
         self.update_wanted();
         let bootstrap = self.bootstrap.iter().filter(|b| !self.is_satisfied(b)).map(|b| b.retry.next);
         let wanted = self.wanted.iter().flatten().filter(|n| !self.linked.contains(n));
-        let targets = wanted.filter_map(|n| self.targets.get(n)).filter(|t| !t.endpoints.is_empty());
-        let next = bootstrap.chain(targets.map(|t| t.retry.next)).min();
+        let targets = wanted.filter_map(|n| Some((n, self.targets.get(n)?))).filter(|(_, t)| !t.endpoints.is_empty());
+        let due = targets.map(|(n, t)| t.retry.next.max(self.not_before(n)));
+        let next = bootstrap.chain(due).min();
         self.next = Some(next);
         next
     }
@@ -250,9 +265,10 @@ impl Discovery {
         }
         let wanted = self.wanted.take().unwrap_or_default();
         let mut tried = 0;
+        let early: BTreeSet<NodeId> = wanted.iter().filter(|n| self.not_before(n) > now).copied().collect();
         for node in wanted.iter().filter(|n| !self.linked.contains(n)) {
             let Some(target) = self.targets.get_mut(node) else { continue };
-            if target.retry.next > now || target.endpoints.is_empty() || tried >= BURST {
+            if target.retry.next > now || early.contains(node) || target.endpoints.is_empty() || tried >= BURST {
                 continue;
             }
             tried += 1;
@@ -263,6 +279,16 @@ impl Discovery {
         }
         self.wanted = Some(wanted);
         out
+    }
+
+    fn not_before(&self, node: &NodeId) -> Instant {
+        if self.ring.contains(node) {
+            Instant::default()
+        } else if self.fingers.contains(node) {
+            self.settled.0
+        } else {
+            self.settled.1
+        }
     }
 
     fn is_satisfied(&self, bootstrap: &Bootstrap) -> bool {
@@ -295,19 +321,22 @@ impl Discovery {
             return;
         }
         let usable = |n: &NodeId| !self.refused.contains_key(n);
+        let ring: BTreeSet<NodeId> = self.ring_from(&self.me).take(SUCCESSORS).collect();
+        let mut fingers = BTreeSet::new();
+        for k in 1..=FINGERS {
+            let mut point = self.me;
+            let head = u32::from_be_bytes([point.0[0], point.0[1], point.0[2], point.0[3]]);
+            point.0[..4].copy_from_slice(&head.wrapping_add(1 << (32 - k)).to_be_bytes());
+            let finger = self.targets.range(point..).chain(self.targets.iter()).map(|(n, _)| *n).find(usable);
+            fingers.extend(finger);
+        }
         let wanted = if self.targets.len() < self.max_peers {
             self.targets.keys().filter(|n| usable(n)).copied().collect()
         } else {
-            let mut wanted: BTreeSet<NodeId> = self.ring_from(&self.me).take(SUCCESSORS).collect();
-            for k in 1..=FINGERS {
-                let mut point = self.me;
-                let head = u32::from_be_bytes([point.0[0], point.0[1], point.0[2], point.0[3]]);
-                point.0[..4].copy_from_slice(&head.wrapping_add(1 << (32 - k)).to_be_bytes());
-                let finger = self.targets.range(point..).chain(self.targets.iter()).map(|(n, _)| *n).find(usable);
-                wanted.extend(finger);
-            }
-            wanted
+            ring.union(&fingers).copied().collect()
         };
+        self.ring = ring;
+        self.fingers = fingers;
         self.wanted = Some(wanted);
     }
 }
