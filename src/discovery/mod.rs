@@ -223,7 +223,9 @@ impl Discovery {
     pub fn surplus(&mut self, now: Instant, links: &[(NodeId, bool, Instant)]) -> Vec<NodeId> {
         self.update_wanted();
         let wanted = self.wanted.clone().unwrap_or_default();
-        let settled = |since: &Instant| now.since(*since) > Duration::from_secs(15);
+        // Who is new needs a moment to learn of others; less when room is short.
+        let over = links.len() > self.max_peers;
+        let settled = |since: &Instant| now.since(*since) > Duration::from_secs(if over { 4 } else { 15 });
         let small = self.targets.len() < self.max_peers;
         let mut spare: Vec<_> = links
             .iter()

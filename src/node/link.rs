@@ -263,7 +263,7 @@ impl Link {
 
     /// Keeps idle probes of many links apart.
     pub fn spread(&mut self, now: Instant, rng: &mut Rng) {
-        if !self.is_active(now) && self.up {
+        if self.up && self.probe_interval(now) == IDLE_PROBE {
             let early = Duration::from_millis(rng.below(1000));
             self.last_probe = self.last_probe.map(|at| Instant(at.0.saturating_sub(early.as_micros() as u64)));
         }

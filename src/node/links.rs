@@ -53,8 +53,7 @@ impl Node {
             superseded: None,
             seen: (0, now),
         };
-        let mut gone = peer.outdated_sessions(boot);
-        gone.extend(peer.add_session(session));
+        let gone = peer.add_session(session);
         self.by_index.insert(transport.local_index, Arc::clone(&transport));
         let is_guest = peer.grant.is_some();
         if let Via::Direct(addr) = via
@@ -67,6 +66,7 @@ impl Node {
             }
         }
         self.release_sessions(gone);
+        self.forget_earlier_starts(now, id);
         if initiator {
             match via {
                 Via::Direct(addr) => self.send_probe(now, id, addr),
@@ -75,6 +75,23 @@ impl Node {
             self.flush_waiting(now, id);
         }
         self.tables_dirty = true;
+    }
+
+    /// The peer was started anew: its earlier sessions are void, and so is every route that it had told us of. It has
+    /// lost its feasibility distances; a route through its earlier self could close a loop.
+    pub(super) fn forget_earlier_starts(&mut self, now: Instant, id: NodeId) {
+        let epoch = self.rng.next_u32();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let gone = peer.outdated_sessions(peer.info.record.boot);
+        if gone.is_empty() {
+            return;
+        }
+        if let Some(neighbor) = peer.neighbor {
+            peer.channel = Channel::new(epoch);
+            self.routing.forget_learned(now, neighbor);
+            self.routing.send_all(now, neighbor);
+        }
+        self.release_sessions(gone);
     }
 
     fn try_grant(&mut self, now: Instant, info: &Verified, admission: &[u8]) -> Option<Vec<u8>> {

@@ -256,9 +256,11 @@ impl Node {
                 if let Some(session) = newest {
                     self.handle_opened(now, &session, Via::Direct(from), true, interface);
                 }
-                link.note_traffic();
                 self.counters.relayed += 1;
                 self.transmits.push_back(Transmit { to, bytes: datagram.to_vec() });
+                if link.note_traffic() {
+                    self.handle_activity(now, &link);
+                }
             }
             Ingress::Control { offset, via } => self.handle_control(now, via, &datagram[offset..]),
             Ingress::Drop(reason) => self.counters.drop(reason),
@@ -293,7 +295,12 @@ impl Node {
     pub fn handle_tun(&mut self, now: Instant, packet: &[u8]) {
         let mut out = Vec::with_capacity(packet.len() + 128);
         match forward::egress(self, packet, &mut out) {
-            Egress::Send { to, .. } => self.transmits.push_back(Transmit { to, bytes: out }),
+            Egress::Send { to, wake } => {
+                self.transmits.push_back(Transmit { to, bytes: out });
+                if let Some(session) = wake {
+                    self.handle_activity(now, &session);
+                }
+            }
             Egress::NeedSession(node) => self.send_plaintext(now, node, packet.to_vec()),
             Egress::TooBig(mtu) => self.handle_too_big(now, packet, mtu),
             Egress::NoRoute => {

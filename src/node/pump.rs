@@ -29,7 +29,9 @@ impl Node {
         for peer in self.peers.values() {
             if let Some(link) = &peer.link {
                 next = next.min(link.next_tick(now));
-                next = self.channel_due(peer).map_or(next, |t| t.min(next));
+                if link.up {
+                    next = self.channel_due(peer).map_or(next, |t| t.min(next));
+                }
             }
         }
         // Never in the past, and never in a tight loop.
@@ -228,10 +230,10 @@ impl Node {
             self.book.insert(&known);
             self.discovery.known(now, known.id, &known.record.endpoints);
             self.check_collision(&known);
-            if let Some(peer) = self.peers.get_mut(&known.id) {
-                let gone = peer.outdated_sessions(known.record.boot);
+            let id = known.id;
+            if let Some(peer) = self.peers.get_mut(&id) {
                 peer.info = known;
-                self.release_sessions(gone);
+                self.forget_earlier_starts(now, id);
             }
             self.events.push_back(Event::StateChanged);
         }

@@ -214,6 +214,18 @@ impl Node {
 }
 
 impl Node {
+    /// The receiver index that packets to a neighbour carry, for the simulator's check of forwarding.
+    #[must_use]
+    pub fn index_towards(&self, neighbor: &crate::types::NodeId) -> Option<u32> {
+        Some(self.peers.get(neighbor)?.transport()?.remote_index)
+    }
+
+    /// Whether packets with this receiver index are taken in.
+    #[must_use]
+    pub fn takes_in(&self, index: u32) -> bool {
+        self.by_index.contains_key(&index)
+    }
+
     /// The links that are up, with their costs as told to routing.
     #[must_use]
     pub fn link_costs(&self) -> Vec<(crate::types::NodeId, u32)> {

@@ -1,1 +1,334 @@
+//! Two and three nodes wired back to back: what only a whole node can show.
 
+use super::*;
+use crate::{
+    crypto::SigningKey,
+    identity::{Certificate, Refusal, Revocations},
+    wire::packet::Datagram,
+};
+
+fn addr(i: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, i], 51_900))
+}
+
+fn identity(seed: u8) -> Identity {
+    Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap()
+}
+
+fn network(authority: Option<Vec<u8>>) -> Network {
+    Network::new("n", Some("secret"), authority, "100.64.0.0/16".parse().unwrap())
+}
+
+fn node_with(seed: u8, network: &Network, change: impl FnOnce(&mut NodeConfig)) -> Node {
+    let mut config = NodeConfig {
+        network: network.clone(),
+        policy: Policy { need_certificate: network.authority().is_some(), ..Policy::default() },
+        content: RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() },
+        seqno: 1000,
+        unix_now: 1000,
+        max_peers: 50,
+        ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
+        rekey_after: Duration::from_secs(100),
+        rekey_bytes: 1 << 30,
+        cost: 0,
+        link_costs: HashMap::new(),
+        authority: None,
+        admission: vec![],
+        invitations: vec![],
+        revocations: vec![],
+    };
+    change(&mut config);
+    Node::new(config, identity(seed), Box::new(network.clone()), [seed; 32], Instant(0))
+}
+
+struct Wires {
+    nodes: Vec<(u8, Node)>,
+    now: Instant,
+    delivered: Vec<(u8, Vec<u8>)>,
+    /// Datagrams recorded on their way: from, to, bytes.
+    tape: Vec<(u8, u8, Vec<u8>)>,
+    /// Pairs between which nothing passes.
+    cut: Vec<(u8, u8)>,
+}
+
+impl Wires {
+    fn new(nodes: Vec<(u8, Node)>) -> Self {
+        Self { nodes, now: Instant(1), delivered: vec![], tape: vec![], cut: vec![] }
+    }
+
+    fn node(&mut self, i: u8) -> &mut Node {
+        &mut self.nodes.iter_mut().find(|n| n.0 == i).unwrap().1
+    }
+
+    /// Lets `time` pass in steps of 5 ms.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(5);
+            for i in 0..self.nodes.len() {
+                let now = self.now;
+                self.nodes[i].1.handle_timeout(now);
+            }
+            self.carry();
+        }
+    }
+
+    fn carry(&mut self) {
+        loop {
+            let mut air = Vec::new();
+            for (i, node) in &mut self.nodes {
+                while let Some(t) = node.poll_transmit() {
+                    air.push((*i, t));
+                }
+                while let Some(event) = node.poll_event() {
+                    if let Event::Deliver(packet) = event {
+                        self.delivered.push((*i, packet));
+                    }
+                }
+            }
+            if air.is_empty() {
+                return;
+            }
+            for (from, mut t) in air {
+                let Some(to) = (1..=9).find(|i| addr(*i) == t.to) else { continue };
+                self.tape.push((from, to, t.bytes.clone()));
+                if self.cut.contains(&(from, to)) || self.cut.contains(&(to, from)) {
+                    continue;
+                }
+                let now = self.now;
+                if let Some((_, node)) = self.nodes.iter_mut().find(|n| n.0 == to) {
+                    node.handle_datagram(now, addr(from), 1, &mut t.bytes);
+                }
+            }
+        }
+    }
+
+    fn packet(&mut self, from: u8, to: u8, tag: u8) -> Vec<u8> {
+        let (IpAddr::V4(a), IpAddr::V4(b)) = (self.node(from).addresses()[0], self.node(to).addresses()[0]) else {
+            panic!()
+        };
+        let mut p = vec![0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17, 0, 0];
+        p.extend_from_slice(&a.octets());
+        p.extend_from_slice(&b.octets());
+        p.resize(60, tag);
+        p
+    }
+
+    fn send(&mut self, from: u8, to: u8, tag: u8) -> Vec<u8> {
+        let packet = self.packet(from, to, tag);
+        let now = self.now;
+        self.node(from).handle_tun(now, &packet);
+        self.carry();
+        packet
+    }
+}
+
+fn pair() -> Wires {
+    let network = network(None);
+    let (a, mut b) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}));
+    b.set_bootstrap(Instant(0), &[addr(1)]);
+    let mut wires = Wires::new(vec![(1, a), (2, b)]);
+    wires.run(Duration::from_secs(1));
+    wires
+}
+
+#[test]
+fn packets_pass_replays_and_forgeries_are_counted_and_do_not() {
+    let mut w = pair();
+    w.tape.clear();
+    let packet = w.send(1, 2, 7);
+    assert_eq!(w.delivered, [(2, packet)]);
+    let recorded = w.tape.iter().find(|t| t.2[0] == packet::DATA && t.1 == 2).unwrap().2.clone();
+    let now = w.now;
+    w.node(2).handle_datagram(now, addr(1), 1, &mut recorded.clone());
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::Replayed), 1);
+    let mut forged = recorded.clone();
+    forged[30] ^= 1;
+    w.node(2).handle_datagram(now, addr(1), 1, &mut forged);
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::Forged), 1);
+    let mut unknown = recorded;
+    unknown[4] ^= 0xff;
+    w.node(2).handle_datagram(now, addr(1), 1, &mut unknown);
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::UnknownSession), 1);
+    w.carry();
+    assert_eq!(w.delivered.len(), 1);
+}
+
+#[test]
+fn a_packet_with_a_foreign_source_is_dropped() {
+    let mut w = pair();
+    let mut packet = w.packet(1, 2, 7);
+    packet[12..16].copy_from_slice(&[8, 8, 8, 8]);
+    let now = w.now;
+    w.node(1).handle_tun(now, &packet);
+    w.carry();
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::SpoofedSource), 1);
+    assert!(w.delivered.is_empty());
+}
+
+#[test]
+fn a_rekey_loses_nothing() {
+    let mut w = pair();
+    let mut expected = Vec::new();
+    for i in 0..3000u32 {
+        let packet = w.send(1, 2, (i % 250) as u8);
+        expected.push((2, packet));
+        w.run(Duration::from_millis(50));
+    }
+    assert!(w.node(1).counters.rekeys + w.node(2).counters.rekeys >= 1, "150 s at one rekey per 100 s");
+    assert_eq!(w.delivered, expected);
+}
+
+#[test]
+fn a_relay_forwards_what_it_cannot_read_and_traffic_moves_when_a_link_dies() {
+    let network = network(None);
+    let (a, b, c) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}), node_with(3, &network, |_| {}));
+    let mut w = Wires::new(vec![(1, a), (2, b), (3, c)]);
+    w.cut.push((1, 3));
+    w.node(1).set_bootstrap(Instant(0), &[addr(2)]);
+    w.node(3).set_bootstrap(Instant(0), &[addr(2)]);
+    w.run(Duration::from_secs(2));
+    w.tape.clear();
+    let packet = w.send(1, 3, 0xaa);
+    w.run(Duration::from_secs(1));
+    assert_eq!(w.delivered, [(3, packet)]);
+    assert!(w.node(2).counters.relayed > 0);
+    assert!(!w.tape.iter().any(|t| t.2.windows(20).any(|x| x == [0xaa; 20])), "no plain byte on any wire");
+    // The direct path opens and takes over; then it dies and the relay does.
+    w.cut.clear();
+    w.run(Duration::from_secs(30));
+    let (me, c) = (w.node(1).id(), w.node(3).id());
+    let next = |w: &mut Wires| {
+        let routing = w.node(1).routing();
+        routing.next_hop(routing.origin(&c).unwrap())
+    };
+    assert_eq!(next(&mut w), Some(c), "{me:?} reaches {c:?} directly");
+    w.cut.push((1, 3));
+    let (mut answered, mut at) = (None, 0);
+    w.delivered.clear();
+    while answered.is_none() && at < 1000 {
+        w.send(1, 3, 1);
+        w.run(Duration::from_millis(10));
+        at += 10;
+        answered = (!w.delivered.is_empty()).then_some(at);
+    }
+    assert!(answered.is_some_and(|ms| ms <= 500), "an outage of {answered:?} ms");
+}
+
+#[test]
+fn a_hop_header_cannot_be_forged_and_a_loop_would_end() {
+    let mut w = pair();
+    let b = w.node(2).id();
+    let header = packet::HopHeader { ttl: 3, receiver: 1, counter: 1, dst: b.tag(), src: NodeTag(1) }.encode();
+    let mut forged = [&header[..], &[0; 40]].concat();
+    let session = *w.node(2).by_index.keys().next().unwrap();
+    let now = w.now;
+    w.node(2).handle_datagram(now, addr(1), 1, &mut forged);
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::UnknownSession), 1);
+    forged[4..8].copy_from_slice(&session.to_be_bytes());
+    assert!(matches!(packet::parse(&forged), Ok(Datagram::Hop(_))));
+    w.node(2).handle_datagram(now, addr(1), 1, &mut forged);
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::Forged), 1);
+    // A genuine neighbour whose header has no hops left.
+    let id = w.node(2).id();
+    let transport = w.node(1).peers[&id].transport().unwrap().clone();
+    let mut spent = [&transport.seal_hop(1, NodeTag(77), NodeTag(1))[..], &[packet::DATA; 40]].concat();
+    w.node(2).handle_datagram(now, addr(1), 1, &mut spent);
+    assert_eq!(w.node(2).counters.dropped(forward::Drop::TtlExpired), 1);
+}
+
+#[test]
+fn revocation_ends_live_sessions_on_every_node_and_spreads() {
+    let authority = Authority::new(identity(9));
+    let network = network(Some(authority.spki().to_vec()));
+    let certificate = |seed: u8| Certificate {
+        node: identity(seed).id(),
+        name: format!("c{seed}"),
+        addresses: vec![],
+        prefixes: vec![],
+        groups: vec![],
+        not_before: 0,
+        not_after: 5000,
+        serial: [seed; 16],
+    };
+    let member = |seed: u8| {
+        let signed = authority.issue(&certificate(seed));
+        node_with(seed, &network, |c| c.content.certificate = signed)
+    };
+    let mut w = Wires::new(vec![(1, member(1)), (2, member(2)), (3, member(3))]);
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.node(3).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(5));
+    assert_eq!(w.node(2).routing().reachable(), 2);
+    let list = Revocations { version: 1, serials: [[3; 16]].into(), ..Revocations::default() };
+    let (now, signed) = (w.now, authority.revoke(&list));
+    assert!(w.node(1).set_revocations(now, &signed));
+    assert!(!w.node(1).set_revocations(now, &signed), "not newer");
+    let gone = identity(3).id();
+    assert!(!w.node(1).peers.contains_key(&gone), "at once");
+    w.run(Duration::from_secs(1));
+    assert!(!w.node(2).peers.contains_key(&gone), "by gossip");
+    assert_eq!(w.node(2).routing().reachable(), 1);
+    w.run(Duration::from_secs(20));
+    assert!(w.node(1).counters.refused(&Refusal::Revoked) > 0);
+    // A list that the authority did not sign changes nothing.
+    let forged = Authority::new(identity(8)).revoke(&Revocations { version: 9, ..Revocations::default() });
+    let now = w.now;
+    assert!(!w.node(1).set_revocations(now, &forged));
+    // Certificates run out while sessions live.
+    w.run(Duration::from_secs(1));
+    let now = w.now;
+    w.node(1).set_unix(now, 6000);
+    w.run(Duration::from_secs(3));
+    assert!(w.node(1).peers.is_empty());
+}
+
+#[test]
+fn strangers_with_the_wrong_secret_are_counted() {
+    let network = network(None);
+    let other = Network::new("n", Some("another"), None, network.cidr());
+    let mut w = Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, node_with(2, &other, |_| {}))]);
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(3));
+    assert!(w.node(1).status().refused[&Refusal::WrongNetwork.to_string()] > 0);
+    assert!(w.tape.iter().all(|t| t.0 == 2), "not one datagram came back");
+}
+
+#[test]
+fn two_nodes_never_keep_one_address() {
+    let tiny = Network::new("n", Some("secret"), None, "100.64.0.0/28".parse().unwrap());
+    let mut nodes = Vec::new();
+    for seed in 1..=6 {
+        nodes.push((seed, node_with(seed, &tiny, |_| {})));
+    }
+    let mut w = Wires::new(nodes);
+    for seed in 2..=6 {
+        w.node(seed).set_bootstrap(Instant(0), &[addr(1)]);
+    }
+    w.run(Duration::from_secs(20));
+    let mut addresses: Vec<IpAddr> = (1..=6).map(|i| w.node(i).addresses()[0]).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 6, "14 addresses for 6 nodes");
+}
+
+#[test]
+fn a_peer_that_moves_is_reached_where_it_is() {
+    let mut w = pair();
+    let moved = addr(5);
+    let (now, a) = (w.now, w.node(1).id());
+    // Node 1's next probe arrives from somewhere else.
+    let id = w.node(2).id();
+    let transport = w.node(1).peers[&id].transport().unwrap().clone();
+    let mut bytes = Vec::new();
+    transport.seal(&crate::wire::frame::encode(crate::wire::frame::Kind::Echo(Default::default())), &mut bytes);
+    w.node(2).handle_datagram(now, moved, 1, &mut bytes);
+    let probe = w.node(2).poll_transmit().expect("a probe to the new place");
+    assert_eq!(probe.to, moved);
+    assert_eq!(w.node(2).peers[&a].link.as_ref().unwrap().addr, addr(1), "not before it is confirmed");
+    let mut probe = probe.bytes;
+    w.node(1).handle_datagram(now, addr(2), 1, &mut probe);
+    let mut reply = w.node(1).poll_transmit().unwrap().bytes;
+    w.node(2).handle_datagram(now + Duration::from_millis(1), moved, 1, &mut reply);
+    assert_eq!(w.node(2).peers[&a].link.as_ref().unwrap().addr, moved);
+}

@@ -20,9 +20,12 @@ enum Walk {
 
 impl World {
     fn next(&self, at: usize, target: &NodeId) -> Option<usize> {
-        let routing = self.places[at].node.as_ref()?.routing();
-        let next = routing.next_hop(routing.origin(target)?)?;
-        self.by_id.get(&next).copied()
+        let node = self.places[at].node.as_ref()?;
+        let next = node.routing().next_hop(node.routing().origin(target)?)?;
+        let there = *self.by_id.get(&next)?;
+        // A packet for an earlier start of the neighbour is dropped there.
+        let index = node.index_towards(&next)?;
+        self.places[there].node.as_ref()?.takes_in(index).then_some(there)
     }
 
     fn walk(&self, from: usize, to: usize) -> Walk {

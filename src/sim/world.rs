@@ -287,10 +287,10 @@ impl World {
         };
         let seed = sha256(&[b"node", &self.options.seed.to_be_bytes(), &place.key, &place.starts.to_be_bytes()]);
         let mut node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, self.now);
-        // Everybody knows two of a few seeds; the first seed is the root of them.
-        let seeds = (self.options.nodes / 50).clamp(1, 16);
-        let mut bootstrap = vec![address(i % seeds), address((i / seeds) % seeds), address(0)];
-        bootstrap.retain(|a| *a != address(i));
+        // Everybody knows two of the seeds; a seed knows two earlier ones.
+        let seeds = (self.options.nodes / 25).max(1);
+        let known = if i < seeds { [i / 2, i.saturating_sub(1)] } else { [i % seeds, (i / seeds) % seeds] };
+        let mut bootstrap: Vec<SocketAddr> = known.into_iter().filter(|k| *k != i).map(address).collect();
         bootstrap.dedup();
         node.set_bootstrap(self.now, &bootstrap);
         self.places[i].node = Some(node);

@@ -1,0 +1,66 @@
+//! The node state machine under virtual time: convergence, no loops, and runs that replay.
+
+use std::time::Duration;
+
+use aegisray::sim::{Options, Report, run};
+
+fn simulate(options: &Options) -> Report {
+    run(options, &mut |_| {})
+}
+
+#[track_caller]
+fn assert_good(report: &Report) {
+    assert!(report.is_good(), "{report:#?}");
+}
+
+#[test]
+fn a_hundred_nodes_converge_without_a_loop() {
+    let report = simulate(&Options { nodes: 100, ..Options::default() });
+    println!("{report:#?}");
+    assert_good(&report);
+    assert!(report.stretch < 1.25, "routes are near the shortest: {}", report.stretch);
+}
+
+#[test]
+fn the_same_seed_replays_the_same_run_and_another_one_does_not() {
+    let options = Options {
+        nodes: 24,
+        loss: 0.1,
+        duplicate: 0.05,
+        churn: 20.0,
+        chaos: Duration::from_secs(20),
+        idle: Duration::from_secs(5),
+        ..Options::default()
+    };
+    let (first, second) = (simulate(&options), simulate(&options));
+    assert_eq!(first.trace_hash, second.trace_hash);
+    assert_eq!(first.events, second.events);
+    let other = simulate(&Options { seed: 2, ..options });
+    assert_ne!(first.trace_hash, other.trace_hash);
+}
+
+#[test]
+fn loss_churn_and_partitions_leave_nothing_broken() {
+    for seed in 1..=6 {
+        let options = Options {
+            nodes: 30,
+            seed,
+            loss: 0.15,
+            duplicate: 0.05,
+            jitter: Duration::from_millis(30),
+            churn: 30.0,
+            partition: Duration::from_secs(15),
+            chaos: Duration::from_secs(40),
+            idle: Duration::ZERO,
+            ..Options::default()
+        };
+        let report = simulate(&options);
+        println!("seed {seed}: converged {:.1} s after the chaos, {} crashes", report.convergence_s, report.crashes);
+        assert_good(&report);
+    }
+}
+
+#[test]
+fn two_nodes_are_a_network() {
+    assert_good(&simulate(&Options { nodes: 2, idle: Duration::ZERO, ..Options::default() }));
+}
