@@ -1,4 +1,4 @@
-//! Floor 1: the configuration file. YAML → [`raw`] (typed, unknown keys refused) → [`Config`] (validated).
+//! Floor 1: the configuration file. YAML → `raw` (typed, unknown keys refused) → [`Config`] (validated).
 //! Every error names file, line, column, key and what was expected.
 
 mod error;
