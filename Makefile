@@ -26,8 +26,7 @@ lab: build       ## a real mesh with NATs on this machine, live on the screen
 	@target/release/aegisray lab
 
 test: setup      ## all tests
-	cargo test --release --lib --bins
-	cargo test --release --tests
+	cargo test --release
 	$(MAKE) --no-print-directory fuzz
 
 fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (10)

@@ -1,10 +1,10 @@
 //! Benches of the core: what one packet, one handshake and one lookup cost.
 
-use std::{collections::HashMap, hint::black_box, net::SocketAddr, time::Duration};
+use std::{hint::black_box, net::SocketAddr};
 
 use aegisray::{
     crypto::{AeadKey, Cipher, SigningKey},
-    identity::{Identity, Network, Policy, RecordContent},
+    identity::{Identity, Network, RecordContent},
     node::{Node, NodeConfig, PrefixMap},
     types::{Instant, IpPrefix},
     wire::ip,
@@ -56,23 +56,8 @@ fn addr(i: u8) -> SocketAddr {
 
 fn node(seed: u8) -> Node {
     let network = Network::new("bench", Some("secret"), None, "100.64.0.0/16".parse().expect("a prefix"));
-    let config = NodeConfig {
-        network: network.clone(),
-        policy: Policy::default(),
-        content: RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() },
-        seqno: 1_000,
-        unix_now: 1_000,
-        max_peers: 50,
-        ciphers: vec![Cipher::Aes256Gcm],
-        rekey_after: Duration::from_secs(3600),
-        rekey_bytes: 1 << 40,
-        cost: 0,
-        link_costs: HashMap::new(),
-        authority: None,
-        admission: vec![],
-        invitations: vec![],
-        revocations: vec![],
-    };
+    let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
+    let config = NodeConfig::new(network.clone(), content, 1_000);
     let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).expect("a seed makes an identity");
     Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
 }

@@ -2,11 +2,11 @@
 //! whose frames arrive through a real session.
 #![no_main]
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use aegisray::{
-    crypto::{Cipher, SigningKey},
-    identity::{Identity, Network, Policy, RecordContent},
+    crypto::SigningKey,
+    identity::{Identity, Network, RecordContent},
     node::{Event, Node, NodeConfig},
     types::Instant,
     wire::frame,
@@ -15,23 +15,8 @@ use libfuzzer_sys::fuzz_target;
 
 fn node(seed: u8, endpoint: SocketAddr) -> Node {
     let network = Network::new("n", Some("secret"), None, "100.64.0.0/16".parse().expect("a prefix"));
-    let config = NodeConfig {
-        network: network.clone(),
-        policy: Policy::default(),
-        content: RecordContent { name: format!("n{seed}"), endpoints: vec![endpoint], ..Default::default() },
-        seqno: 1_000,
-        unix_now: 1_000,
-        max_peers: 50,
-        ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
-        rekey_after: Duration::from_secs(100),
-        rekey_bytes: 1 << 30,
-        cost: 0,
-        link_costs: HashMap::new(),
-        authority: None,
-        admission: vec![],
-        invitations: vec![],
-        revocations: vec![],
-    };
+    let content = RecordContent { name: format!("n{seed}"), endpoints: vec![endpoint], ..Default::default() };
+    let config = NodeConfig::new(network.clone(), content, 1_000);
     let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).expect("a seed makes an identity");
     Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
 }

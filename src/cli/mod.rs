@@ -243,6 +243,12 @@ fn socket(cli: &Cli) -> Result<PathBuf, Failure> {
 }
 
 fn start(path: &Path) -> Result<(), Failure> {
+    // A daemon that lost a thread would look alive and move nothing: end, and let the service manager start anew.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     let config = Config::load(path)?;
     let level = config.log_level.parse().unwrap_or(tracing::Level::INFO);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

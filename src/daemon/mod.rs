@@ -89,12 +89,6 @@ async fn run_async(config: Config) -> Result<(), StartError> {
 
 fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<Node> {
     let unix = unix_now();
-    let policy = Policy {
-        need_certificate: config.network.authority().is_some(),
-        allow: config.allow.clone(),
-        accept: config.accept.clone(),
-        ..Policy::default()
-    };
     // The identity was read for the configuration; the node gets its own copy from the same key.
     let identity = config.identity.duplicate().map_err(|_| io::Error::other("the identity key can't be copied"))?;
     let authority = match &config.authority_key {
@@ -103,20 +97,19 @@ fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<
         }
         None => None,
     };
+    let content = RecordContent {
+        name: config.name.clone(),
+        ipv4_attempt: state.ipv4_attempt,
+        prefixes: config.announce.clone(),
+        endpoints: config.advertise.clone(),
+        certificate: config.certificate.clone(),
+        no_relay: !config.relay,
+        ..RecordContent::default()
+    };
+    let defaults = NodeConfig::new(config.network.clone(), content, unix);
     let node_config = NodeConfig {
-        network: config.network.clone(),
-        policy,
-        content: RecordContent {
-            name: config.name.clone(),
-            ipv4_attempt: state.ipv4_attempt,
-            prefixes: config.announce.clone(),
-            endpoints: config.advertise.clone(),
-            certificate: config.certificate.clone(),
-            no_relay: !config.relay,
-            ..RecordContent::default()
-        },
-        seqno: u32::try_from(unix).unwrap_or(u32::MAX).max(state.seqno.saturating_add(1)),
-        unix_now: unix,
+        policy: Policy { allow: config.allow.clone(), accept: config.accept.clone(), ..defaults.policy },
+        seqno: defaults.seqno.max(state.seqno.saturating_add(1)),
         max_peers: config.max_peers,
         ciphers: config.ciphers.clone(),
         rekey_after: config.rekey_after,
@@ -127,6 +120,7 @@ fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<
         admission: config.admission.clone(),
         invitations: state.invitations.clone(),
         revocations: state.revocations.clone(),
+        ..defaults
     };
     let verifier: Box<dyn Verify> = Box::new(config.network.clone());
     let mut node = Node::new(node_config, identity, verifier, host::random_seed()?, now);

@@ -218,23 +218,22 @@ impl Discovery {
         after || self.ring_from(node).take(SUCCESSORS).any(|n| n == self.me)
     }
 
-    /// Which links to give up, given for each whether the peer wants it and since when it stands: those that nobody
-    /// wants, and beyond `max_peers` the ones that only the peer wants, oldest first.
+    /// Which links to give up for room beyond `max_peers`, given for each whether the peer wants it and since when it
+    /// stands: first those that nobody wants, then the oldest that only the peer wants. A link that works and takes
+    /// nobody's room stays: giving it up would move routes for nothing.
     pub fn surplus(&mut self, now: Instant, links: &[(NodeId, bool, Instant)]) -> Vec<NodeId> {
+        let excess = links.len().saturating_sub(self.max_peers);
+        if excess == 0 {
+            return Vec::new();
+        }
         self.update_wanted();
         let wanted = self.wanted.clone().unwrap_or_default();
-        // Who is new needs a moment to learn of others; less when room is short.
-        let over = links.len() > self.max_peers;
-        let settled = |since: &Instant| now.since(*since) > Duration::from_secs(if over { 4 } else { 15 });
-        let small = self.targets.len() < self.max_peers;
-        let mut spare: Vec<_> = links
-            .iter()
-            .filter(|(n, _, since)| !wanted.contains(n) && !self.is_ring(n) && settled(since) && !small)
-            .collect();
+        // Who is new needs a moment to learn of others.
+        let settled = |since: &Instant| now.since(*since) > Duration::from_secs(4);
+        let mut spare: Vec<_> =
+            links.iter().filter(|(n, _, since)| !wanted.contains(n) && !self.is_ring(n) && settled(since)).collect();
         spare.sort_by_key(|(n, peer_wants, since)| (*peer_wants, *since, *n));
-        let excess = links.len().saturating_sub(self.max_peers);
-        let unwanted = spare.iter().filter(|(_, peer_wants, _)| !peer_wants).count();
-        spare.into_iter().take(excess.max(unwanted)).map(|(n, ..)| *n).collect()
+        spare.into_iter().take(excess).map(|(n, ..)| *n).collect()
     }
 
     /// When [`Self::poll`] has something to do.
@@ -415,14 +414,13 @@ mod tests {
     }
 
     #[test]
-    fn ring_links_are_never_surplus_and_unwanted_ones_are() {
+    fn beyond_the_limit_ring_links_stay_and_unwanted_ones_go_first() {
         let mut d = discovery(400);
-        let links: Vec<_> = (1..80).map(|i| (id(i), true, Instant(0))).collect();
+        let links: Vec<_> = (1..80).map(|i| (id(i), i % 2 == 0, Instant(0))).collect();
         let gone = d.surplus(Instant(60_000_000), &links);
-        assert!(links.len() - gone.len() <= 50);
-        assert!(gone.iter().all(|n| !d.is_ring(n)));
-        let idle: Vec<_> = (1..40).map(|i| (id(i), false, Instant(0))).collect();
-        let gone = d.surplus(Instant(60_000_000), &idle);
-        assert!(gone.len() > 20 && gone.iter().all(|n| !d.wants(n)));
+        assert_eq!(links.len() - gone.len(), 50);
+        assert!(gone.iter().all(|n| !d.is_ring(n) && !d.wants(n)));
+        assert!(gone.iter().all(|n| links.iter().any(|l| l.0 == *n && !l.1)), "nobody wants these");
+        assert!(d.surplus(Instant(60_000_000), &links[..50]).is_empty(), "no room is needed");
     }
 }

@@ -68,6 +68,30 @@ pub struct NodeConfig {
     pub revocations: Vec<u8>,
 }
 
+impl NodeConfig {
+    /// A node that says `content` of itself, with the defaults of the configuration file.
+    #[must_use]
+    pub fn new(network: Network, content: RecordContent, unix_now: UnixTime) -> Self {
+        Self {
+            policy: Policy { need_certificate: network.authority().is_some(), ..Policy::default() },
+            network,
+            content,
+            seqno: SeqNo::try_from(unix_now).unwrap_or(SeqNo::MAX),
+            unix_now,
+            max_peers: 50,
+            ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
+            rekey_after: Duration::from_secs(3600),
+            rekey_bytes: 256 << 30,
+            cost: 0,
+            link_costs: HashMap::new(),
+            authority: None,
+            admission: Vec::new(),
+            invitations: Vec::new(),
+            revocations: Vec::new(),
+        }
+    }
+}
+
 /// A datagram to send.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transmit {

@@ -58,16 +58,16 @@ impl Peer {
         }
     }
 
-    /// The session to send on: the newest one that the peer has confirmed, else one that we started. Of handshakes
-    /// that crossed, both ends choose the same.
+    /// The session to send on: the newest one that the peer has confirmed, else one that we started. Of two handshakes
+    /// that crossed, one from each end, both ends choose the same.
     pub fn transport(&self) -> Option<&Arc<Transport>> {
-        let confirmed = || self.sessions.iter().filter(|s| s.transport.is_confirmed());
-        let newest = confirmed().map(|s| s.since).max();
-        let crossed = confirmed().filter(|s| newest.is_some_and(|n| n.since(s.since) < CROSSED));
-        crossed
-            .max_by_key(|s| s.transport.local_index ^ s.transport.remote_index)
-            .or_else(|| self.sessions.iter().rev().find(|s| s.initiator))
-            .map(|s| &s.transport)
+        let confirmed = || self.sessions.iter().rev().filter(|s| s.transport.is_confirmed());
+        let Some(newest) = confirmed().next() else {
+            return self.sessions.iter().rev().find(|s| s.initiator).map(|s| &s.transport);
+        };
+        let rival = confirmed().find(|s| s.initiator != newest.initiator && newest.since.since(s.since) < CROSSED);
+        let key = |s: &&Session| s.transport.local_index ^ s.transport.remote_index;
+        std::iter::once(newest).chain(rival).max_by_key(key).map(|s| &s.transport)
     }
 
     /// The session that probes go on: the newest one if we may send on it, so that the probe confirms it.

@@ -20,25 +20,13 @@ fn network(authority: Option<Vec<u8>>) -> Network {
 }
 
 fn node_with(seed: u8, network: &Network, change: impl FnOnce(&mut NodeConfig)) -> Node {
-    let mut config = NodeConfig {
-        network: network.clone(),
-        policy: Policy { need_certificate: network.authority().is_some(), ..Policy::default() },
-        content: RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() },
-        seqno: 1000,
-        unix_now: 1000,
-        max_peers: 50,
-        ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
-        rekey_after: Duration::from_secs(100),
-        rekey_bytes: 1 << 30,
-        cost: 0,
-        link_costs: HashMap::new(),
-        authority: None,
-        admission: vec![],
-        invitations: vec![],
-        revocations: vec![],
-    };
+    let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
+    let mut config = NodeConfig::new(network.clone(), content, 1000);
+    config.rekey_after = Duration::from_secs(100);
     change(&mut config);
-    Node::new(config, identity(seed), Box::new(network.clone()), [seed; 32], Instant(0))
+    // The generator decides on indexes, and so on which of two sessions wins: let it differ with the number.
+    let generator = [seed.wrapping_add(config.seqno as u8); 32];
+    Node::new(config, identity(seed), Box::new(network.clone()), generator, Instant(0))
 }
 
 struct Wires {
@@ -49,11 +37,13 @@ struct Wires {
     tape: Vec<(u8, u8, Vec<u8>)>,
     /// Pairs between which nothing passes.
     cut: Vec<(u8, u8)>,
+    /// Certificates that arrive are taken in, as the daemon does.
+    certified: bool,
 }
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        Self { nodes, now: Instant(1), delivered: vec![], tape: vec![], cut: vec![] }
+        Self { nodes, now: Instant(1), delivered: vec![], tape: vec![], cut: vec![], certified: false }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -81,8 +71,13 @@ impl Wires {
                     air.push((*i, t));
                 }
                 while let Some(event) = node.poll_event() {
-                    if let Event::Deliver(packet) = event {
-                        self.delivered.push((*i, packet));
+                    match event {
+                        Event::Deliver(packet) => self.delivered.push((*i, packet)),
+                        Event::Certified(certificate) if self.certified => {
+                            node.set_certificate(self.now, certificate);
+                            node.reconnect(self.now);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -331,4 +326,45 @@ fn a_peer_that_moves_is_reached_where_it_is() {
     let mut reply = w.node(1).poll_transmit().unwrap().bytes;
     w.node(2).handle_datagram(now + Duration::from_millis(1), moved, 1, &mut reply);
     assert_eq!(w.node(2).peers[&a].link.as_ref().unwrap().addr, moved);
+}
+
+#[test]
+fn an_invite_admits_one_node_whose_routes_then_work() {
+    for seed in 1..=24 {
+        let authority = || Authority::new(identity(9));
+        let network = network(Some(authority().spki().to_vec()));
+        let certificate = Certificate {
+            node: identity(1).id(),
+            name: "root".into(),
+            addresses: vec![],
+            prefixes: vec![],
+            groups: vec![],
+            not_before: 0,
+            not_after: 50_000,
+            serial: [1; 16],
+        };
+        let signed = authority().issue(&certificate);
+        let invitation = Invitation {
+            hash: crate::crypto::sha256(&[b"one-time"]),
+            expires: 5000,
+            name: String::new(),
+            used_by: None,
+        };
+        let root = node_with(1, &network, |c| {
+            c.content.certificate = signed;
+            c.authority = Some(authority());
+            c.invitations = vec![invitation];
+            c.seqno += seed;
+        });
+        let mut guest = node_with(2, &network, |c| {
+            c.admission = b"one-time".to_vec();
+            c.seqno += seed;
+        });
+        guest.set_bootstrap(Instant(0), &[addr(1)]);
+        let mut w = Wires { certified: true, ..Wires::new(vec![(1, root), (2, guest)]) };
+        w.run(Duration::from_secs(4));
+        assert_eq!(w.node(2).routing().reachable(), 1, "seed {seed}");
+        assert_eq!(w.node(1).routing().reachable(), 1, "seed {seed}");
+        assert!(w.node(1).invitations()[0].used_by.is_some());
+    }
 }

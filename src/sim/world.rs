@@ -9,8 +9,8 @@ use std::{
 
 use super::{Options, verifier::SharedVerifier};
 use crate::{
-    crypto::{Cipher, Rng, SigningKey, sha256},
-    identity::{Identity, Network, Policy, RecordContent},
+    crypto::{Rng, SigningKey, sha256},
+    identity::{Identity, Network, RecordContent},
     node::{Event, Node, NodeConfig},
     types::{Instant, NodeId, UnixTime},
 };
@@ -268,23 +268,8 @@ impl World {
         let place = &mut self.places[i];
         place.starts += 1;
         let unix = EPOCH + self.now.0 / 1_000_000;
-        let config = NodeConfig {
-            network: self.network.clone(),
-            policy: Policy::default(),
-            content: RecordContent { name: format!("n{i}"), endpoints: vec![address(i)], ..Default::default() },
-            seqno: unix as u32,
-            unix_now: unix,
-            max_peers: 50,
-            ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
-            rekey_after: Duration::from_secs(3600),
-            rekey_bytes: 1 << 38,
-            cost: 0,
-            link_costs: HashMap::new(),
-            authority: None,
-            admission: Vec::new(),
-            invitations: Vec::new(),
-            revocations: Vec::new(),
-        };
+        let content = RecordContent { name: format!("n{i}"), endpoints: vec![address(i)], ..RecordContent::default() };
+        let config = NodeConfig::new(self.network.clone(), content, unix);
         let seed = sha256(&[b"node", &self.options.seed.to_be_bytes(), &place.key, &place.starts.to_be_bytes()]);
         let mut node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, self.now);
         // Everybody knows two of the seeds; a seed knows two earlier ones.
