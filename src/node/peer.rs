@@ -17,8 +17,6 @@ const MAX_WAITING: usize = 64;
 const UNCONFIRMED_LIFE: Duration = Duration::from_secs(20);
 /// A session that another one replaced goes after so long without a packet from the peer.
 const SUPERSEDED_LIFE: Duration = Duration::from_secs(60);
-/// Sessions made within this time are the two of a simultaneous open.
-const CROSSED: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -58,16 +56,11 @@ impl Peer {
         }
     }
 
-    /// The session to send on: the newest one that the peer has confirmed, else one that we started. Of two handshakes
-    /// that crossed, one from each end, both ends choose the same.
+    /// The session to send on: the newest one that the peer has confirmed, else one that we started. After handshakes
+    /// that crossed, each end may use another one; both stay as long as the other end sends on them.
     pub fn transport(&self) -> Option<&Arc<Transport>> {
-        let confirmed = || self.sessions.iter().rev().filter(|s| s.transport.is_confirmed());
-        let Some(newest) = confirmed().next() else {
-            return self.sessions.iter().rev().find(|s| s.initiator).map(|s| &s.transport);
-        };
-        let rival = confirmed().find(|s| s.initiator != newest.initiator && newest.since.since(s.since) < CROSSED);
-        let key = |s: &&Session| s.transport.local_index ^ s.transport.remote_index;
-        std::iter::once(newest).chain(rival).max_by_key(key).map(|s| &s.transport)
+        let newest = self.sessions.iter().rev().find(|s| s.transport.is_confirmed());
+        newest.or_else(|| self.sessions.iter().rev().find(|s| s.initiator)).map(|s| &s.transport)
     }
 
     /// The session that probes go on: the newest one if we may send on it, so that the probe confirms it.

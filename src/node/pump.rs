@@ -97,6 +97,7 @@ impl Node {
 
     /// Ends all sessions and starts anew: others are to see this node's new certificate.
     pub fn reconnect(&mut self, now: Instant) {
+        self.shutdown();
         let ids: Vec<NodeId> = self.peers.keys().copied().collect();
         ids.into_iter().for_each(|id| self.drop_peer(now, id, "starting anew"));
         self.discovery.retry_all(now);

@@ -103,7 +103,10 @@ pub fn quiet() -> String {
 pub fn need<T>(daemon: &Daemon, what: &str, condition: impl FnMut() -> Option<T>) -> T {
     match wait_for(PATIENCE, condition) {
         Some(value) => value,
-        None => panic!("{}: no {what}; its log ends:\n{}", daemon.name, daemon.log_tail()),
+        None => {
+            println!("{:#?}\n{:#?}\n{:#?}", daemon.status(), daemon.peers(), daemon.routes());
+            panic!("{}: no {what}; its log ends:\n{}", daemon.name, daemon.log_tail())
+        }
     }
 }
 
