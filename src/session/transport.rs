@@ -73,7 +73,8 @@ impl Transport {
             window: ReplayWindow::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
-            asleep: AtomicBool::new(false),
+            // The first packet on a new session is news.
+            asleep: AtomicBool::new(true),
             confirmed: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
         }
