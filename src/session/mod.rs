@@ -36,7 +36,7 @@ use crate::{
 
 const MAX_HALF_OPEN: usize = 512;
 const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
-const MAX_TRIES: u32 = 9;
+const MAX_TRIES: u32 = 14;
 const RESEND_GAP: Duration = Duration::from_millis(50);
 const SEEN_GENERATION: usize = 4096;
 
@@ -242,6 +242,8 @@ impl Sessions {
         if let Some(half) = self.responders.get_mut(&key) {
             if now.since(half.last_sent) >= RESEND_GAP {
                 half.last_sent = now;
+                // The initiator still tries: its half-open handshake lives on.
+                half.since = now;
                 self.send_response(key);
             }
             return Ok(());
