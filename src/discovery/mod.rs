@@ -214,8 +214,13 @@ impl Discovery {
     /// Whether a link to `node` holds the ring together: it is never given up for room.
     #[must_use]
     pub fn is_ring(&self, node: &NodeId) -> bool {
-        let after = self.ring_from(&self.me).take(SUCCESSORS).any(|n| n == *node);
-        after || self.ring_from(node).take(SUCCESSORS).any(|n| n == self.me)
+        let before = self.targets.range(..self.me).rev().chain(self.targets.range(self.me..).rev());
+        self.successors().any(|n| n == *node) || before.take(SUCCESSORS).any(|(n, _)| n == node)
+    }
+
+    /// The nodes that follow this one on the ring.
+    fn successors(&self) -> impl Iterator<Item = NodeId> {
+        self.targets.range(self.me..).chain(self.targets.range(..self.me)).take(SUCCESSORS).map(|(n, _)| *n)
     }
 
     /// Which links to give up for room beyond `max_peers`, given for each whether the peer wants it and since when it
@@ -298,31 +303,12 @@ impl Discovery {
         })
     }
 
-    /// The other nodes in the order of the ring, beginning after `from`.
-    fn ring_from<'a>(&'a self, from: &NodeId) -> impl Iterator<Item = NodeId> + 'a {
-        let (from, me) = (*from, self.me);
-        let ids = || self.targets.keys().copied().chain(std::iter::once(me));
-        let start = self.targets.range((std::ops::Bound::Excluded(from), std::ops::Bound::Unbounded));
-        let mut after: Vec<NodeId> = start.map(|(n, _)| *n).take(2 * SUCCESSORS + 2).collect();
-        if me > from {
-            after.push(me);
-            after.sort_unstable();
-        }
-        let wrapped = ids().filter(move |n| *n < from).take(2 * SUCCESSORS + 2);
-        let mut wrapped: Vec<NodeId> = wrapped.collect();
-        if me < from && !wrapped.contains(&me) {
-            wrapped.push(me);
-        }
-        wrapped.sort_unstable();
-        after.into_iter().chain(wrapped)
-    }
-
     fn update_wanted(&mut self) {
         if self.wanted.is_some() {
             return;
         }
         let usable = |n: &NodeId| !self.refused.contains_key(n);
-        let ring: BTreeSet<NodeId> = self.ring_from(&self.me).take(SUCCESSORS).collect();
+        let ring: BTreeSet<NodeId> = self.successors().collect();
         let mut fingers = BTreeSet::new();
         for k in 1..=FINGERS {
             let mut point = self.me;

@@ -1,8 +1,10 @@
 //! The reliable, ordered channel of control messages between two neighbours, over datagrams that may be lost.
 //!
-//! Each direction has an epoch. A sender that starts afresh (its link went down, its process restarted) picks a new
-//! one; the receiver then forgets what it had heard. A sender that learns that its receiver kept nothing starts
-//! afresh too.
+//! Each end has an epoch, which grows: it is the time in microseconds, since its process began, at which it started
+//! afresh, with nothing said and nothing heard. It does so when its link comes up, and when its neighbour has started
+//! afresh after taking something that will not be said again. Segments of an older epoch than the newest one seen are
+//! stragglers. Epochs of another process never meet these: the owner makes a new channel when the neighbour's process
+//! was started anew.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -41,12 +43,17 @@ struct InFlight {
 
 #[derive(Debug)]
 pub(super) struct Channel {
-    epoch: u32,
+    epoch: u64,
     next_seq: u32,
     acked: u32,
+    /// The neighbour has taken something of this epoch, in order or not.
+    taken: bool,
     flight: BTreeMap<u32, InFlight>,
     backlog: VecDeque<(Vec<u8>, bool)>,
-    peer_epoch: u32,
+    /// The neighbour's epoch that is being heard; 0: none yet.
+    peer_epoch: u64,
+    /// The newest epoch seen of the neighbour.
+    newest: u64,
     received: u32,
     ahead: BTreeMap<u32, (Vec<u8>, bool)>,
     partial: Vec<u8>,
@@ -56,15 +63,17 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// `epoch` is random and not 0.
-    pub fn new(epoch: u32) -> Self {
+    /// A channel that starts at `now`, later than any earlier one with this neighbour.
+    pub fn new(now: Instant) -> Self {
         Self {
-            epoch: epoch.max(1),
+            epoch: now.0 + 1,
             next_seq: 1,
             acked: 0,
+            taken: false,
             flight: BTreeMap::new(),
             backlog: VecDeque::new(),
             peer_epoch: 0,
+            newest: 0,
             received: 0,
             ahead: BTreeMap::new(),
             partial: Vec::new(),
@@ -74,26 +83,8 @@ impl Channel {
         }
     }
 
-    /// Starts the outgoing half afresh.
-    fn restart_sending(&mut self) {
-        let epoch = self.epoch.wrapping_add(1).max(1);
-        *self = Self {
-            epoch,
-            peer_epoch: self.peer_epoch,
-            received: self.received,
-            ahead: std::mem::take(&mut self.ahead),
-            partial: std::mem::take(&mut self.partial),
-            ack_due: self.ack_due,
-            ..Self::new(epoch)
-        };
-    }
-
-    fn forget_received(&mut self, now: Instant) {
-        self.peer_epoch = 0;
-        self.received = 0;
-        self.ahead.clear();
-        self.partial.clear();
-        self.ack_due = Some(now);
+    fn restart(&mut self, now: Instant) {
+        *self = Self { epoch: (self.epoch + 1).max(now.0 + 1), newest: self.newest, rto: self.rto, ..Self::new(now) };
     }
 
     pub fn set_rtt(&mut self, rtt: Duration) {
@@ -167,25 +158,31 @@ impl Channel {
 
     fn take_in(&mut self, now: Instant, segment: Segment) -> Received {
         let mut out = Received::default();
-        if segment.epoch == 0 {
+        if segment.epoch < self.newest.max(1) {
             return out;
         }
         if segment.epoch != self.peer_epoch {
-            // A straggler of an older epoch can't be told from a newer one; starting afresh is right for both.
-            if segment.seq > 1 && self.peer_epoch != 0 {
-                // The answer names the epoch that we know, so that a sender who has moved on starts afresh.
-                self.ack_due = Some(now);
+            self.newest = segment.epoch;
+            out.peer_restarted = self.peer_epoch != 0;
+            let for_us = segment.peer_epoch == 0 || segment.peer_epoch == self.epoch;
+            if self.taken {
+                self.restart(now);
+                out.resend_all = true;
+            }
+            self.ack_due = Some(now);
+            if !for_us {
+                // Our earlier self may have taken some of what the neighbour said in this epoch. The answer shows it
+                // our epoch, and it starts afresh if that is so.
+                self.peer_epoch = 0;
                 return out;
             }
-            out.peer_restarted = self.peer_epoch != 0 || self.received > 0;
-            self.forget_received(now);
             self.peer_epoch = segment.epoch;
+            self.received = 0;
+            self.ahead.clear();
+            self.partial.clear();
         }
         if segment.peer_epoch == self.epoch {
             self.acknowledge(&segment);
-        } else if self.acked > 0 {
-            self.restart_sending();
-            out.resend_all = true;
         }
         if segment.seq > 0 {
             self.ack_due = Some(self.ack_due.unwrap_or(now + ACK_DELAY));
@@ -217,6 +214,7 @@ impl Channel {
             return;
         }
         self.acked = self.acked.max(segment.ack);
+        self.taken |= segment.ack > 0 || segment.sack != 0;
         let acked = self.acked;
         self.flight.retain(|seq, _| {
             let selective = *seq >= acked + 2 && *seq < acked + 66 && segment.ack == acked;
@@ -246,7 +244,7 @@ mod tests {
         #[test]
         fn every_message_arrives_once_in_order_whatever_the_weather(seed: [u8; 32], sizes in prop::collection::vec(1usize..4000, 1..40)) {
             let mut rng = crate::crypto::Rng::from_seed(seed);
-            let (mut a, mut b) = (Channel::new(7), Channel::new(9));
+            let (mut a, mut b) = (Channel::new(Instant(7)), Channel::new(Instant(9)));
             let messages: Vec<Vec<u8>> = sizes.iter().map(|s| rng_bytes(&mut rng, *s)).collect();
             for m in &messages {
                 a.send(m);
@@ -269,6 +267,69 @@ mod tests {
             }
             prop_assert_eq!(got, messages);
             prop_assert!(a.is_idle());
+        }
+    }
+
+    /// One end as its owner drives it: it has `facts` to tell, and tells them all again when it is asked to.
+    struct End {
+        channel: Channel,
+        facts: Vec<Vec<u8>>,
+        heard: Vec<Vec<u8>>,
+    }
+
+    impl End {
+        fn new(now: Instant, name: u8) -> Self {
+            let facts: Vec<Vec<u8>> = (0..5).map(|i| vec![name, i]).collect();
+            let mut channel = Channel::new(now);
+            facts.iter().for_each(|f| channel.send(f));
+            Self { channel, facts, heard: Vec::new() }
+        }
+
+        fn receive(&mut self, now: Instant, segment: Segment) {
+            let received = self.channel.receive(now, segment);
+            if received.peer_restarted {
+                self.heard.clear();
+            }
+            if received.resend_all {
+                self.facts.iter().for_each(|f| self.channel.send(f));
+            }
+            self.heard.extend(received.messages);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_restarts_each_end_hears_all_that_the_other_has_to_say(seed: [u8; 32]) {
+            let mut rng = crate::crypto::Rng::from_seed(seed);
+            let mut now = Instant(0);
+            let mut ends = [End::new(now, 0), End::new(now, 1)];
+            let mut air: Vec<(usize, Segment)> = Vec::new();
+            let settled = |ends: &[End; 2]| {
+                (0..2).all(|i| ends[i].heard == ends[1 - i].facts && ends[i].channel.is_idle())
+            };
+            for step in 0..8000 {
+                now = now + Duration::from_millis(10);
+                if step < 300 && rng.chance(0.02) {
+                    let i = rng.below(2) as usize;
+                    ends[i] = End::new(now, i as u8);
+                }
+                if step < 300 && rng.chance(0.05) {
+                    let i = rng.below(2) as usize;
+                    let fact = vec![i as u8, 100 + ends[i].facts.len() as u8];
+                    ends[i].channel.send(&fact);
+                    ends[i].facts.push(fact);
+                }
+                for (i, end) in ends.iter_mut().enumerate() {
+                    air.extend(end.channel.poll(now).into_iter().map(|s| (1 - i, s)));
+                }
+                for _ in 0..4 {
+                    if air.is_empty() { break }
+                    let (to, s) = air.swap_remove(rng.below(air.len() as u64) as usize);
+                    if !rng.chance(0.3) { ends[to].receive(now, s); }
+                }
+                if step > 300 && settled(&ends) { break }
+            }
+            prop_assert!(settled(&ends), "{:?} {:?}", ends[0].channel, ends[1].channel);
         }
     }
 
@@ -299,12 +360,12 @@ mod tests {
     #[test]
     fn a_restart_of_one_end_makes_both_start_afresh() {
         let now = Instant(0);
-        let (mut a, mut b) = (Channel::new(7), Channel::new(9));
+        let (mut a, mut b) = (Channel::new(Instant(7)), Channel::new(Instant(9)));
         a.send(b"one");
         b.send(b"two");
         let (to_a, to_b) = exchange(now, &mut a, &mut b);
         assert_eq!((to_a.messages, to_b.messages), (vec![b"two".to_vec()], vec![b"one".to_vec()]));
-        let mut b = Channel::new(1234);
+        let mut b = Channel::new(Instant(1234));
         b.send(b"hello again");
         let (to_a, to_b) = exchange(now, &mut a, &mut b);
         assert!(to_a.peer_restarted && to_a.resend_all, "{to_a:?}");

@@ -46,7 +46,7 @@ impl Node {
         match (kind, via) {
             (Kind::Probe(probe), Via::Direct(from)) => self.on_probe(now, session, from, &probe),
             (Kind::ProbeReply(reply), _) => self.on_probe_reply(now, id, &reply),
-            (Kind::Segment(segment), Via::Direct(_)) => self.on_segment(now, id, segment),
+            (Kind::Segment(segment), Via::Direct(_)) => self.on_segment(now, session, segment),
             (Kind::Echo(echo), _) => {
                 // An empty echo only confirms a session.
                 if echo.id != 0 {
@@ -92,7 +92,12 @@ impl Node {
         self.guest_addrs.get(&session.local_index).copied()
     }
 
-    fn on_segment(&mut self, now: Instant, id: NodeId, segment: proto::Segment) {
+    fn on_segment(&mut self, now: Instant, session: &Transport, segment: proto::Segment) {
+        let id = session.peer;
+        // A session that is over may be one with an earlier start of the peer, whose epochs mean nothing now.
+        if !self.by_index.contains_key(&session.local_index) {
+            return;
+        }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(neighbor) = peer.neighbor else { return };
         let received = peer.channel.receive(now, segment);

@@ -44,6 +44,8 @@ pub(super) struct Link {
     confirmed: Instant,
     last_probe: Option<Instant>,
     active_until: Instant,
+    /// Its sessions don't tell of traffic; they are to be asked at `active_until`.
+    awake: bool,
     traffic: u64,
     srtt: Option<Duration>,
     rttvar: Duration,
@@ -69,6 +71,7 @@ impl Link {
             confirmed: now,
             last_probe: None,
             active_until: now,
+            awake: true,
             traffic: 0,
             srtt: None,
             rttvar: Duration::ZERO,
@@ -107,11 +110,17 @@ impl Link {
         }
         let was_idle = !self.is_active(now);
         self.active_until = now + ACTIVE_FOR;
+        self.awake = true;
         if was_idle && self.up {
             // Detection counts from here: an idle link's last probe may be seconds old.
             self.confirmed = self.confirmed.max(now);
         }
         was_idle
+    }
+
+    /// Whether the link has just become idle: its sessions are now to tell of the next packet of a user.
+    pub fn falls_asleep(&mut self, now: Instant) -> bool {
+        !self.is_active(now) && std::mem::take(&mut self.awake)
     }
 
     /// Something happened that puts the link in doubt (an interface changed, a send failed): probe at once.
@@ -120,6 +129,7 @@ impl Link {
         self.last_probe = None;
         if !self.is_active(now) {
             self.active_until = now + ACTIVE_FOR;
+            self.awake = true;
             self.confirmed = self.confirmed.max(now);
         }
     }
@@ -162,7 +172,8 @@ impl Link {
 
     pub fn next_tick(&self, now: Instant) -> Instant {
         let probe = self.last_probe.map_or(now, |at| at + self.probe_interval(now));
-        probe.min(self.confirmed + self.dead_after(now))
+        let due = probe.min(self.confirmed + self.dead_after(now));
+        if self.awake { due.min(self.active_until) } else { due }
     }
 
     pub fn tick(&mut self, now: Instant) -> Tick {

@@ -41,8 +41,8 @@ impl Node {
         if grant.is_none() {
             self.routing.learn(now, Arc::clone(&info));
         }
-        let (epoch, boot) = (self.rng.next_u32(), info.record.boot);
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
+        let (first_id, boot) = (self.rng.next_u32(), info.record.boot);
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), now));
         peer.info = info;
         peer.grant = grant.map(|g| (g, GRANT_REPEATS));
         let session = Session {
@@ -62,7 +62,7 @@ impl Node {
             match &mut peer.link {
                 Some(link) if !link.up => link.addr = addr,
                 Some(_) => {}
-                none => *none = Some(Link::new(now, addr, epoch)),
+                none => *none = Some(Link::new(now, addr, first_id)),
             }
         }
         self.release_sessions(gone);
@@ -80,14 +80,13 @@ impl Node {
     /// The peer was started anew: its earlier sessions are void, and so is every route that it had told us of. It has
     /// lost its feasibility distances; a route through its earlier self could close a loop.
     pub(super) fn forget_earlier_starts(&mut self, now: Instant, id: NodeId) {
-        let epoch = self.rng.next_u32();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let gone = peer.outdated_sessions(peer.info.record.boot);
         if gone.is_empty() {
             return;
         }
         if let Some(neighbor) = peer.neighbor {
-            peer.channel = Channel::new(epoch);
+            peer.channel = Channel::new(now);
             self.routing.forget_learned(now, neighbor);
             self.routing.send_all(now, neighbor);
         }
@@ -134,8 +133,8 @@ impl Node {
         }
         let Via::Direct(from) = via else { return };
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
-        let epoch = session.local_index;
-        let link = peer.link.get_or_insert_with(|| Link::new(now, from, epoch));
+        let first_id = session.local_index;
+        let link = peer.link.get_or_insert_with(|| Link::new(now, from, first_id));
         if link.addr == from {
             if interface != 0 {
                 link.interface = interface;
@@ -212,7 +211,6 @@ impl Node {
 
     fn link_confirmed(&mut self, now: Instant, id: NodeId) {
         let configured = self.config.cost + self.config.link_costs.get(&id).copied().unwrap_or(0);
-        let epoch = self.rng.next_u32();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
         peer.channel.set_rtt(link.srtt().unwrap_or_default());
@@ -226,7 +224,7 @@ impl Node {
         link.up = true;
         link.since = now;
         let (addr, cost) = (link.addr, link.told_cost());
-        peer.channel = Channel::new(epoch);
+        peer.channel = Channel::new(now);
         if !self.revocations.is_empty() {
             let kind = proto::control_message::Kind::Revocations(self.revocations.clone());
             peer.channel.send(&super::pump::encode_control(kind));
@@ -337,19 +335,17 @@ impl Node {
             let want_link = self.discovery.wants(&id);
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let traffic = peer.traffic();
-            let (current, transport) = (peer.transport().cloned(), peer.probe_transport().cloned());
+            let transport = peer.probe_transport().cloned();
             let Some(link) = &mut peer.link else { continue };
             link.note_traffic(now, traffic);
+            if link.falls_asleep(now) {
+                peer.sessions.iter().for_each(|s| s.transport.sleep());
+            }
             match link.tick(now) {
                 Tick::Nothing => {}
                 Tick::Probe(probe_id) => {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
-                    if !link.is_active(now)
-                        && let Some(current) = &current
-                    {
-                        current.sleep();
-                    }
                     if let Some(transport) = transport {
                         let probe = proto::Probe { id: probe_id, want_link };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));

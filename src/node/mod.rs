@@ -357,8 +357,7 @@ impl Node {
             return;
         }
         let Some(info) = self.routing.origin(&node).and_then(|o| self.routing.announcement(o)).cloned() else { return };
-        let epoch = self.rng.next_u32();
-        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info), epoch));
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info), now));
         if !peer.wait(plaintext) {
             self.counters.drop(forward::Drop::QueueFull);
         }

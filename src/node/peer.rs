@@ -44,13 +44,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub fn new(info: Arc<Verified>, epoch: u32) -> Self {
+    pub fn new(info: Arc<Verified>, now: Instant) -> Self {
         Self {
             info,
             sessions: Vec::new(),
             link: None,
             neighbor: None,
-            channel: Channel::new(epoch),
+            channel: Channel::new(now),
             waiting: VecDeque::new(),
             grant: None,
         }

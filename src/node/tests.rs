@@ -211,6 +211,21 @@ fn a_relay_forwards_what_it_cannot_read_and_traffic_moves_when_a_link_dies() {
 }
 
 #[test]
+fn a_cut_is_noticed_at_once_by_traffic_that_begins_after_any_pause() {
+    for pause_ms in (500..9_000).step_by(500) {
+        let mut w = pair();
+        w.send(1, 2, 0);
+        w.run(Duration::from_millis(pause_ms));
+        w.cut.push((1, 2));
+        for i in 0..60 {
+            w.send(1, 2, i);
+            w.run(Duration::from_millis(10));
+        }
+        assert_eq!(w.node(1).counters.links_down, 1, "after a pause of {pause_ms} ms");
+    }
+}
+
+#[test]
 fn a_hop_header_cannot_be_forged_and_a_loop_would_end() {
     let mut w = pair();
     let b = w.node(2).id();
