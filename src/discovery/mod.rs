@@ -1,8 +1,9 @@
 //! Floor 2, sans-IO: which nodes to hold links to, and when to try. Up to `max_peers` nodes everybody links with
 //! everybody; in larger networks a node wants its two successors on the ring of NodeIds (so the graph is connected)
-//! and a few fingers across the ring (so it is short, as in Chord, SIGCOMM 2001, §4). The ring is opened at
-//! once; fingers, and the other links of a small network, once no new node has turned up for a while, so that a large one that starts all at
-//! once doesn't become a full mesh first.
+//! and a few fingers across the ring (so it is short, as in Chord, SIGCOMM 2001, §4). A node
+//! without a link tries at once; the ring and the fingers, and then the other links of a small network, are opened when
+//! no new node has turned up for a while, so that a large network that starts all at once doesn't become a full mesh
+//! first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ const SUCCESSORS: usize = 2;
 const FINGERS: u32 = 4;
 /// Endpoints of one node tried at the same time.
 const PARALLEL: usize = 4;
-/// Fingers, and links beyond them, are opened when the set of known nodes has not grown for so long.
+/// Ring and fingers, and links beyond them, are opened when the set of known nodes has not grown for so long.
 const SETTLE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
 /// Nodes tried per call, so that a large table doesn't make a burst.
 const BURST: usize = 8;
@@ -31,6 +32,16 @@ const BURST: usize = 8;
 pub struct Attempt {
     pub addr: SocketAddr,
     pub expected: Option<NodeId>,
+}
+
+/// A link that might be given up for room.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    pub node: NodeId,
+    /// It came when there was no room.
+    pub temporary: bool,
+    pub peer_wants: bool,
+    pub since: Instant,
 }
 
 #[derive(Debug)]
@@ -78,11 +89,11 @@ pub struct Discovery {
     linked: BTreeSet<NodeId>,
     refused: BTreeMap<NodeId, Instant>,
     wanted: Option<BTreeSet<NodeId>>,
-    /// The part of `wanted` that is opened at once: the ring.
+    /// The part of `wanted` that holds the graph together.
     ring: BTreeSet<NodeId>,
-    /// The part of `wanted` that is opened after a moment.
+    /// The part of `wanted` that makes paths short.
     fingers: BTreeSet<NodeId>,
-    /// From when on fingers, and from when on the rest is opened.
+    /// From when on ring and fingers, and from when on the rest is opened.
     settled: (Instant, Instant),
     /// The answer of [`Self::poll_timeout`] until something changes.
     next: Option<Option<Instant>>,
@@ -211,6 +222,12 @@ impl Discovery {
         self.wanted.as_ref().is_some_and(|w| w.contains(node))
     }
 
+    /// Whether there is room for one more link.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.linked.len() < self.max_peers
+    }
+
     /// Whether a link to `node` holds the ring together: it is never given up for room.
     #[must_use]
     pub fn is_ring(&self, node: &NodeId) -> bool {
@@ -223,10 +240,11 @@ impl Discovery {
         self.targets.range(self.me..).chain(self.targets.range(..self.me)).take(SUCCESSORS).map(|(n, _)| *n)
     }
 
-    /// Which links to give up for room beyond `max_peers`, given for each whether the peer wants it and since when it
-    /// stands: first those that nobody wants, then the oldest that only the peer wants. A link that works and takes
-    /// nobody's room stays: giving it up would move routes for nothing.
-    pub fn surplus(&mut self, now: Instant, links: &[(NodeId, bool, Instant)]) -> Vec<NodeId> {
+    /// Which links to give up for room beyond `max_peers`: first those that came when there was no more room, then
+    /// those that nobody wants, then the oldest that only the peer wants. A link that works and takes
+    /// nobody's room stays: giving it up would move routes for nothing. Not all go at once: routes need a moment to
+    /// find new ways.
+    pub fn surplus(&mut self, now: Instant, links: &[Candidate]) -> Vec<NodeId> {
         let excess = links.len().saturating_sub(self.max_peers);
         if excess == 0 {
             return Vec::new();
@@ -235,10 +253,10 @@ impl Discovery {
         let wanted = self.wanted.clone().unwrap_or_default();
         // Who is new needs a moment to learn of others.
         let settled = |since: &Instant| now.since(*since) > Duration::from_secs(4);
-        let mut spare: Vec<_> =
-            links.iter().filter(|(n, _, since)| !wanted.contains(n) && !self.is_ring(n) && settled(since)).collect();
-        spare.sort_by_key(|(n, peer_wants, since)| (*peer_wants, *since, *n));
-        spare.into_iter().take(excess).map(|(n, ..)| *n).collect()
+        let is_spare = |l: &&Candidate| !wanted.contains(&l.node) && !self.is_ring(&l.node) && settled(&l.since);
+        let mut spare: Vec<_> = links.iter().filter(is_spare).collect();
+        spare.sort_by_key(|l| (!l.temporary, l.peer_wants, l.since, l.node));
+        spare.into_iter().take(1 + excess / 4).map(|l| l.node).collect()
     }
 
     /// When [`Self::poll`] has something to do.
@@ -288,9 +306,9 @@ impl Discovery {
     }
 
     fn not_before(&self, node: &NodeId) -> Instant {
-        if self.ring.contains(node) {
+        if self.linked.is_empty() {
             Instant::default()
-        } else if self.fingers.contains(node) {
+        } else if self.ring.contains(node) || self.fingers.contains(node) {
             self.settled.0
         } else {
             self.settled.1
@@ -402,11 +420,23 @@ mod tests {
     #[test]
     fn beyond_the_limit_ring_links_stay_and_unwanted_ones_go_first() {
         let mut d = discovery(400);
-        let links: Vec<_> = (1..80).map(|i| (id(i), i % 2 == 0, Instant(0))).collect();
-        let gone = d.surplus(Instant(60_000_000), &links);
-        assert_eq!(links.len() - gone.len(), 50);
+        let links: Vec<_> = (1..80)
+            .map(|i| Candidate { node: id(i), temporary: i > 70, peer_wants: i % 2 == 0, since: Instant(0) })
+            .collect();
+        let mut left = links.clone();
+        let mut gone = Vec::new();
+        for _ in 0..30 {
+            let now = d.surplus(Instant(60_000_000), &left);
+            left.retain(|l| !now.contains(&l.node));
+            gone.extend(now);
+        }
+        assert_eq!(left.len(), 50);
+        assert!(left.iter().all(|l| !l.temporary || d.wants(&l.node) || d.is_ring(&l.node)), "no room for these");
         assert!(gone.iter().all(|n| !d.is_ring(n) && !d.wants(n)));
-        assert!(gone.iter().all(|n| links.iter().any(|l| l.0 == *n && !l.1)), "nobody wants these");
+        assert!(
+            gone.iter().all(|n| links.iter().any(|l| l.node == *n && (l.temporary || !l.peer_wants))),
+            "nobody wants these"
+        );
         assert!(d.surplus(Instant(60_000_000), &links[..50]).is_empty(), "no room is needed");
     }
 }

@@ -159,8 +159,10 @@ impl Node {
         self.revocations = list.to_vec();
         let kind = proto::control_message::Kind::Revocations(list.to_vec());
         let message = super::pump::encode_control(kind);
-        for peer in self.peers.values_mut().filter(|p| p.is_up()) {
-            peer.channel.send(&message);
+        for id in self.peers.ids() {
+            if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.is_up()) {
+                peer.channel.send(&message);
+            }
         }
         self.housekeeping(now);
         self.events.push_back(Event::StateChanged);

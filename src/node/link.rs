@@ -8,6 +8,7 @@ use std::{collections::VecDeque, net::SocketAddr};
 use crate::{
     crypto::Rng,
     types::{Duration, Instant, Metric},
+    wire::proto::Wish,
 };
 
 const ACTIVE_PROBE: Duration = Duration::from_millis(100);
@@ -18,8 +19,10 @@ const IDLE_RETRY: Duration = Duration::from_millis(250);
 const ACTIVE_FOR: Duration = Duration::from_secs(3);
 /// What a hop costs beside its round trip, in µs: a direct path wins unless it is worse by more than that.
 const HOP_COST: f64 = 1500.0;
+/// Added to a link that will be given up for room, in µs, so that hardly any route comes to depend on it.
+const TEMPORARY_COST: Metric = 200_000;
 const OUTSTANDING: usize = 64;
-const RTT_SAMPLES: usize = 8;
+const RTT_SAMPLES: usize = 16;
 
 /// What the passing of time means for a link.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +39,9 @@ pub(super) struct Link {
     pub interface: u32,
     pub since: Instant,
     pub up: bool,
-    pub peer_wants: bool,
+    pub peer_wish: Wish,
+    /// It came up when this node had no room for it.
+    pub temporary: bool,
     /// A place where the peer may be now, being tried.
     pub candidate: Option<(SocketAddr, u32, Instant)>,
     outstanding: VecDeque<(u32, SocketAddr, Instant)>,
@@ -65,7 +70,8 @@ impl Link {
             interface: 0,
             since: now,
             up: false,
-            peer_wants: false,
+            peer_wish: Wish::Indifferent,
+            temporary: false,
             candidate: None,
             outstanding: VecDeque::new(),
             confirmed: now,
@@ -95,6 +101,15 @@ impl Link {
 
     pub fn loss(&self) -> f64 {
         self.loss
+    }
+
+    /// A round trip was confirmed: the link is usable.
+    pub fn come_up(&mut self, now: Instant) {
+        self.up = true;
+        self.since = now;
+        // What was asked before the other end was ready says nothing of the path.
+        self.outstanding.clear();
+        self.loss = 0.0;
     }
 
     pub fn is_active(&self, now: Instant) -> bool {
@@ -134,17 +149,15 @@ impl Link {
         }
     }
 
-    fn probe_interval(&self, now: Instant) -> Duration {
-        let missing = self.confirmed_age(now) > ACTIVE_PROBE + self.patience() || self.suspect;
+    /// The time between probes; and from when on, without an answer, it will be how much shorter.
+    fn probe_interval(&self, now: Instant) -> (Duration, Option<(Instant, Duration)>) {
         if !self.up {
-            IDLE_RETRY
-        } else if self.is_active(now) {
-            if missing { FAST_PROBE } else { ACTIVE_PROBE }
-        } else if self.confirmed_age(now) > IDLE_PROBE + self.patience() + IDLE_RETRY {
-            IDLE_RETRY
-        } else {
-            IDLE_PROBE
+            return (IDLE_RETRY, None);
         }
+        let (interval, shorter) =
+            if self.is_active(now) { (ACTIVE_PROBE, FAST_PROBE) } else { (IDLE_PROBE, IDLE_RETRY) };
+        let overdue = self.confirmed + interval + self.patience();
+        if self.suspect || now >= overdue { (shorter, None) } else { (interval, Some((overdue, shorter))) }
     }
 
     fn confirmed_age(&self, now: Instant) -> Duration {
@@ -171,7 +184,14 @@ impl Link {
     }
 
     pub fn next_tick(&self, now: Instant) -> Instant {
-        let probe = self.last_probe.map_or(now, |at| at + self.probe_interval(now));
+        let probe = match self.last_probe {
+            None => now,
+            Some(last) => {
+                let (interval, sooner) = self.probe_interval(now);
+                let sooner = sooner.map(|(from, interval)| from.max(last + interval));
+                sooner.map_or(last + interval, |at| at.min(last + interval))
+            }
+        };
         let due = probe.min(self.confirmed + self.dead_after(now));
         if self.awake { due.min(self.active_until) } else { due }
     }
@@ -180,7 +200,7 @@ impl Link {
         if self.confirmed_age(now) >= self.dead_after(now) {
             return Tick::Dead;
         }
-        if self.last_probe.is_some_and(|at| now < at + self.probe_interval(now)) {
+        if self.last_probe.is_some_and(|at| now < at + self.probe_interval(now).0) {
             return Tick::Nothing;
         }
         let patience = self.patience();
@@ -251,15 +271,17 @@ impl Link {
     }
 
     /// The link's cost in metric units (µs): a constant per hop, half a round trip, both stretched by loss, and what
-    /// the configuration adds. Returns a new value only if it moved by more than an eighth and 200 µs (hysteresis),
+    /// the configuration adds. Returns a new value only if it moved by more than a quarter and 300 µs (hysteresis),
     /// and not more often than every two seconds.
     pub fn cost(&mut self, now: Instant, configured: Metric) -> Option<Metric> {
         let rtt = self.min_rtt()?.as_micros() as f64;
         let delivered = (1.0 - self.loss).max(0.1);
         let cost = ((HOP_COST + rtt / 2.0) / (delivered * delivered)) as Metric + configured;
+        let parting = self.temporary || self.peer_wish == Wish::NoRoom;
+        let cost = cost + if parting { TEMPORARY_COST } else { 0 };
         let moved = cost.abs_diff(self.advertised);
         let first = self.advertised == 0;
-        if first || (moved > self.advertised / 8 + 200 && now.since(self.advertised_at) > Duration::from_secs(2)) {
+        if first || (moved > self.advertised / 4 + 300 && now.since(self.advertised_at) > Duration::from_secs(2)) {
             self.advertised = cost.max(1);
             self.advertised_at = now;
             return Some(self.advertised);
@@ -274,7 +296,7 @@ impl Link {
 
     /// Keeps idle probes of many links apart.
     pub fn spread(&mut self, now: Instant, rng: &mut Rng) {
-        if self.up && self.probe_interval(now) == IDLE_PROBE {
+        if self.up && self.probe_interval(now).0 == IDLE_PROBE {
             let early = Duration::from_millis(rng.below(1000));
             self.last_probe = self.last_probe.map(|at| Instant(at.0.saturating_sub(early.as_micros() as u64)));
         }

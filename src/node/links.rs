@@ -8,12 +8,13 @@ use super::{
     link::{Link, Tick},
 };
 use crate::{
+    discovery::Candidate,
     identity::{Refusal, Verified},
     session::{Transport, Via},
     types::{Duration, Instant, NodeId},
     wire::{
         frame::{self, Kind},
-        proto,
+        proto::{self, Wish},
     },
 };
 
@@ -42,7 +43,7 @@ impl Node {
             self.routing.learn(now, Arc::clone(&info));
         }
         let (first_id, boot) = (self.rng.next_u32(), info.record.boot);
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(Arc::clone(&info), now));
+        let peer = self.peers.get_or_insert_with(id, || Peer::new(Arc::clone(&info), now));
         peer.info = info;
         peer.grant = grant.map(|g| (g, GRANT_REPEATS));
         let session = Session {
@@ -160,12 +161,25 @@ impl Node {
     }
 
     pub(super) fn send_probe(&mut self, now: Instant, id: NodeId, addr: SocketAddr) {
-        let want_link = self.discovery.wants(&id);
+        let wish = self.wish(&id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
         let probe_id = link.sent_probe(now, addr);
-        self.send_on(&transport, Via::Direct(addr), Kind::Probe(proto::Probe { id: probe_id, want_link }));
+        self.send_on(&transport, Via::Direct(addr), Kind::Probe(proto::Probe { id: probe_id, wish: wish.into() }));
+    }
+
+    /// What this node thinks of a link to `id`.
+    fn wish(&mut self, id: &NodeId) -> Wish {
+        let link = self.peers.get(id).and_then(|p| p.link.as_ref());
+        let no_room = link.filter(|l| l.up).map_or(!self.discovery.has_room(), |l| l.temporary);
+        if self.discovery.wants(id) || self.discovery.is_ring(id) {
+            Wish::Wanted
+        } else if no_room {
+            Wish::NoRoom
+        } else {
+            Wish::Indifferent
+        }
     }
 
     /// Seals a frame and sends it.
@@ -179,12 +193,12 @@ impl Node {
         let id = session.peer;
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
         if let Some(link) = &mut peer.link {
-            link.peer_wants = probe.want_link;
+            link.peer_wish = probe.wish();
         }
         let is_new = peer.link.as_ref().is_some_and(|l| !l.up && l.srtt().is_none());
         let observed = crate::wire::encode_endpoint(from);
-        let want_link = self.discovery.wants(&id);
-        let reply = proto::ProbeReply { id: probe.id, observed, want_link };
+        let wish = self.wish(&id).into();
+        let reply = proto::ProbeReply { id: probe.id, observed, wish };
         self.send_on(session, Via::Direct(from), Kind::ProbeReply(reply));
         if is_new {
             self.send_probe(now, id, from);
@@ -194,7 +208,7 @@ impl Node {
     pub(super) fn on_probe_reply(&mut self, now: Instant, id: NodeId, reply: &proto::ProbeReply) {
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
         let Some(addr) = link.replied(now, reply.id) else { return };
-        link.peer_wants = reply.want_link;
+        link.peer_wish = reply.wish();
         if addr != link.addr {
             let Some((_, interface, _)) = link.candidate.filter(|c| c.0 == addr) else { return };
             let moved = link.up;
@@ -211,8 +225,10 @@ impl Node {
 
     fn link_confirmed(&mut self, now: Instant, id: NodeId) {
         let configured = self.config.cost + self.config.link_costs.get(&id).copied().unwrap_or(0);
+        let temporary = self.wish(&id) == Wish::NoRoom;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
+        link.temporary = temporary;
         peer.channel.set_rtt(link.srtt().unwrap_or_default());
         let cost = link.cost(now, configured);
         if link.up {
@@ -221,8 +237,7 @@ impl Node {
             }
             return;
         }
-        link.up = true;
-        link.since = now;
+        link.come_up(now);
         let (addr, cost) = (link.addr, link.told_cost());
         peer.channel = Channel::new(now);
         if !self.revocations.is_empty() {
@@ -300,8 +315,7 @@ impl Node {
 
     /// An interface of this host went up or down, or its addresses changed.
     pub fn handle_interface(&mut self, now: Instant, interface: u32, up: bool) {
-        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
-        for id in ids {
+        for id in self.peers.ids() {
             let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { continue };
             if !up && link.interface == interface {
                 self.link_down(now, id, "its interface went down");
@@ -315,8 +329,9 @@ impl Node {
 
     /// The operating system refused to send to this address.
     pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
-        for peer in self.peers.values_mut() {
-            if let Some(link) = peer.link.as_mut().filter(|l| l.addr == to && l.up) {
+        for id in self.peers.ids() {
+            let link = self.peers.get_mut(&id).and_then(|p| p.link.as_mut());
+            if let Some(link) = link.filter(|l| l.addr == to && l.up) {
                 link.doubt(now);
             }
         }
@@ -325,15 +340,13 @@ impl Node {
 
     /// Probes, losses and repeats that are due.
     pub(super) fn tick_links(&mut self, now: Instant) {
-        let due: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.link.as_ref().is_some_and(|l| l.next_tick(now) <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            let want_link = self.discovery.wants(&id);
+        self.settle_agenda(now);
+        for id in self.peers.due(now) {
+            let wish = self.wish(&id).into();
             let Some(peer) = self.peers.get_mut(&id) else { continue };
+            if peer.link.as_ref().is_none_or(|l| l.next_tick(now) > now) {
+                continue;
+            }
             let traffic = peer.traffic();
             let transport = peer.probe_transport().cloned();
             let Some(link) = &mut peer.link else { continue };
@@ -347,7 +360,7 @@ impl Node {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
-                        let probe = proto::Probe { id: probe_id, want_link };
+                        let probe = proto::Probe { id: probe_id, wish };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
                     }
                 }
@@ -362,7 +375,7 @@ impl Node {
 
     /// Once a second: renewals, expiries, grants, room.
     pub(super) fn housekeeping(&mut self, now: Instant) {
-        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
+        let ids = self.peers.ids();
         let unix = self.unix_now(now);
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
@@ -389,7 +402,13 @@ impl Node {
         let links: Vec<_> = self
             .peers
             .iter()
-            .filter_map(|(id, p)| p.link.as_ref().filter(|l| l.up).map(|l| (*id, l.peer_wants, l.since)))
+            .filter_map(|(id, p)| Some((*id, p.link.as_ref().filter(|l| l.up)?)))
+            .map(|(node, l)| Candidate {
+                node,
+                temporary: l.temporary,
+                peer_wants: l.peer_wish == Wish::Wanted,
+                since: l.since,
+            })
             .collect();
         for id in self.discovery.surplus(now, &links) {
             self.say_goodbye(id, "full");
@@ -450,7 +469,6 @@ impl Node {
 
     /// This node stops: its neighbours need not wait to find out.
     pub fn shutdown(&mut self) {
-        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.say_goodbye(id, "shutdown"));
+        self.peers.ids().into_iter().for_each(|id| self.say_goodbye(id, "shutdown"));
     }
 }

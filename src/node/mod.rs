@@ -13,12 +13,13 @@ mod link;
 mod links;
 mod own;
 mod peer;
+mod peers;
 mod pump;
 mod snapshot;
 mod status;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -30,6 +31,7 @@ pub use status::{Counters, LinkStatus, PeerStatus, RouteStatus, Status};
 
 use forward::{Destination, Egress, Hop, Ingress, Tables};
 use peer::{Peer, Session};
+use peers::Peers;
 
 use crate::{
     crypto::{Cipher, Rng},
@@ -148,7 +150,7 @@ pub struct Node {
     sessions: Sessions,
     routing: Routing,
     discovery: Discovery,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Peers,
     by_index: HashMap<u32, Arc<Transport>>,
     by_tag: HashMap<NodeTag, NodeId>,
     /// The announcement of each origin that the book and discovery have.
@@ -207,7 +209,7 @@ impl Node {
             policy: config.policy,
             verifier,
             rng,
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             by_index: HashMap::new(),
             by_tag: HashMap::new(),
             shown: HashMap::new(),
@@ -357,7 +359,7 @@ impl Node {
             return;
         }
         let Some(info) = self.routing.origin(&node).and_then(|o| self.routing.announcement(o)).cloned() else { return };
-        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(Arc::clone(&info), now));
+        let peer = self.peers.get_or_insert_with(node, || Peer::new(Arc::clone(&info), now));
         if !peer.wait(plaintext) {
             self.counters.drop(forward::Drop::QueueFull);
         }

@@ -41,6 +41,10 @@ pub(super) struct Peer {
     pub waiting: VecDeque<Vec<u8>>,
     /// A certificate to hand over: the peer is a guest until it comes back with it.
     pub grant: Option<(Vec<u8>, u32)>,
+    /// Its place on the agenda.
+    pub due: Option<Instant>,
+    /// That place is to be found anew.
+    pub touched: bool,
 }
 
 impl Peer {
@@ -53,6 +57,8 @@ impl Peer {
             channel: Channel::new(now),
             waiting: VecDeque::new(),
             grant: None,
+            due: None,
+            touched: false,
         }
     }
 

@@ -5,7 +5,8 @@ use prost::Message as _;
 use super::{Event, Node, Transmit, Via, forward::Tables as _, peer::Peer};
 use crate::{
     identity::{RecordSource, Refusal},
-    routing, session,
+    routing::{self, Routing},
+    session,
     types::{Duration, Instant, NodeId},
     wire::{
         frame::Kind,
@@ -19,6 +20,12 @@ pub(super) fn encode_control(kind: control_message::Kind) -> Vec<u8> {
     proto::ControlMessage { kind: Some(kind) }.encode_to_vec()
 }
 
+/// When a neighbour's channel has something to send: routing has news and there is room, or a segment is due.
+fn channel_due(peer: &Peer, routing: &Routing) -> Option<Instant> {
+    let news = peer.neighbor.filter(|_| peer.channel.has_room()).and_then(|n| routing.due(n));
+    [news, peer.channel.poll_timeout()].into_iter().flatten().min()
+}
+
 impl Node {
     /// When [`Self::handle_timeout`] wants to be called at the latest.
     #[must_use]
@@ -26,14 +33,8 @@ impl Node {
         let mut next = self.routing.poll_timeout().min(self.housekeeping).min(self.own_timeout());
         next = self.sessions.poll_timeout().map_or(next, |t| t.min(next));
         next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
-        for peer in self.peers.values() {
-            if let Some(link) = &peer.link {
-                next = next.min(link.next_tick(now));
-                if link.up {
-                    next = self.channel_due(peer).map_or(next, |t| t.min(next));
-                }
-            }
-        }
+        self.settle_agenda(now);
+        next = self.peers.next().map_or(next, |t| t.min(next));
         // Never in the past, and never in a tight loop.
         next.max(now + Duration::from_micros(100))
     }
@@ -98,8 +99,7 @@ impl Node {
     /// Ends all sessions and starts anew: others are to see this node's new certificate.
     pub fn reconnect(&mut self, now: Instant) {
         self.shutdown();
-        let ids: Vec<NodeId> = self.peers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.drop_peer(now, id, "starting anew"));
+        self.peers.ids().into_iter().for_each(|id| self.drop_peer(now, id, "starting anew"));
         self.discovery.retry_all(now);
         self.handle_timeout(now);
     }
@@ -240,19 +240,27 @@ impl Node {
         }
     }
 
-    /// When a neighbour's channel has something to send: routing has news and there is room, or a segment is due.
-    fn channel_due(&self, peer: &Peer) -> Option<Instant> {
-        let news = peer.neighbor.filter(|_| peer.channel.has_room()).and_then(|n| self.routing.due(n));
-        [news, peer.channel.poll_timeout()].into_iter().flatten().min()
+    /// Brings the agenda up to date with whom routing has news for and what happened to links and channels.
+    pub(super) fn settle_agenda(&mut self, now: Instant) {
+        for id in self.routing.take_woken() {
+            self.peers.get_mut(&id);
+        }
+        let routing = &self.routing;
+        self.peers.settle(|peer| {
+            let link = peer.link.as_ref()?;
+            let channel = channel_due(peer, routing).filter(|_| link.up);
+            Some(channel.map_or(link.next_tick(now), |at| at.min(link.next_tick(now))))
+        });
     }
 
     fn pump_channels(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        let due = |p: &Peer| p.is_up() && self.channel_due(p).is_some_and(|at| at <= now);
-        let ids: Vec<NodeId> = self.peers.iter().filter(|(_, p)| due(p)).map(|(id, _)| *id).collect();
-        for id in ids {
+        self.settle_agenda(now);
+        for id in self.peers.due(now) {
+            let Some(peer) = self.peers.get(&id) else { continue };
+            let due = peer.is_up() && channel_due(peer, &self.routing).is_some_and(|at| at <= now);
+            let (Some(neighbor), true) = (peer.neighbor, due) else { continue };
             let Some(peer) = self.peers.get_mut(&id) else { continue };
-            let Some(neighbor) = peer.neighbor else { continue };
             while let Some(request) = self.routing.next_request(neighbor) {
                 peer.channel.send(&encode_control(control_message::Kind::SeqnoRequest(request)));
             }

@@ -241,7 +241,7 @@ fn a_hop_header_cannot_be_forged_and_a_loop_would_end() {
     assert_eq!(w.node(2).counters.dropped(forward::Drop::Forged), 1);
     // A genuine neighbour whose header has no hops left.
     let id = w.node(2).id();
-    let transport = w.node(1).peers[&id].transport().unwrap().clone();
+    let transport = w.node(1).peers.get(&id).unwrap().transport().unwrap().clone();
     let mut spent = [&transport.seal_hop(1, NodeTag(77), NodeTag(1))[..], &[packet::DATA; 40]].concat();
     w.node(2).handle_datagram(now, addr(1), 1, &mut spent);
     assert_eq!(w.node(2).counters.dropped(forward::Drop::TtlExpired), 1);
@@ -275,9 +275,9 @@ fn revocation_ends_live_sessions_on_every_node_and_spreads() {
     assert!(w.node(1).set_revocations(now, &signed));
     assert!(!w.node(1).set_revocations(now, &signed), "not newer");
     let gone = identity(3).id();
-    assert!(!w.node(1).peers.contains_key(&gone), "at once");
+    assert!(w.node(1).peers.get(&gone).is_none(), "at once");
     w.run(Duration::from_secs(1));
-    assert!(!w.node(2).peers.contains_key(&gone), "by gossip");
+    assert!(w.node(2).peers.get(&gone).is_none(), "by gossip");
     assert_eq!(w.node(2).routing().reachable(), 1);
     w.run(Duration::from_secs(20));
     assert!(w.node(1).counters.refused(&Refusal::Revoked) > 0);
@@ -290,7 +290,7 @@ fn revocation_ends_live_sessions_on_every_node_and_spreads() {
     let now = w.now;
     w.node(1).set_unix(now, 6000);
     w.run(Duration::from_secs(3));
-    assert!(w.node(1).peers.is_empty());
+    assert!(w.node(1).peers.ids().is_empty());
 }
 
 #[test]
@@ -329,18 +329,18 @@ fn a_peer_that_moves_is_reached_where_it_is() {
     let (now, a) = (w.now, w.node(1).id());
     // Node 1's next probe arrives from somewhere else.
     let id = w.node(2).id();
-    let transport = w.node(1).peers[&id].transport().unwrap().clone();
+    let transport = w.node(1).peers.get(&id).unwrap().transport().unwrap().clone();
     let mut bytes = Vec::new();
     transport.seal(&crate::wire::frame::encode(crate::wire::frame::Kind::Echo(Default::default())), &mut bytes);
     w.node(2).handle_datagram(now, moved, 1, &mut bytes);
     let probe = w.node(2).poll_transmit().expect("a probe to the new place");
     assert_eq!(probe.to, moved);
-    assert_eq!(w.node(2).peers[&a].link.as_ref().unwrap().addr, addr(1), "not before it is confirmed");
+    assert_eq!(w.node(2).peers.get(&a).unwrap().link.as_ref().unwrap().addr, addr(1), "not before it is confirmed");
     let mut probe = probe.bytes;
     w.node(1).handle_datagram(now, addr(2), 1, &mut probe);
     let mut reply = w.node(1).poll_transmit().unwrap().bytes;
     w.node(2).handle_datagram(now + Duration::from_millis(1), moved, 1, &mut reply);
-    assert_eq!(w.node(2).peers[&a].link.as_ref().unwrap().addr, moved);
+    assert_eq!(w.node(2).peers.get(&a).unwrap().link.as_ref().unwrap().addr, moved);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use neighbor::NeighborId;
-use neighbor::{Learned, NO_SLOT, Neighbor};
+use neighbor::{Learned, NO_SLOT, Neighbor, Sent};
 use origin::{Origin, Selected};
 
 use crate::{
@@ -27,8 +27,15 @@ use crate::{
 
 /// At most so many origins are known at a time.
 pub const MAX_ORIGINS: usize = 16_384;
-/// Ordinary changes wait so long for company; retractions don't wait.
+/// Ordinary changes wait so long for company, and up to eight times as long while they keep coming; retractions don't
+/// wait.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
+/// A new sequence number that changes nothing else can wait: whoever needs it asks.
+const LAZY_DELAY: Duration = Duration::from_secs(10);
+/// A neighbour that had no update for so long is at rest.
+const REST: Duration = Duration::from_secs(1);
+/// After so many updates without rest, the delay doubles.
+const PATIENCE: u32 = 4;
 /// An announcement that was asked for and hasn't come is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// How far a sequence-number request travels.
@@ -78,7 +85,10 @@ pub struct Routing {
     free: Vec<u32>,
     index: HashMap<NodeId, u32>,
     neighbors: Vec<Option<Neighbor>>,
+    /// The cost of the link to each neighbour; 0: there is none in this place.
+    costs: Vec<Metric>,
     events: Vec<Event>,
+    woken: Vec<NeighborId>,
     next_expiry: Instant,
     /// Origins whose newest announcement we lack though somebody advertises it.
     lacking: BTreeSet<u32>,
@@ -111,7 +121,9 @@ impl Routing {
             free: Vec::new(),
             index: HashMap::from([(me, 0)]),
             neighbors: Vec::new(),
+            costs: Vec::new(),
             events: Vec::new(),
+            woken: Vec::new(),
             next_expiry: now + Duration::from_secs(60),
             lacking: BTreeSet::new(),
             stub,
@@ -133,9 +145,11 @@ impl Routing {
         debug_assert!(self.find_neighbor(&id).is_none());
         let slot = self.neighbors.iter().position(Option::is_none).unwrap_or_else(|| {
             self.neighbors.push(None);
+            self.costs.push(0);
             self.neighbors.len() - 1
         });
-        self.neighbors[slot] = Some(Neighbor::new(id, cost.max(1)));
+        self.neighbors[slot] = Some(Neighbor::new(id));
+        self.costs[slot] = cost.max(1);
         let n = NeighborId(slot as u16);
         self.send_all(now, n);
         n
@@ -144,26 +158,38 @@ impl Routing {
     /// The link is gone: every route through it is lost, and backups take over at once.
     pub fn neighbor_down(&mut self, now: Instant, n: NeighborId) {
         self.forget_learned(now, n);
+        self.forget_sent(n);
         self.neighbors[n.slot()] = None;
+        self.costs[n.slot()] = 0;
     }
 
     /// The neighbour started its outgoing channel afresh: what it had said no longer counts.
     pub fn forget_learned(&mut self, now: Instant, n: NeighborId) {
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         neighbor.slots.clear();
-        let learned = std::mem::take(&mut neighbor.learned);
-        for (o, was) in learned.iter().enumerate() {
-            if was.metric < INFINITY {
-                self.reselect(now, o as u32);
+        for o in 0..self.origins.len() as u32 {
+            let Some(learned) = self.origins[o as usize].learned.get_mut(n.slot()) else { continue };
+            if std::mem::take(learned).metric < INFINITY {
+                self.reselect(now, o);
             }
         }
         self.ask_again(now);
     }
 
+    fn forget_sent(&mut self, n: NeighborId) {
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        neighbor.queue.clear();
+        neighbor.wanted.clear();
+        neighbor.lazy.clear();
+        (neighbor.due, neighbor.lazy_due) = (None, None);
+        for sent in self.origins.iter_mut().filter_map(|o| o.sent.get_mut(n.slot())) {
+            *sent = Sent::default();
+        }
+    }
+
     /// The neighbour lost what we had said: say it all again.
     pub fn send_all(&mut self, now: Instant, n: NeighborId) {
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        neighbor.forget_sent();
+        self.forget_sent(n);
         for o in 0..self.origins.len() as u32 {
             self.advertise_to(now, o, n, false);
         }
@@ -171,8 +197,8 @@ impl Routing {
 
     /// The link's cost changed.
     pub fn neighbor_cost(&mut self, now: Instant, n: NeighborId, cost: Metric) {
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        if std::mem::replace(&mut neighbor.cost, cost.max(1)) == cost.max(1) {
+        let Some(known) = self.costs.get_mut(n.slot()).filter(|c| **c > 0) else { return };
+        if std::mem::replace(known, cost.max(1)) == cost.max(1) {
             return;
         }
         for o in 1..self.origins.len() as u32 {
@@ -202,11 +228,27 @@ impl Routing {
         self.next_expiry
     }
 
+    /// The neighbours for whom [`Self::due`] may have changed since the last call.
+    pub fn take_woken(&mut self) -> Vec<NodeId> {
+        let mut woken = Vec::with_capacity(self.woken.len());
+        for n in std::mem::take(&mut self.woken) {
+            woken.extend(self.neighbor_mut(n).map(|neighbor| {
+                neighbor.woken = false;
+                neighbor.id
+            }));
+        }
+        woken
+    }
+
     /// When there is something to tell a neighbour, if there is.
     #[must_use]
     pub fn due(&self, n: NeighborId) -> Option<Instant> {
         let neighbor = self.neighbor(n)?;
-        if neighbor.requests.is_empty() { neighbor.due } else { Some(Instant::default()) }
+        if neighbor.requests.is_empty() {
+            [neighbor.due, neighbor.lazy_due].into_iter().flatten().min()
+        } else {
+            Some(Instant::default())
+        }
     }
 
     /// Removes origins whose announcements have expired and repeats requests for lost routes.
@@ -291,6 +333,12 @@ impl Routing {
         self.neighbors.get_mut(n.slot())?.as_mut()
     }
 
+    fn wake(&mut self, n: NeighborId) {
+        if self.neighbor_mut(n).is_some_and(|neighbor| !std::mem::replace(&mut neighbor.woken, true)) {
+            self.woken.push(n);
+        }
+    }
+
     fn find_neighbor(&self, id: &NodeId) -> Option<NeighborId> {
         let slot = self.neighbors.iter().position(|n| n.as_ref().is_some_and(|n| n.id == *id))?;
         Some(NeighborId(slot as u16))
@@ -301,21 +349,19 @@ impl Routing {
     }
 
     fn learned(&self, n: NeighborId, o: u32) -> Learned {
-        self.neighbor(n).and_then(|n| n.learned.get(o as usize)).copied().unwrap_or_default()
+        self.origins[o as usize].learned(n)
     }
 
     /// Routes that may be selected: advertised strictly better than our feasibility distance.
     fn feasible(&self, o: u32) -> impl Iterator<Item = Selected> {
-        let fd = self.origins[o as usize].fd;
+        let origin = &self.origins[o as usize];
         // A sequence number that the origin has not provably signed counts as the newest one that it has: the
         // neighbour's feasibility distance is then even better than what is compared here.
-        let signed = self.origins[o as usize].signed();
-        self.neighbors.iter().enumerate().filter_map(move |(slot, n)| {
-            let n = n.as_ref()?;
-            let learned = n.learned.get(o as usize)?;
-            let metric = metric_add(learned.metric, n.cost);
+        let signed = origin.signed();
+        origin.learned.iter().zip(&self.costs).enumerate().filter_map(move |(slot, (learned, cost))| {
+            let metric = metric_add(learned.metric, *cost);
             let seqno = learned.seqno.min(signed);
-            let usable = metric < INFINITY && is_feasible(fd, seqno, learned.metric);
+            let usable = metric < INFINITY && is_feasible(origin.fd, seqno, learned.metric);
             usable.then_some(Selected { neighbor: NeighborId(slot as u16), seqno, metric })
         })
     }
@@ -327,12 +373,11 @@ impl Routing {
         if let Some(s) = origin.selected
             && s.neighbor != n
         {
-            let (learned, signed) = (self.learned(n, o), origin.signed());
-            let metric = metric_add(learned.metric, self.neighbor(n).map_or(INFINITY, |p| p.cost));
+            let (learned, current, signed) = (origin.learned(n), origin.learned(s.neighbor), origin.signed());
+            let metric = metric_add(learned.metric, self.costs[n.slot()]);
             let usable = metric < INFINITY && is_feasible(origin.fd, learned.seqno.min(signed), learned.metric);
-            let current = self.neighbor(s.neighbor).and_then(|p| Some((p.learned.get(o as usize)?, p.cost)));
-            let stands = current
-                .is_some_and(|(l, cost)| metric_add(l.metric, cost) == s.metric && l.seqno.min(signed) == s.seqno);
+            let stands = metric_add(current.metric, self.costs[s.neighbor.slot()]) == s.metric
+                && current.seqno.min(signed) == s.seqno;
             if stands && !(usable && is_clearly_better(metric, s.metric)) {
                 return;
             }
@@ -386,18 +431,14 @@ impl Routing {
 
     /// Gives an origin's number back once nothing refers to it.
     fn free_if_unused(&mut self, o: u32) {
-        let id = self.origins[o as usize].id;
-        let in_use = self
-            .neighbors
-            .iter()
-            .flatten()
-            .any(|n| n.learned.get(o as usize).is_some_and(|l| l.slot != NO_SLOT) || n.queue.contains(&o));
+        let origin = &self.origins[o as usize];
+        let id = origin.id;
+        let in_use = origin.learned.iter().any(|l| l.slot != NO_SLOT)
+            || origin.sent.iter().any(|s| s.queued || s.lazy)
+            || self.neighbors.iter().flatten().any(|n| n.wanted.iter().any(|w| w.0 == o));
         if !in_use && self.index.get(&id) == Some(&o) {
             self.index.remove(&id);
             self.origins[o as usize] = Origin::new(id);
-            for neighbor in self.neighbors.iter_mut().flatten() {
-                neighbor.reuse_origin(o);
-            }
             self.lacking.remove(&o);
             self.free.push(o);
         }

@@ -1,9 +1,10 @@
-//! What a neighbour said, and what it was told: columns indexed by origin.
+//! A neighbour: what is to be sent to it, and the cells that each origin holds for it.
 
 use std::collections::VecDeque;
 
+use super::{BATCH_DELAY, PATIENCE, REST};
 use crate::{
-    types::{INFINITY, Instant, Metric, NodeId, SeqNo},
+    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
     wire::proto::SeqnoRequest,
 };
 
@@ -43,25 +44,32 @@ pub(super) struct Sent {
     pub introduced: bool,
     /// Waits in the queue.
     pub queued: bool,
+    /// Waits among the things that can wait.
+    pub lazy: bool,
     /// Is to be told again though nothing changed.
     pub forced: bool,
 }
 
 impl Default for Sent {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY, introduced: false, queued: false, forced: false }
+        Self { seqno: 0, metric: INFINITY, introduced: false, queued: false, lazy: false, forced: false }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Neighbor {
     pub id: NodeId,
-    pub cost: Metric,
-    pub learned: Vec<Learned>,
-    pub sent: Vec<Sent>,
     pub queue: VecDeque<u32>,
     /// When the queue is to be sent.
     pub due: Option<Instant>,
+    /// What can wait, and until when.
+    pub lazy: VecDeque<u32>,
+    pub lazy_due: Option<Instant>,
+    /// The last update with metrics, and how many came without rest.
+    pub updated: Instant,
+    pub streak: u32,
+    /// The owner has been told, or is about to be, that there is something to send.
+    pub woken: bool,
     /// The neighbour's slots: which origin of ours each is.
     pub slots: Vec<Option<u32>>,
     pub requests: VecDeque<SeqnoRequest>,
@@ -72,14 +80,16 @@ pub(super) struct Neighbor {
 }
 
 impl Neighbor {
-    pub fn new(id: NodeId, cost: Metric) -> Self {
+    pub fn new(id: NodeId) -> Self {
         Self {
             id,
-            cost,
-            learned: Vec::new(),
-            sent: Vec::new(),
             queue: VecDeque::new(),
             due: None,
+            lazy: VecDeque::new(),
+            lazy_due: None,
+            updated: Instant::default(),
+            streak: 0,
+            woken: false,
             slots: Vec::new(),
             requests: VecDeque::new(),
             wants: Vec::new(),
@@ -87,45 +97,17 @@ impl Neighbor {
         }
     }
 
-    pub fn forget_sent(&mut self) {
-        self.sent.clear();
-        self.queue.clear();
-        self.wanted.clear();
-        self.due = None;
+    /// An update with metrics goes out.
+    pub fn note_update(&mut self, now: Instant) {
+        self.streak = if now.since(self.updated) < REST { self.streak.saturating_add(1) } else { 0 };
+        self.updated = now;
     }
 
-    /// The origin's number is about to mean another origin: the neighbour has to be introduced to it.
-    pub fn reuse_origin(&mut self, o: u32) {
-        if let Some(learned) = self.learned.get_mut(o as usize) {
-            *learned = Learned::default();
-        }
-        if let Some(sent) = self.sent.get_mut(o as usize) {
-            *sent = Sent::default();
-        }
-    }
-
-    pub fn learned_mut(&mut self, o: u32) -> &mut Learned {
-        let o = o as usize;
-        if self.learned.len() <= o {
-            self.learned.resize(o + 1, Learned::default());
-        }
-        &mut self.learned[o]
-    }
-
-    pub fn sent_mut(&mut self, o: u32) -> &mut Sent {
-        let o = o as usize;
-        if self.sent.len() <= o {
-            self.sent.resize(o + 1, Sent::default());
-        }
-        &mut self.sent[o]
-    }
-
-    pub fn enqueue(&mut self, o: u32, due: Instant) {
-        let sent = self.sent_mut(o);
-        if !std::mem::replace(&mut sent.queued, true) {
-            self.queue.push_back(o);
-        }
-        self.hurry(due);
+    /// How long ordinary changes wait for company: when a whole network comes up, every link would otherwise carry
+    /// each of the improvements that come with the first few hundred milliseconds on its own.
+    pub fn batch_delay(&self, now: Instant) -> Duration {
+        let streak = if now.since(self.updated) < REST { self.streak } else { 0 };
+        BATCH_DELAY * (1 << (streak / PATIENCE).min(3))
     }
 
     /// Something is to be sent at `due` at the latest.

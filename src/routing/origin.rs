@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{NeighborId, REQUEST_FIRST};
+use super::{
+    NeighborId, REQUEST_FIRST,
+    neighbor::{Learned, Sent},
+};
 use crate::{
     identity::Verified,
     types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
@@ -32,14 +35,40 @@ pub(super) struct Origin {
     /// No request of ours for this origin before this time.
     pub request_after: Instant,
     pub request_wait: Duration,
-    /// The last request that was passed on, so that it isn't passed on again at once.
+    /// The sequence number with which the record last changed: news that everybody wants.
+    pub renewed: SeqNo,
+    /// The last request that was passed on, so that it isn't passed on again at once, and for whom.
     pub forwarded: Option<(SeqNo, Instant)>,
+    pub requesters: Vec<NeighborId>,
+    /// What each neighbour advertised, in the order of their places. An update asks for one origin and all neighbours,
+    /// so this is kept by origin: the other way round, every cell was a cache miss.
+    pub learned: Vec<Learned>,
+    /// What each neighbour was told.
+    pub sent: Vec<Sent>,
 }
 
 impl Origin {
     /// The newest sequence number that the origin is known to have signed.
     pub fn signed(&self) -> SeqNo {
         self.announcement.as_ref().map_or(0, |a| a.seqno)
+    }
+
+    pub fn learned(&self, n: NeighborId) -> Learned {
+        self.learned.get(n.slot()).copied().unwrap_or_default()
+    }
+
+    pub fn learned_mut(&mut self, n: NeighborId) -> &mut Learned {
+        if self.learned.len() <= n.slot() {
+            self.learned.resize(n.slot() + 1, Learned::default());
+        }
+        &mut self.learned[n.slot()]
+    }
+
+    pub fn sent_mut(&mut self, n: NeighborId) -> &mut Sent {
+        if self.sent.len() <= n.slot() {
+            self.sent.resize(n.slot() + 1, Sent::default());
+        }
+        &mut self.sent[n.slot()]
     }
 
     pub fn new(id: NodeId) -> Self {
@@ -53,7 +82,11 @@ impl Origin {
             selected: None,
             request_after: Instant::default(),
             request_wait: REQUEST_FIRST,
+            renewed: 0,
             forwarded: None,
+            requesters: Vec::new(),
+            learned: Vec::new(),
+            sent: Vec::new(),
         }
     }
 }

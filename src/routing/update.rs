@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ASK_AGAIN, BATCH_DELAY, Event, Judge, Learned, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REQUEST_HOPS, REQUEST_MAX,
+    ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REQUEST_HOPS, REQUEST_MAX,
     Routing, is_feasible,
 };
 use crate::{
@@ -28,12 +28,38 @@ impl Routing {
 
     pub(super) fn advertise_to(&mut self, now: Instant, o: u32, n: NeighborId, urgent: bool) {
         let Some((seqno, metric)) = self.advertised(o, n) else { return };
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let sent = neighbor.sent_mut(o);
-        if sent.forced || is_news((sent.seqno, sent.metric), (seqno, metric)) {
-            let lost = sent.metric < INFINITY && metric == INFINITY;
-            neighbor.enqueue(o, if urgent || lost { now } else { now + BATCH_DELAY });
+        if self.costs[n.slot()] == 0 {
+            return;
         }
+        let origin = &mut self.origins[o as usize];
+        let renewed = origin.renewed;
+        let sent = origin.sent_mut(n);
+        match news((sent.seqno, sent.metric), (seqno, metric)) {
+            News::None if !sent.forced => {}
+            News::Seqno if !sent.forced && !urgent && sent.seqno >= renewed => {
+                let queued = std::mem::replace(&mut sent.lazy, true);
+                let Some(neighbor) = self.neighbor_mut(n).filter(|_| !queued) else { return };
+                neighbor.lazy.push_back(o);
+                neighbor.lazy_due.get_or_insert(now + LAZY_DELAY);
+                self.wake(n);
+            }
+            _ => {
+                let lost = sent.metric < INFINITY && metric == INFINITY;
+                let wait = self.neighbor(n).map_or(Duration::ZERO, |neighbor| neighbor.batch_delay(now));
+                self.enqueue(n, o, if urgent || lost { now } else { now + wait });
+            }
+        }
+    }
+
+    /// What there is to say of an origin goes out at `due` at the latest.
+    fn enqueue(&mut self, n: NeighborId, o: u32, due: Instant) {
+        let queued = std::mem::replace(&mut self.origins[o as usize].sent_mut(n).queued, true);
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        if !queued {
+            neighbor.queue.push_back(o);
+        }
+        neighbor.hurry(due);
+        self.wake(n);
     }
 
     /// What a neighbour should know of an origin: poisoned if the route goes through it (split horizon).
@@ -51,6 +77,14 @@ impl Routing {
 
     /// The next update for a neighbour whose queue is due.
     pub fn next_update(&mut self, now: Instant, n: NeighborId) -> Option<RouteUpdate> {
+        let neighbor = self.neighbor_mut(n)?;
+        if neighbor.lazy_due.is_some_and(|due| due <= now) {
+            neighbor.lazy_due = None;
+            for o in std::mem::take(&mut neighbor.lazy) {
+                self.origins[o as usize].sent_mut(n).lazy = false;
+                self.enqueue(n, o, now);
+            }
+        }
         if self.neighbor(n)?.due.is_none_or(|due| due > now) {
             return None;
         }
@@ -78,6 +112,9 @@ impl Routing {
         if bytes == 0 {
             return None;
         }
+        if !update.slots.is_empty() {
+            neighbor.note_update(now);
+        }
         self.counters.updates_sent += 1;
         self.counters.entries_sent += update.slots.len() as u64;
         Some(update)
@@ -87,10 +124,10 @@ impl Routing {
     fn append(&mut self, update: &mut RouteUpdate, n: NeighborId, o: u32) -> Option<usize> {
         let (seqno, metric) = self.advertised(o, n)?;
         let id = self.origins[o as usize].id;
-        let sent = self.neighbor_mut(n)?.sent_mut(o);
+        let sent = self.origins[o as usize].sent_mut(n);
         sent.queued = false;
-        let news = std::mem::take(&mut sent.forced) || is_news((sent.seqno, sent.metric), (seqno, metric));
-        if !news || (!sent.introduced && metric == INFINITY) {
+        let is_news = news((sent.seqno, sent.metric), (seqno, metric)) != News::None;
+        if !(std::mem::take(&mut sent.forced) || is_news) || (!sent.introduced && metric == INFINITY) {
             return Some(0);
         }
         let mut bytes = 10;
@@ -145,6 +182,7 @@ impl Routing {
                 neighbor.hurry(now);
             }
         }
+        self.wake(n);
         refusals
     }
 
@@ -184,9 +222,7 @@ impl Routing {
             }
             Err(refusal @ (Refusal::Malformed(_) | Refusal::RecordMismatch | Refusal::ForgedIdentity)) => {
                 // Not the origin's own words: what this neighbour offers doesn't count.
-                if let Some(neighbor) = self.neighbor_mut(n) {
-                    neighbor.learned_mut(o).metric = INFINITY;
-                }
+                self.origins[o as usize].learned_mut(n).metric = INFINITY;
                 self.reselect(now, o);
                 self.ask_again(now);
                 Err(refusal)
@@ -203,13 +239,14 @@ impl Routing {
     /// Asks a neighbour for an origin's announcement.
     fn ask(&mut self, now: Instant, o: u32, n: NeighborId, record: bool) {
         let record = record || self.announcement(o).is_none();
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let slot = neighbor.learned_mut(o).slot;
+        let slot = self.learned(n, o).slot;
         if slot == NO_SLOT {
             return;
         }
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
         neighbor.wants.push((slot, record));
         neighbor.hurry(now);
+        self.wake(n);
         self.origins[o as usize].asked = Some((n, now));
         self.lacking.insert(o);
         self.next_expiry = self.next_expiry.min(now + ASK_AGAIN);
@@ -255,6 +292,9 @@ impl Routing {
         let origin = &mut self.origins[o as usize];
         if origin.signed() < verified.seqno {
             origin.expires = now + Duration::from_secs(u64::from(verified.lifetime_s));
+            if origin.announcement.as_ref().is_none_or(|known| known.record.hash != verified.record.hash) {
+                origin.renewed = verified.seqno;
+            }
             origin.announcement = Some(verified);
             origin.asked = None;
             self.lacking.remove(&o);
@@ -291,10 +331,10 @@ impl Routing {
         }
         let before = std::mem::replace(&mut neighbor.slots[slot], origin);
         if let Some(o) = origin {
-            neighbor.learned_mut(o).slot = slot as u32;
+            self.origins[o as usize].learned_mut(n).slot = slot as u32;
         }
         if let Some(old) = before.filter(|_| before != origin) {
-            *neighbor.learned_mut(old) = Learned::default();
+            *self.origins[old as usize].learned_mut(n) = Learned::default();
             self.reselect(now, old);
         }
     }
@@ -311,9 +351,8 @@ impl Routing {
             return;
         }
         let metric = metric.min(INFINITY);
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        *neighbor.learned_mut(o) = Learned { seqno, metric, slot };
-        let origin = &self.origins[o as usize];
+        let origin = &mut self.origins[o as usize];
+        *origin.learned_mut(n) = Learned { seqno, metric, slot };
         if metric < INFINITY && seqno > origin.signed().max(origin.refused) && origin.asked.is_none() {
             self.ask(now, o, n, false);
         }
@@ -325,13 +364,15 @@ impl Routing {
         }
     }
 
-    /// A route with a sequence number that somebody asked for through us goes out at once.
+    /// A route with a sequence number goes at once to whoever asked for it through us.
     fn hurry_requested(&mut self, now: Instant, o: u32) {
         let origin = &mut self.origins[o as usize];
         let answered = origin.forwarded.is_some_and(|(wanted, _)| origin.selected.is_some_and(|s| s.seqno >= wanted));
         if answered {
             origin.forwarded = None;
-            self.advertise(now, o, true);
+            for n in std::mem::take(&mut origin.requesters) {
+                self.advertise_to(now, o, n, true);
+            }
         }
     }
 
@@ -363,6 +404,7 @@ impl Routing {
             && neighbor.requests.len() < MAX_REQUESTS
         {
             neighbor.requests.push_back(request);
+            self.wake(n);
         }
     }
 
@@ -378,13 +420,14 @@ impl Routing {
         let origin = &mut self.origins[o as usize];
         match origin.selected {
             Some(s) if s.seqno >= request.seqno => {
-                if let Some(neighbor) = self.neighbor_mut(n) {
-                    neighbor.sent_mut(o).forced = true;
-                    neighbor.enqueue(o, now);
-                }
+                origin.sent_mut(n).forced = true;
+                self.enqueue(n, o, now);
                 return;
             }
             _ => {}
+        }
+        if !origin.requesters.contains(&n) && origin.requesters.len() < MAX_REQUESTS {
+            origin.requesters.push(n);
         }
         let recent = origin
             .forwarded
@@ -405,12 +448,29 @@ impl Routing {
     }
 }
 
-/// Whether a changed metric is worth telling: a new sequence number, reachability, or more than a sixteenth. Leaving
-/// small changes out is safe: what was told is never below the feasibility distance.
-fn is_news(before: (SeqNo, Metric), after: (SeqNo, Metric)) -> bool {
-    let reach_changed = (before.1 == INFINITY) != (after.1 == INFINITY);
-    let both_unreachable = before.1 == INFINITY && after.1 == INFINITY;
-    reach_changed || (!both_unreachable && (before.0 != after.0 || before.1.abs_diff(after.1) > before.1 / 16))
+/// What is worth telling.
+#[derive(PartialEq, Eq)]
+enum News {
+    None,
+    /// Only the sequence number.
+    Seqno,
+    /// Reachability, or the metric by more than a sixteenth.
+    Route,
+}
+
+/// What a neighbour would learn. Leaving out what it wouldn't is safe: what was told is never better than the
+/// feasibility distance.
+fn news(before: (SeqNo, Metric), after: (SeqNo, Metric)) -> News {
+    let unreachable = (before.1 == INFINITY, after.1 == INFINITY);
+    if unreachable == (true, true) {
+        News::None
+    } else if unreachable.0 != unreachable.1 || before.1.abs_diff(after.1) > before.1 / 16 {
+        News::Route
+    } else if before.0 != after.0 {
+        News::Seqno
+    } else {
+        News::None
+    }
 }
 
 impl Routing {
