@@ -54,6 +54,10 @@ pub struct Config {
     pub announce: Vec<IpPrefix>,
     pub interface: String,
     pub mtu: u16,
+    /// Super-packets at the TUN device.
+    pub tun_offload: bool,
+    /// Segmentation offload at the UDP socket.
+    pub udp_offload: bool,
     pub ciphers: Vec<Cipher>,
     pub rekey_after: Duration,
     pub rekey_bytes: u64,
@@ -260,6 +264,8 @@ impl Reader<'_> {
             announce: raw.routing.announce.iter().map(|p| p.0).collect(),
             interface: raw.mesh.interface.0,
             mtu: raw.mesh.mtu.0,
+            tun_offload: raw.mesh.offload,
+            udp_offload: raw.listen.offload,
             ciphers: cipher,
             rekey_after: raw.session.rekey_after.0,
             rekey_bytes: raw.session.rekey_mib.0 << 20,

@@ -69,11 +69,17 @@ pub(super) struct RawListen {
     pub address: Address,
     pub port: u16,
     pub advertise: Vec<Endpoint>,
+    pub offload: bool,
 }
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { address: Address(Ipv6Addr::UNSPECIFIED.into()), port: DEFAULT_PORT, advertise: Vec::new() }
+        Self {
+            address: Address(Ipv6Addr::UNSPECIFIED.into()),
+            port: DEFAULT_PORT,
+            advertise: Vec::new(),
+            offload: true,
+        }
     }
 }
 
@@ -97,6 +103,7 @@ pub(super) struct RawMesh {
     pub cidr: MeshCidr,
     pub interface: Interface,
     pub mtu: Mtu,
+    pub offload: bool,
 }
 
 impl Default for RawMesh {
@@ -105,6 +112,7 @@ impl Default for RawMesh {
             cidr: MeshCidr(IpPrefix::new([100, 64, 0, 0].into(), 16).expect("16 is in range")),
             interface: Interface("aegis0".to_owned()),
             mtu: Mtu(1420),
+            offload: true,
         }
     }
 }

@@ -363,6 +363,11 @@ impl Control {
             ("send_errors", &c.send_errors),
             ("tun_errors", &c.tun_errors),
             ("too_big", &c.too_big),
+            ("congested", &c.congested),
+            ("tun_reads", &c.tun_reads),
+            ("tun_writes", &c.tun_writes),
+            ("udp_sends", &c.udp_sends),
+            ("udp_receives", &c.udp_receives),
         ]
         .into_iter()
         .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))

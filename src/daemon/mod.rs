@@ -18,8 +18,8 @@ use crate::{
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
     node::{Node, NodeConfig},
-    transport::UdpTransport,
-    tun::Tun,
+    transport::{self, UdpTransport},
+    tun::{self, Tun},
     types::{Instant, IpPrefix, UnixTime},
 };
 
@@ -56,8 +56,13 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
-    let socket = UdpTransport::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
-    let tun = Tun::open(&config.interface).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
+    let socket = UdpTransport::bind(
+        config.listen,
+        transport::Offloads { send: config.udp_offload, receive: config.udp_offload },
+    )
+    .map_err(|e| StartError::Listen(config.listen, e))?;
+    let tun = Tun::open(&config.interface, tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload })
+        .map_err(|e| StartError::Tun(config.interface.clone(), e))?;
     let calls = api::serve(&config.socket).map_err(StartError::Api)?;
     let clock = control::Clock::new();
     let files = state::StateFile::new(&config.state_dir);

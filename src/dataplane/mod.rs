@@ -21,7 +21,8 @@ use crate::{
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
     transport::UdpTransport,
-    tun::Tun,
+    tun::{IoVectors, Tun},
+    wire::vnet::VnetHeader,
 };
 
 /// What the threads hand to the control side.
@@ -52,6 +53,11 @@ pub struct Counters {
     pub send_errors: AtomicU64,
     pub tun_errors: AtomicU64,
     pub too_big: AtomicU64,
+    pub congested: AtomicU64,
+    pub tun_reads: AtomicU64,
+    pub tun_writes: AtomicU64,
+    pub udp_sends: AtomicU64,
+    pub udp_receives: AtomicU64,
     drops: [AtomicU64; Drop::ALL.len()],
 }
 
@@ -89,7 +95,13 @@ impl Shared {
 
     /// Writes a packet to the TUN device.
     pub fn deliver(&self, packet: &[u8]) {
-        if self.tun.write(packet).is_err() {
+        self.write(&VnetHeader::default(), std::iter::once(packet), &mut IoVectors::default());
+    }
+
+    /// Writes packets that stand in pieces to the TUN device.
+    fn write<'a>(&self, header: &VnetHeader, pieces: impl Iterator<Item = &'a [u8]>, vectors: &mut IoVectors) {
+        Counters::add(&self.counters.tun_writes, 1);
+        if self.tun.write(&header.encode(), pieces, vectors).is_err() {
             Counters::add(&self.counters.tun_errors, 1);
         }
     }

@@ -1,58 +1,123 @@
-//! From the links to the TUN device: receive a batch, judge and open each datagram in place, deliver or pass on.
+//! From the links to the TUN device: receive a batch, judge and open each datagram in place, put the packets of a flow
+//! together and deliver them, pass on what is for others without copying it.
+
+use std::{net::SocketAddr, ops::Range, sync::Arc};
 
 use super::{Counters, Input, Shared};
 use crate::{
-    node::forward::{self, Drop, Ingress},
+    node::{
+        Snapshot,
+        forward::{self, Drop, Ingress},
+    },
     session::Via,
-    transport::{Datagrams, SendQueue},
+    transport::{Datagram, Datagrams, SendList},
+    tun::IoVectors,
+    wire::{
+        coalesce::{Coalescer, Group},
+        ip,
+        vnet::VnetHeader,
+    },
 };
 
+struct Receiver<'a> {
+    shared: &'a Shared,
+    coalescer: Coalescer,
+    coalesces: bool,
+    vectors: IoVectors,
+    relayed: SendList,
+}
+
 pub(super) fn run(shared: &Shared) {
-    let mut datagrams = Datagrams::default();
-    let mut queue = SendQueue::default();
+    let mut datagrams = Datagrams::new(&shared.socket);
+    let mut receiver = Receiver {
+        shared,
+        coalescer: Coalescer::new(shared.tun.offloads().udp),
+        coalesces: shared.tun.offloads().tcp,
+        vectors: IoVectors::default(),
+        relayed: SendList::new(&shared.socket),
+    };
     loop {
         // An asynchronous error (ICMP) of an earlier send shows up here; it concerns no datagram of ours.
-        let Ok(n) = datagrams.receive(&shared.socket) else { continue };
+        let Ok(too_long) = datagrams.receive(&shared.socket) else { continue };
+        Counters::add(&shared.counters.udp_receives, 1);
+        (0..too_long).for_each(|_| shared.counters.drop(Drop::Malformed));
         let tables = shared.tables.load();
-        for i in 0..n {
-            let Some(datagram) = datagrams.get(i) else {
-                shared.counters.drop(Drop::Malformed);
-                continue;
-            };
-            let (from, interface, bytes) = (datagram.from, datagram.interface, datagram.bytes);
-            match forward::ingress(&**tables, from, bytes) {
-                Ingress::Packet { session, at, via, newest } => {
-                    Counters::add(&shared.counters.received_packets, 1);
-                    Counters::add(&shared.counters.received_bytes, at.len() as u64);
-                    shared.deliver(&bytes[at]);
-                    let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
-                    if moved || !session.is_confirmed() {
-                        shared.tell(Input::Opened { session, via, newest, interface });
-                    }
-                }
-                Ingress::Frame { session, at, via, newest } => {
-                    let plaintext = bytes[at].to_vec();
-                    shared.tell(Input::Frame { session, via, newest, interface, plaintext });
-                }
-                Ingress::Forward { to, link, newest } => {
-                    Counters::add(&shared.counters.relayed_packets, 1);
-                    queue.buffer().extend_from_slice(bytes);
-                    queue.commit(to);
-                    if link.note_traffic() {
-                        shared.tell(Input::Activity(link));
-                    }
-                    if let Some(session) = newest.filter(|s| !tables.is_at(s.local_index, from)) {
-                        let via = Via::Direct(from);
-                        shared.tell(Input::Opened { session, via, newest: true, interface });
-                    }
-                }
-                Ingress::Control { offset, via } => {
-                    shared.tell(Input::Control { via, datagram: bytes[offset..].to_vec() });
-                }
-                Ingress::Drop(reason) => shared.counters.drop(reason),
+        for i in 0..datagrams.len() {
+            if let Some(datagram) = datagrams.get(i) {
+                receiver.take(&tables, &datagram, datagrams.buffer());
             }
         }
         drop(tables);
-        super::tx::flush(shared, &mut queue);
+        receiver.finish(datagrams.buffer());
     }
+}
+
+impl Receiver<'_> {
+    fn take(&mut self, tables: &Snapshot, datagram: &Datagram, buffer: &mut [u8]) {
+        let Datagram { from, interface, ecn, range } = datagram.clone();
+        let shared = self.shared;
+        let bytes = &mut buffer[range.clone()];
+        match forward::ingress(tables, from, bytes) {
+            Ingress::Packet { session, at, via, newest } => {
+                if !ip::leave_tunnel(&mut bytes[at.clone()], ecn) {
+                    Counters::add(&shared.counters.congested, 1);
+                    return;
+                }
+                Counters::add(&shared.counters.received_packets, 1);
+                Counters::add(&shared.counters.received_bytes, at.len() as u64);
+                self.deliver(buffer, range.start + at.start..range.start + at.end);
+                let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
+                if moved || !session.is_confirmed() {
+                    shared.tell(Input::Opened { session: Arc::clone(session), via, newest, interface });
+                }
+            }
+            Ingress::Frame { session, at, via, newest } => {
+                let plaintext = bytes[at].to_vec();
+                shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
+            }
+            Ingress::Forward { to, link, newest } => {
+                Counters::add(&shared.counters.relayed_packets, 1);
+                self.relayed.push(to, ecn, range);
+                if link.note_traffic(1) {
+                    shared.tell(Input::Activity(Arc::clone(link)));
+                }
+                if let Some(session) = newest.filter(|s| !tables.is_at(s.local_index, from)) {
+                    let via = Via::Direct(from);
+                    shared.tell(Input::Opened { session: Arc::clone(session), via, newest: true, interface });
+                }
+            }
+            Ingress::Control { offset, via } => {
+                shared.tell(Input::Control { via, datagram: bytes[offset..].to_vec() });
+            }
+            Ingress::Drop(reason) => shared.counters.drop(reason),
+        }
+    }
+
+    fn deliver(&mut self, buffer: &mut [u8], at: Range<usize>) {
+        if !self.coalesces {
+            self.shared.write(&VnetHeader::default(), std::iter::once(&buffer[at]), &mut self.vectors);
+            return;
+        }
+        let (shared, vectors) = (self.shared, &mut self.vectors);
+        self.coalescer.push(buffer, at, &mut |buffer, header, group| write(shared, vectors, buffer, header, group));
+    }
+
+    /// The batch is over: what was held goes out.
+    fn finish(&mut self, buffer: &mut [u8]) {
+        let (shared, vectors) = (self.shared, &mut self.vectors);
+        self.coalescer.flush(buffer, &mut |buffer, header, group| write(shared, vectors, buffer, header, group));
+        if self.relayed.is_empty() {
+            return;
+        }
+        let before = self.relayed.calls();
+        self.relayed.flush(&shared.socket, buffer, |to: SocketAddr, _| {
+            Counters::add(&shared.counters.send_errors, 1);
+            shared.tell(Input::SendError(to));
+        });
+        Counters::add(&shared.counters.udp_sends, self.relayed.calls() - before);
+    }
+}
+
+fn write(shared: &Shared, vectors: &mut IoVectors, buffer: &[u8], header: &VnetHeader, group: &Group) {
+    shared.write(header, group.pieces.iter().map(|at| &buffer[at.clone()]), vectors);
 }

@@ -2,6 +2,7 @@
 //! (over the live node): what an arriving datagram is, and where a packet from the TUN goes.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     ops::Range,
     sync::Arc,
@@ -42,13 +43,13 @@ pub trait Tables {
     /// This node's tag.
     fn me(&self) -> NodeTag;
     /// The session behind a receiver index of ours.
-    fn session(&self, index: u32) -> Option<Arc<Transport>>;
+    fn session(&self, index: u32) -> Option<&Arc<Transport>>;
     /// Where a datagram for this node goes next, if there is a route and this node relays.
-    fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)>;
+    fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)>;
     /// Whether a packet from `node` may carry this inner source address.
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool;
     /// Where packets for an inner address go.
-    fn destination(&self, ip: IpAddr) -> Option<Destination>;
+    fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>>;
 }
 
 /// Why a packet was dropped. Each has a counter.
@@ -105,17 +106,17 @@ impl From<Rejected> for Drop {
 
 /// What an arriving datagram turned out to be.
 #[derive(Debug)]
-pub enum Ingress {
+pub enum Ingress<'t> {
     /// An IP packet for this host, authenticated, its source checked.
     Packet {
-        session: Arc<Transport>,
+        session: &'t Arc<Transport>,
         at: Range<usize>,
         via: Via,
         newest: bool,
     },
     /// A frame of a session.
     Frame {
-        session: Arc<Transport>,
+        session: &'t Arc<Transport>,
         at: Range<usize>,
         via: Via,
         newest: bool,
@@ -123,8 +124,8 @@ pub enum Ingress {
     /// Rewritten in place for the next hop.
     Forward {
         to: SocketAddr,
-        link: Arc<Transport>,
-        newest: Option<Arc<Transport>>,
+        link: &'t Arc<Transport>,
+        newest: Option<&'t Arc<Transport>>,
     },
     /// A handshake, cookie or beacon at this offset: the control side's business.
     Control {
@@ -135,7 +136,7 @@ pub enum Ingress {
 }
 
 /// Judges a datagram from `from`. Opens and rewrites it in place.
-pub fn ingress(tables: &impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress {
+pub fn ingress<'t>(tables: &'t impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress<'t> {
     match packet::parse(datagram) {
         Ok(Datagram::Hop(header)) => {
             let Some(link) = tables.session(header.receiver) else { return Ingress::Drop(Drop::UnknownSession) };
@@ -159,7 +160,7 @@ pub fn ingress(tables: &impl Tables, from: SocketAddr, datagram: &mut [u8]) -> I
 }
 
 /// A datagram for this node, at `offset`, that came straight or behind a hop header.
-fn inner(tables: &impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> Ingress {
+fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> Ingress<'t> {
     let body = &mut datagram[offset..];
     match packet::parse(body) {
         Ok(Datagram::Data { receiver, counter }) => {
@@ -211,44 +212,68 @@ pub fn inner_mtu(underlay: usize, relayed: bool) -> usize {
 /// UDP payload of a 1,500-byte path over IPv6, the smaller of the two families.
 pub const UNDERLAY: usize = 1452;
 
-/// Routes and seals a packet from the TUN, appending the datagram to `out`.
-pub fn egress(tables: &impl Tables, packet: &[u8], out: &mut Vec<u8>) -> Egress {
-    let Some((_, dst)) = ip::addresses(packet) else { return Egress::Ignore };
+/// Where a packet from the TUN goes.
+#[derive(Debug)]
+pub enum Route<'t> {
+    To(Cow<'t, Destination>),
+    NoRoute,
+    /// Multicast, link-local and the like: not for the mesh.
+    Ignore,
+}
+
+impl Destination {
+    /// The longest IP packet that the way there takes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        inner_mtu(UNDERLAY, matches!(self.hop, Hop::Relay(..)))
+    }
+}
+
+/// Looks up where a packet goes.
+pub fn route<'t>(tables: &'t impl Tables, packet: &[u8]) -> Route<'t> {
+    let Some((_, dst)) = ip::addresses(packet) else { return Route::Ignore };
     let local = match dst {
         IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_link_local(),
         IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
     };
     if local {
-        return Egress::Ignore;
+        return Route::Ignore;
     }
-    let Some(destination) = tables.destination(dst) else { return Egress::NoRoute };
-    let mtu = inner_mtu(UNDERLAY, matches!(destination.hop, Hop::Relay(..)));
-    if packet.len() > mtu {
-        return Egress::TooBig(mtu);
+    tables.destination(dst).map_or(Route::NoRoute, Route::To)
+}
+
+/// Routes and seals a packet from the TUN, appending the datagram to `out`.
+pub fn egress(tables: &impl Tables, packet: &[u8], out: &mut Vec<u8>) -> Egress {
+    let destination = match route(tables, packet) {
+        Route::To(destination) => destination,
+        Route::NoRoute => return Egress::NoRoute,
+        Route::Ignore => return Egress::Ignore,
+    };
+    if packet.len() > destination.mtu() {
+        return Egress::TooBig(destination.mtu());
     }
     let Some(transport) = &destination.transport else { return Egress::NeedSession(destination.node) };
-    let to = seal_to(tables.me(), &destination, transport, packet, out);
-    let wake = destination.link.note_traffic().then_some(destination.link);
+    let to = seal_to(tables.me(), &destination, transport, out, |out| out.extend_from_slice(packet));
+    let wake = destination.link.note_traffic(1).then(|| Arc::clone(&destination.link));
     Egress::Send { to, wake }
 }
 
-/// Seals `plaintext` for a node and puts the hop header before it where the way leads through a relay.
+/// Appends a datagram for a node to `out`: what `plaintext` appends, sealed, behind the hop header where the way leads
+/// through a relay.
 pub fn seal_to(
     me: NodeTag,
     destination: &Destination,
     transport: &Transport,
-    plaintext: &[u8],
     out: &mut Vec<u8>,
+    plaintext: impl FnOnce(&mut Vec<u8>),
 ) -> SocketAddr {
-    match &destination.hop {
-        Hop::Direct(addr) => {
-            transport.seal(plaintext, out);
-            *addr
-        }
+    let to = match &destination.hop {
+        Hop::Direct(addr) => *addr,
         Hop::Relay(relay, addr) => {
             out.extend_from_slice(&relay.seal_hop(packet::MAX_HOPS, destination.node.tag(), me));
-            transport.seal(plaintext, out);
             *addr
         }
-    }
+    };
+    transport.seal_with(out, plaintext);
+    to
 }

@@ -19,6 +19,7 @@ mod snapshot;
 mod status;
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -272,19 +273,22 @@ impl Node {
         let outcome = forward::ingress(self, from, datagram);
         match outcome {
             Ingress::Packet { session, at, via, newest } => {
+                let session = Arc::clone(session);
                 self.handle_opened(now, &session, via, newest, interface);
                 self.events.push_back(Event::Deliver(datagram[at].to_vec()));
             }
             Ingress::Frame { session, at, via, newest } => {
+                let session = Arc::clone(session);
                 self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
             }
             Ingress::Forward { to, link, newest } => {
+                let (link, newest) = (Arc::clone(link), newest.map(Arc::clone));
                 if let Some(session) = newest {
                     self.handle_opened(now, &session, Via::Direct(from), true, interface);
                 }
                 self.counters.relayed += 1;
                 self.transmits.push_back(Transmit { to, bytes: datagram.to_vec() });
-                if link.note_traffic() {
+                if link.note_traffic(1) {
                     self.handle_activity(now, &link);
                 }
             }
@@ -354,7 +358,8 @@ impl Node {
         };
         if let Some(transport) = &destination.transport {
             let mut bytes = Vec::with_capacity(plaintext.len() + 128);
-            let to = forward::seal_to(self.identity.id().tag(), &destination, transport, &plaintext, &mut bytes);
+            let me = self.identity.id().tag();
+            let to = forward::seal_to(me, &destination, transport, &mut bytes, |out| out.extend_from_slice(&plaintext));
             self.transmits.push_back(Transmit { to, bytes });
             return;
         }
@@ -408,25 +413,26 @@ impl Tables for Node {
         self.identity.id().tag()
     }
 
-    fn session(&self, index: u32) -> Option<Arc<Transport>> {
-        self.by_index.get(&index).cloned()
+    fn session(&self, index: u32) -> Option<&Arc<Transport>> {
+        self.by_index.get(&index)
     }
 
-    fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)> {
+    fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)> {
         if self.own.content.no_relay {
             return None;
         }
         let next = self.routing.next_hop(self.routing.origin(self.by_tag.get(&to)?)?)?;
         let neighbor = self.peers.get(&next)?;
-        Some((Arc::clone(neighbor.transport()?), neighbor.link.as_ref().filter(|l| l.up)?.addr))
+        Some((neighbor.transport()?, neighbor.link.as_ref().filter(|l| l.up)?.addr))
     }
 
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
         self.book.owns(ip, node)
     }
 
-    fn destination(&self, ip: IpAddr) -> Option<Destination> {
-        self.book.candidates(ip).filter(|n| *n != self.identity.id()).find_map(|n| self.destination_node(&n))
+    fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {
+        let others = self.book.candidates(ip).filter(|n| *n != self.identity.id());
+        others.filter_map(|n| self.destination_node(&n)).map(Cow::Owned).next()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A frozen copy of what the data plane needs: made by the node when something changed, read by any thread.
 
 use std::{
-    collections::HashMap,
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,18 +13,19 @@ use super::{
 };
 use crate::{
     session::Transport,
-    types::{NodeId, NodeTag},
+    types::{NodeId, NodeTag, QuickMap},
 };
 
 /// The forwarding tables at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     me: Option<NodeTag>,
-    sessions: HashMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
-    relays: HashMap<NodeTag, (Arc<Transport>, SocketAddr)>,
-    hosts: HashMap<IpAddr, NodeId>,
+    sessions: QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
+    relays: QuickMap<NodeTag, (Arc<Transport>, SocketAddr)>,
+    /// The owner of each address, and the way there if there is one.
+    hosts: QuickMap<IpAddr, (NodeId, Option<Arc<Destination>>)>,
     subnets: PrefixMap<Vec<NodeId>>,
-    destinations: HashMap<NodeId, Destination>,
+    destinations: QuickMap<NodeId, Arc<Destination>>,
 }
 
 impl Snapshot {
@@ -51,16 +52,18 @@ impl Node {
                 })
                 .collect(),
             subnets: self.book.subnets().clone(),
-            hosts: self.book.hosts().map(|(ip, node)| (*ip, node)).collect(),
             ..Snapshot::default()
         };
         for (tag, id) in &self.by_tag {
             if let Some(relay) = self.relay(*tag) {
-                snapshot.relays.insert(*tag, relay);
+                snapshot.relays.insert(*tag, (Arc::clone(relay.0), relay.1));
             }
             if let Some(destination) = self.destination_node(id) {
-                snapshot.destinations.insert(*id, destination);
+                snapshot.destinations.insert(*id, Arc::new(destination));
             }
+        }
+        for (ip, node) in self.book.hosts() {
+            snapshot.hosts.insert(*ip, (node, snapshot.destinations.get(&node).cloned()));
         }
         snapshot
     }
@@ -71,25 +74,26 @@ impl Tables for Snapshot {
         self.me.unwrap_or(NodeTag(0))
     }
 
-    fn session(&self, index: u32) -> Option<Arc<Transport>> {
-        self.sessions.get(&index).map(|(t, _)| Arc::clone(t))
+    fn session(&self, index: u32) -> Option<&Arc<Transport>> {
+        self.sessions.get(&index).map(|(t, _)| t)
     }
 
-    fn relay(&self, to: NodeTag) -> Option<(Arc<Transport>, SocketAddr)> {
-        self.relays.get(&to).cloned()
+    fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)> {
+        self.relays.get(&to).map(|(t, addr)| (t, *addr))
     }
 
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
         match self.hosts.get(&ip) {
-            Some(owner) => owner == node,
+            Some((owner, _)) => owner == node,
             None => self.subnets.matches(ip).next().is_some_and(|nodes| nodes.contains(node)),
         }
     }
 
-    fn destination(&self, ip: IpAddr) -> Option<Destination> {
-        if let Some(host) = self.hosts.get(&ip) {
-            return self.destinations.get(host).cloned();
+    fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {
+        if let Some((_, way)) = self.hosts.get(&ip) {
+            return way.as_deref().map(Cow::Borrowed);
         }
-        self.subnets.matches(ip).flatten().find_map(|node| self.destinations.get(node)).cloned()
+        let way = self.subnets.matches(ip).flatten().find_map(|node| self.destinations.get(node));
+        way.map(|way| Cow::Borrowed(&**way))
     }
 }

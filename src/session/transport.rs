@@ -90,10 +90,10 @@ impl Transport {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// Counts a packet of a user that was sent on this session. Returns true if the link's owner has asked to be
+    /// Counts packets of users that were sent on this session. Returns true if the link's owner has asked to be
     /// told of the next one ([`Self::sleep`]).
-    pub fn note_traffic(&self) -> bool {
-        self.traffic.fetch_add(1, Ordering::Relaxed);
+    pub fn note_traffic(&self, packets: u64) -> bool {
+        self.traffic.fetch_add(packets, Ordering::Relaxed);
         self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
     }
 
@@ -110,14 +110,19 @@ impl Transport {
 
     /// Appends a sealed data datagram with `plaintext` to `out`.
     pub fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) {
+        self.seal_with(out, |out| out.extend_from_slice(plaintext));
+    }
+
+    /// [`Self::seal`] of what `plaintext` appends to its argument: the packet is written where it is sealed.
+    pub fn seal_with(&self, out: &mut Vec<u8>, plaintext: impl FnOnce(&mut Vec<u8>)) {
         let counter = self.next.fetch_add(1, Ordering::Relaxed);
         let header = packet::data_header(self.remote_index, counter);
-        let start = out.len() + DATA_HEADER;
         out.extend_from_slice(&header);
-        out.extend_from_slice(plaintext);
+        let start = out.len();
+        plaintext(out);
+        self.sent_bytes.fetch_add((out.len() - start) as u64, Ordering::Relaxed);
         let tag = self.send.seal(counter, &header, &mut out[start..]);
         out.extend_from_slice(&tag);
-        self.sent_bytes.fetch_add(plaintext.len() as u64, Ordering::Relaxed);
     }
 
     /// Opens a data datagram in place. The plaintext is `&datagram[range]`.

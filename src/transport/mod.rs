@@ -1,6 +1,11 @@
-//! Floor 4: transports. UDP in batches.
+//! Floor 4: transports. UDP in batches, with segmentation offload where the kernel has it.
 #![allow(unsafe_code)] // recvmmsg, sendmmsg and their control messages
 
+mod cmsg;
+mod receive;
+mod send;
 mod udp;
 
-pub use udp::{Datagrams, SendQueue, UdpTransport};
+pub use receive::{Datagram, Datagrams};
+pub use send::{SendList, SendQueue};
+pub use udp::{Offloads, UdpTransport};

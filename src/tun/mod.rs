@@ -1,5 +1,5 @@
 //! Floor 4: the TUN device.
-#![allow(unsafe_code)] // ioctl, read, write and poll on the device
+#![allow(unsafe_code)] // ioctl, read, writev and poll on the device
 
 use std::{
     fs::File,
@@ -7,11 +7,29 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// A TUN device without packet information headers. Reads and writes whole IP packets; any thread may.
+use crate::wire::vnet::VNET_HEADER;
+
+const TUN_F_CSUM: libc::c_uint = 0x01;
+const TUN_F_TSO4: libc::c_uint = 0x02;
+const TUN_F_TSO6: libc::c_uint = 0x04;
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
+
+/// What the kernel leaves to us, and takes from us, in one piece.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP segments of one flow, and checksums.
+    pub tcp: bool,
+    /// UDP datagrams of one flow (Linux 6.2).
+    pub udp: bool,
+}
+
+/// A TUN device. Reads and writes whole IP packets, each behind a [`crate::wire::vnet::VnetHeader`]; any thread may.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
     name: String,
+    offloads: Offloads,
 }
 
 #[repr(C)]
@@ -22,8 +40,9 @@ struct IfReq {
 }
 
 impl Tun {
-    /// Opens `/dev/net/tun` and makes the interface `name` (1 to 15 bytes). Needs CAP_NET_ADMIN.
-    pub fn open(name: &str) -> io::Result<Self> {
+    /// Opens `/dev/net/tun` and makes the interface `name` (1 to 15 bytes). Needs CAP_NET_ADMIN. `wanted` offloads that
+    /// this kernel does not know are left out.
+    pub fn open(name: &str, wanted: Offloads) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open("/dev/net/tun")?;
         let fd = OwnedFd::from(file);
         let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
@@ -31,17 +50,38 @@ impl Tun {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface names have 1 to 15 bytes"));
         }
         request.name[..name.len()].copy_from_slice(name.as_bytes());
-        request.flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        request.flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
         // SAFETY: `request` is a whole `struct ifreq` (40 bytes) that outlives the call.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
         // SAFETY: fcntl with F_SETFL takes no pointer.
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
-        Ok(Self { fd, name: name.to_owned() })
+        let mut tun = Self { fd, name: name.to_owned(), offloads: Offloads::default() };
+        for offloads in [wanted, Offloads { udp: false, ..wanted }] {
+            if tun.set_offloads(offloads).is_ok() {
+                tun.offloads = offloads;
+                break;
+            }
+        }
+        Ok(tun)
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        let tcp = if offloads.tcp { TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 } else { 0 };
+        let udp = if offloads.udp { TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6 } else { 0 };
+        let flags = libc::c_ulong::from(tcp | udp);
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETOFFLOAD, flags) }).map(|_| ())
     }
 
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The offloads that are in use.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     /// Waits until a packet can be read.
@@ -54,20 +94,34 @@ impl Tun {
         }
     }
 
-    /// Reads one packet. `WouldBlock` when none is there.
+    /// Reads one packet behind its header. `WouldBlock` when none is there.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and length are of a live, writable slice.
         let n = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Writes one packet.
-    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
-        // SAFETY: the pointer and length are of a live slice.
-        let n = unsafe { libc::write(self.fd.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
+    /// Writes one packet that stands in pieces, at most 1,023, behind `header`.
+    pub fn write<'a>(
+        &self,
+        header: &[u8; VNET_HEADER],
+        pieces: impl Iterator<Item = &'a [u8]>,
+        vectors: &mut IoVectors,
+    ) -> io::Result<()> {
+        let vector = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        vectors.0.clear();
+        vectors.0.push(vector(header));
+        vectors.0.extend(pieces.map(vector));
+        // SAFETY: every vector covers a slice that outlives the call, and writev only reads from it.
+        let n = unsafe { libc::writev(self.fd.as_raw_fd(), vectors.0.as_ptr(), vectors.0.len() as libc::c_int) };
+        vectors.0.clear();
         usize::try_from(n).map(|_| ()).map_err(|_| io::Error::last_os_error())
     }
 }
+
+/// Room for the vectors of a write, used again and again.
+#[derive(Default)]
+pub struct IoVectors(Vec<libc::iovec>);
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -1,9 +1,11 @@
 //! Floor 0: the newtypes that every other module speaks in.
 
+mod hash;
 mod id;
 mod prefix;
 mod time;
 
+pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};
 pub use prefix::{IpPrefix, ParsePrefixError};
 pub use time::{Duration, Instant, UnixTime};

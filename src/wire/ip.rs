@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::checksum::Checksum;
+
 /// Source and destination of an IP packet whose header is sound; `None` for anything else.
 #[must_use]
 pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
@@ -21,24 +23,48 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// The ECN field of a packet whose header is sound (RFC 3168 §5).
+#[must_use]
+pub fn ecn(packet: &[u8]) -> u8 {
+    if packet[0] >> 4 == 6 { packet[1] >> 4 & 3 } else { packet[1] & 3 }
+}
+
+const ECT_1: u8 = 1;
+const ECT_0: u8 = 2;
+const CE: u8 = 3;
+
+/// What the outer header says of congestion goes into a packet that leaves the tunnel (RFC 6040 §4.2, figure 4).
+/// False: the packet must be dropped, because it was marked and its sender does not know of marks.
+pub fn leave_tunnel(packet: &mut [u8], outer: u8) -> bool {
+    let inner = ecn(packet);
+    let new = match (inner, outer) {
+        (0, CE) => return false,
+        (ECT_0 | ECT_1, CE) => CE,
+        (ECT_0, ECT_1) => ECT_1,
+        _ => return true,
+    };
+    if packet[0] >> 4 == 6 {
+        packet[1] = packet[1] & 0xcf | new << 4;
+    } else {
+        let Some(header) = header_len_v4(packet) else { return true };
+        packet[1] = packet[1] & 0xfc | new;
+        packet[10..12].fill(0);
+        let sum = checksum(&[&packet[..header]]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    true
+}
+
 fn header_len_v4(packet: &[u8]) -> Option<usize> {
     let len = usize::from(packet.first()? & 0x0f) * 4;
     (len >= 20 && packet.len() >= len).then_some(len)
 }
 
-/// The Internet checksum (RFC 1071) over several parts, each but the last of even length.
-#[must_use]
-pub fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u32;
-    for part in parts {
-        for pair in part.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
+/// The Internet checksum over several parts, each but the last of even length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum = Checksum::default();
+    parts.iter().for_each(|part| sum.add(part));
+    u16::from_be_bytes(sum.finish())
 }
 
 /// What becomes of a packet that is longer than its path allows.

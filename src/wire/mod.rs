@@ -1,9 +1,12 @@
 //! Floor 1: formats on the wire. Everything that parses bytes from outside is here or in `identity`, is bounded,
 //! and has a fuzz target.
 
+pub mod checksum;
+pub mod coalesce;
 pub mod frame;
 pub mod ip;
 pub mod packet;
+pub mod vnet;
 
 /// The control messages, generated from `proto/aegisray.proto`.
 #[allow(missing_docs, clippy::all)]

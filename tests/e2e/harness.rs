@@ -131,12 +131,12 @@ pub fn capture(host: &Host, needle: &[u8], during: impl FnOnce()) -> io::Result<
             let mut buf = vec![std::mem::MaybeUninit::new(0u8); 65_536];
             while !done.load(Ordering::Relaxed) {
                 let Ok(n) = socket.recv(&mut buf) else { continue };
-                all += 1;
+                bytes += n;
                 // SAFETY: every byte of the buffer was initialised above.
                 let frame: Vec<u8> = buf[..n].iter().map(|b| unsafe { b.assume_init() }).collect();
                 hits += usize::from(frame.windows(needle.len()).any(|w| w == needle));
             }
-            (hits, all)
+            (hits, bytes)
         });
         during();
         std::thread::sleep(Duration::from_millis(300));

@@ -1,0 +1,233 @@
+//! Sending in batches: runs of equal datagrams to one address, many runs in one system call.
+
+use std::{io, mem, net::SocketAddr, ops::Range, os::fd::AsRawFd};
+
+use super::{
+    UdpTransport,
+    cmsg::{CONTROL, Control, SOL_UDP, UDP_SEGMENT, Writer},
+};
+
+/// Runs per system call.
+const RUNS: usize = 64;
+/// Datagrams of one run (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+const RUN_DATAGRAMS: usize = 64;
+/// Bytes of one run: what an IPv4 packet can hold.
+const RUN_BYTES: usize = 65_507;
+/// Bytes after which the batch leaves.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Datagrams for one address that leave as one: all of them `segment` bytes long but the last, which may be shorter.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    to: SocketAddr,
+    ecn: u8,
+    start: usize,
+    len: usize,
+    segment: usize,
+    closed: bool,
+}
+
+impl Run {
+    fn datagrams(self) -> impl Iterator<Item = Range<usize>> {
+        let end = self.start + self.len;
+        (self.start..end).step_by(self.segment.max(1)).map(move |at| at..end.min(at + self.segment))
+    }
+}
+
+/// Datagrams that stand in a buffer and leave in one system call.
+#[derive(Default)]
+pub struct SendList {
+    runs: Vec<Run>,
+    bytes: usize,
+    calls: u64,
+    joined: bool,
+}
+
+impl SendList {
+    /// A list whose datagrams leave in runs, if the socket can do that.
+    #[must_use]
+    pub fn new(socket: &UdpTransport) -> Self {
+        Self { joined: socket.offloads().send, ..Self::default() }
+    }
+
+    /// Adds the datagram that stands at `at`, to `to`, with this ECN field.
+    pub fn push(&mut self, to: SocketAddr, ecn: u8, at: Range<usize>) {
+        self.bytes += at.len();
+        if let Some(run) = self.runs.last_mut().filter(|_| self.joined)
+            && !run.closed
+            && run.start + run.len == at.start
+            && run.to == to
+            && run.ecn == ecn
+            && at.len() <= run.segment
+            && run.len + at.len() <= RUN_BYTES
+            && run.len < run.segment * RUN_DATAGRAMS
+        {
+            run.len += at.len();
+            run.closed = at.len() < run.segment;
+            return;
+        }
+        self.runs.push(Run { to, ecn, start: at.start, len: at.len(), segment: at.len(), closed: false });
+    }
+
+    /// Whether the batch should leave now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.runs.len() >= RUNS || self.bytes >= BATCH_BYTES
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// System calls made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    /// Sends everything; calls `failed` for each run that the system refused. `buffer` is where the datagrams stand.
+    pub fn flush(&mut self, socket: &UdpTransport, buffer: &[u8], mut failed: impl FnMut(SocketAddr, io::Error)) {
+        let runs = mem::take(&mut self.runs);
+        let mut done = 0;
+        while done < runs.len() {
+            let end = runs.len().min(done + RUNS);
+            match self.send_runs(socket, buffer, &runs[done..end]) {
+                Ok(n) => done += n.max(1),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.send_singly(socket, buffer, runs[done], e, &mut failed);
+                    done += 1;
+                }
+            }
+        }
+        self.runs = runs;
+        self.runs.clear();
+        self.bytes = 0;
+        self.joined = socket.offloads().send;
+    }
+
+    /// One `sendmmsg`. Returns how many runs left.
+    fn send_runs(&mut self, socket: &UdpTransport, buffer: &[u8], runs: &[Run]) -> io::Result<usize> {
+        self.calls += 1;
+        let mut controls: [Control; RUNS] = [[0; CONTROL / 8]; RUNS];
+        let mut names: [Option<socket2::SockAddr>; RUNS] = [const { None }; RUNS];
+        // SAFETY: all-zero bytes are valid mmsghdrs and iovecs.
+        let (mut headers, mut vectors): ([libc::mmsghdr; RUNS], [libc::iovec; RUNS]) = unsafe { mem::zeroed() };
+        for (i, run) in runs.iter().enumerate() {
+            let name = names[i].insert(socket.outward(run.to).into());
+            vectors[i] =
+                libc::iovec { iov_base: buffer[run.start..][..run.len].as_ptr().cast_mut().cast(), iov_len: run.len };
+            let h = &mut headers[i].msg_hdr;
+            h.msg_name = name.as_ptr().cast_mut().cast();
+            h.msg_namelen = name.len();
+            h.msg_iov = &raw mut vectors[i];
+            h.msg_iovlen = 1;
+            let mut control = Writer::new(&mut controls[i]);
+            if run.len > run.segment {
+                control.add(SOL_UDP, UDP_SEGMENT, run.segment as u16);
+            }
+            if run.ecn != 0 {
+                match run.to {
+                    SocketAddr::V4(_) => control.add(libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(run.ecn)),
+                    SocketAddr::V6(_) => control.add(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::c_int::from(run.ecn)),
+                }
+            }
+            let len = control.len();
+            if len > 0 {
+                h.msg_control = (&raw mut controls[i]).cast();
+                h.msg_controllen = len;
+            }
+        }
+        // SAFETY: each of the first `runs.len()` headers points to a name, a control area and a vector over
+        // `buffer`, all of which outlive the call; sendmmsg only reads from them.
+        let n =
+            unsafe { libc::sendmmsg(socket.socket.as_raw_fd(), headers.as_mut_ptr(), runs.len() as libc::c_uint, 0) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// A run was refused: its datagrams may still leave one by one. `EINVAL` also means that a segment is longer than
+    /// the path to this address takes, which the kernel then fragments; the other errors speak of the device.
+    fn send_singly(
+        &mut self,
+        socket: &UdpTransport,
+        buffer: &[u8],
+        run: Run,
+        error: io::Error,
+        failed: &mut impl FnMut(SocketAddr, io::Error),
+    ) {
+        let code = error.raw_os_error();
+        let about_segments = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT));
+        if run.len <= run.segment || !about_segments {
+            failed(run.to, error);
+            return;
+        }
+        if matches!(code, Some(libc::EIO | libc::ENOPROTOOPT)) {
+            socket.give_up_segments();
+        }
+        let singles: Vec<Run> =
+            run.datagrams().map(|at| Run { start: at.start, len: at.len(), segment: at.len(), ..run }).collect();
+        let mut done = 0;
+        while done < singles.len() {
+            match self.send_runs(socket, buffer, &singles[done..singles.len().min(done + RUNS)]) {
+                Ok(n) => done += n.max(1),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    failed(run.to, e);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Datagrams appended to a buffer of its own, to leave in one system call.
+#[derive(Default)]
+pub struct SendQueue {
+    bytes: Vec<u8>,
+    committed: usize,
+    list: SendList,
+}
+
+impl SendQueue {
+    /// A queue whose datagrams leave in runs, if the socket can do that.
+    #[must_use]
+    pub fn new(socket: &UdpTransport) -> Self {
+        Self { list: SendList::new(socket), ..Self::default() }
+    }
+
+    /// The buffer to append the next datagram to; close it with [`Self::commit`].
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Makes what was appended since the last commit a datagram to `to`, with this ECN field.
+    pub fn commit(&mut self, to: SocketAddr, ecn: u8) {
+        self.list.push(to, ecn, self.committed..self.bytes.len());
+        self.committed = self.bytes.len();
+    }
+
+    /// Whether the batch should leave now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.list.is_full()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// System calls made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.list.calls()
+    }
+
+    /// Sends everything; calls `failed` for each run that the system refused.
+    pub fn flush(&mut self, socket: &UdpTransport, failed: impl FnMut(SocketAddr, io::Error)) {
+        self.list.flush(socket, &self.bytes, failed);
+        self.bytes.clear();
+        self.committed = 0;
+    }
+}
