@@ -76,6 +76,8 @@ enum Command {
     Down,
     /// Build a mesh with NATs on this machine and show it at work
     Lab(lab::Options),
+    /// Measure the data plane on this machine, beside a bare cable and other VPNs
+    Bench(lab::bench::Options),
     /// Run many nodes under virtual time and a seeded network
     Simulate(SimulateArgs),
 }
@@ -230,6 +232,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(false) => Err(Failure::Silent(1)),
             Err(e) => Err(e.into()),
         },
+        Some(Command::Bench(options)) => Ok(lab::bench::run(options)?),
         Some(Command::Simulate(args)) => simulate(args),
     }
 }

@@ -1,7 +1,9 @@
 //! Floor 6: the newcomer's lab: a mesh of real daemons in network namespaces of this one machine, with real TUN
 //! devices, NATs and packets. Nothing outside the namespaces is touched. The end-to-end tests use the same parts.
 
+pub mod bench;
 pub mod daemon;
+pub mod load;
 mod story;
 pub mod topology;
 pub mod traffic;
@@ -37,18 +39,24 @@ pub enum LabError {
     Io(#[from] io::Error),
 }
 
-/// Runs the lab. Returns whether everything worked.
-pub fn run(options: &Options) -> Result<bool, LabError> {
+/// Makes sure that namespaces and TUN devices can be made. Where only user namespaces allow that, the program runs
+/// again inside one; its exit code is then returned.
+fn prepare() -> Result<Option<i32>, LabError> {
     if !host::can_make_namespaces() {
         if std::env::var_os("AEGISRAY_IN_USER_NAMESPACE").is_some() {
             return Err(LabError::NoNamespaces);
         }
-        return match host::become_root_in_user_namespace() {
-            Ok(code) => Ok(code == 0),
-            Err(_) => Err(LabError::NoNamespaces),
-        };
+        return host::become_root_in_user_namespace().map(Some).map_err(|_| LabError::NoNamespaces);
     }
     std::fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(LabError::NoTun)?;
+    Ok(None)
+}
+
+/// Runs the lab. Returns whether everything worked.
+pub fn run(options: &Options) -> Result<bool, LabError> {
+    if let Some(code) = prepare()? {
+        return Ok(code == 0);
+    }
     let dir = options
         .keep
         .clone()

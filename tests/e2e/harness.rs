@@ -114,7 +114,7 @@ pub fn need_route(from: &Daemon, to: &str) -> aegisray::node::RouteStatus {
     need(from, &format!("route to {to}"), || from.route_to(to))
 }
 
-/// Counts frames on an interface of a host that contain `needle`, while `during` runs. Returns (frames with it, all).
+/// Counts frames on an interface of a host that contain `needle`, while `during` runs. Returns (frames with it, bytes of all).
 pub fn capture(host: &Host, needle: &[u8], during: impl FnOnce()) -> io::Result<(usize, usize)> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = host.ns.run(|| {
@@ -127,7 +127,7 @@ pub fn capture(host: &Host, needle: &[u8], during: impl FnOnce()) -> io::Result<
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let (mut hits, mut all) = (0, 0);
+            let (mut hits, mut bytes) = (0, 0);
             let mut buf = vec![std::mem::MaybeUninit::new(0u8); 65_536];
             while !done.load(Ordering::Relaxed) {
                 let Ok(n) = socket.recv(&mut buf) else { continue };
