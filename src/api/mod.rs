@@ -68,6 +68,8 @@ pub struct DaemonStatus {
     pub mtu: u16,
     pub listen: std::net::SocketAddr,
     pub rss_kib: u64,
+    /// Which offloads are in use: super-packets at the TUN device, runs of datagrams at the socket.
+    pub offloads: std::collections::BTreeMap<String, bool>,
     pub traffic: std::collections::BTreeMap<String, u64>,
 }
 

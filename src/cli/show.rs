@@ -68,6 +68,8 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     println!("endpoints  {}", list(n.endpoints.iter().map(ToString::to_string).collect()));
     println!("mesh       {} links, {} of {} known nodes reachable", n.links, n.reachable_nodes, n.known_nodes);
     println!("running    {} (version {}, pid {}, {})", duration(s.uptime_s), s.version, s.pid, bytes(s.rss_kib * 1024));
+    let offloads = s.offloads.iter().map(|(name, on)| format!("{name} {}", if *on { "on" } else { "off" }));
+    println!("offloads   {}", list(offloads.collect()));
     println!("traffic    {}", counted(&s.traffic));
     println!("counters   {}", counted(&n.counters));
     println!("dropped    {}", counted(&n.dropped));

@@ -165,6 +165,7 @@ impl Control {
             mtu: self.config.mtu,
             listen: self.shared.socket.local_addr().unwrap_or(self.config.listen),
             rss_kib: host::resident_kib(std::process::id()).unwrap_or(0),
+            offloads: self.offloads(),
             traffic: self.traffic(),
         }
     }

@@ -350,6 +350,13 @@ impl Control {
         self.node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
     }
 
+    /// The offloads that the kernel has and the configuration allows.
+    pub fn offloads(&self) -> BTreeMap<String, bool> {
+        let (tun, udp) = (self.shared.tun.offloads(), self.shared.socket.offloads());
+        let all = [("tun_tcp", tun.tcp), ("tun_udp", tun.udp), ("udp_send", udp.send), ("udp_receive", udp.receive)];
+        all.into_iter().map(|(name, on)| (name.to_owned(), on)).collect()
+    }
+
     /// Counters of the data plane, by name.
     pub fn traffic(&self) -> BTreeMap<String, u64> {
         use std::sync::atomic::Ordering::Relaxed;

@@ -28,9 +28,12 @@ pub struct Options {
     /// Repetitions of each; medians are shown
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
-    /// Only the subjects whose name contains this
+    /// Only the subject of this name, or else those whose names contain it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub only: String,
+    /// Only TCP: a quarter of the time
+    #[arg(long)]
+    pub quick: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -156,7 +159,9 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
         ("boringtun-cli", |dir| wireguard(dir, "boringtun-cli", &["--disable-drop-privileges"])),
     ];
     let mut all: Vec<Figures> = Vec::new();
-    for (name, make) in subjects.into_iter().filter(|s| s.0.contains(&options.only)) {
+    let exact = subjects.iter().any(|s| s.0 == options.only);
+    let chosen = |name: &str| if exact { name == options.only } else { name.contains(&options.only) };
+    for (name, make) in subjects.into_iter().filter(|s| chosen(s.0)) {
         let Some(subject) = make(dir)? else { continue };
         eprintln!("measuring {name} …");
         all.push(measure(name, &subject, options)?);
@@ -189,6 +194,10 @@ fn measure(name: &str, subject: &Subject, options: &Options) -> Result<Figures, 
     figures.tcp_reverse = median(reverse);
     figures.cpu_per_gb = median(cpu);
     figures.packets_per_call = median(per_call);
+    figures.rss_after = subject.rss();
+    if options.quick {
+        return Ok(figures);
+    }
     figures.kpps = most_packets(subject)?;
     let trips = load::round_trips(near, far, subject.to, 2000, Duration::from_micros(500))?;
     let at = |trips: &[Duration], share: f64| {

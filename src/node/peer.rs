@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Sessions kept per peer: the one in use, its predecessor, and handshakes that crossed.
-const MAX_SESSIONS: usize = 4;
+const MAX_SESSIONS: usize = 8;
 /// Packets that wait for a session.
 const MAX_WAITING: usize = 64;
 const UNCONFIRMED_LIFE: Duration = Duration::from_secs(20);

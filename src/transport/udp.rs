@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::cmsg::{SOL_UDP, UDP_GRO, UDP_SEGMENT};
 
-const SOCKET_BUFFER: usize = 4 << 20;
+const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
 /// Many datagrams in one piece: `UDP_SEGMENT` for sending, `UDP_GRO` for receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +46,12 @@ impl UdpTransport {
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
         }
-        // Large buffers are a wish; the kernel grants what it allows.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        // Large buffers are a wish: root may exceed the system's limits, others get what these allow.
+        for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+            if set_option(&socket, libc::SOL_SOCKET, forced, SOCKET_BUFFER).is_err() {
+                let _ = set_option(&socket, libc::SOL_SOCKET, plain, SOCKET_BUFFER);
+            }
+        }
         let on: libc::c_int = 1;
         // Fragmenting is better than a black hole: the path may be narrower than we think.
         let may_fragment: libc::c_int = libc::IP_PMTUDISC_DONT;

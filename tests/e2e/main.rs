@@ -3,6 +3,7 @@
 
 mod admission;
 mod cli;
+mod dataplane;
 mod harness;
 mod line;
 mod triangle;
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
         ("triangle_silent_cut", triangle::silent_cut),
         ("triangle_interface_down", triangle::interface_down),
         ("roaming_keeps_a_transfer", triangle::roaming),
+        ("offloads_off_at_either_end_still_work", dataplane::without_offloads),
+        ("nothing_is_lost_or_reordered_by_rekeys_and_new_routes", dataplane::nothing_lost),
+        ("a_path_that_shrinks_stalls_no_transfer", dataplane::shrinking_path),
         ("wrong_secret_learns_nothing_and_is_counted", admission::wrong_secret),
         ("authority_invite_once_revoke_expire", admission::authority),
         ("foreign_prefix_is_refused_and_granted_one_routed", admission::prefixes),

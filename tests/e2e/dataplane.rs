@@ -1,0 +1,109 @@
+//! The data plane under load: offloads present and absent, keys and routes that change while packets flow.
+
+use std::{net::IpAddr, time::Duration};
+
+use aegisray::lab::{daemon::Daemon, load, topology::Host, traffic::tcp_stream};
+
+use super::harness::{Dir, need, need_route, node, quiet};
+
+struct Pair {
+    hosts: Vec<Host>,
+    daemons: Vec<Daemon>,
+    dir: Dir,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Two nodes, A (10.1.0.1) and B (10.1.0.2), with a cable between them; YAML for each.
+fn pair(a: &str, b: &str) -> Pair {
+    let dir = Dir::new();
+    let hosts = vec![Host::bare().unwrap(), Host::bare().unwrap()];
+    hosts[0].cable(&hosts[1], ("eth0", ip("10.1.0.1")), ("eth0", ip("10.1.0.2"))).unwrap();
+    let peers = "peers:\n  bootstrap: [\"10.1.0.2:51900\"]\n  lan_discovery: false\n";
+    let mut daemons = vec![node(&dir, "A", &format!("{peers}{a}")), node(&dir, "B", &format!("{}{b}", quiet()))];
+    for (daemon, host) in daemons.iter_mut().zip(&hosts) {
+        daemon.start(host).unwrap();
+    }
+    need_route(&daemons[0], "B");
+    need_route(&daemons[1], "A");
+    Pair { hosts, daemons, dir }
+}
+
+fn addresses(daemon: &Daemon) -> (IpAddr, IpAddr) {
+    need(daemon, "status", || daemon.addresses())
+}
+
+pub fn without_offloads() {
+    let off = "mesh:\n  offload: false\nlisten:\n  offload: false\n";
+    for (a, b) in [(off, off), (off, ""), ("", off)] {
+        let p = pair(a, b);
+        for (daemon, more) in p.daemons.iter().zip([a, b]) {
+            let offloads = need(daemon, "status", || daemon.status()).offloads;
+            assert_eq!(offloads.len(), 4);
+            assert!(more.is_empty() || offloads.values().all(|on| !on), "{offloads:?}");
+            assert!(!more.is_empty() || offloads["tun_tcp"] && offloads["udp_send"], "{offloads:?}");
+        }
+        let (v4, v6) = addresses(&p.daemons[1]);
+        for to in [v4, v6] {
+            let rate = tcp_stream(&p.hosts[0], &p.hosts[1], to, Duration::from_millis(700)).expect("TCP passes intact");
+            let flood = load::udp(&p.hosts[0], &p.hosts[1], to, 1200, 3000, Duration::from_millis(500)).unwrap();
+            assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{to}");
+            println!("  TCP with offloads {:?}: {:.2} Gbit/s", (a.is_empty(), b.is_empty()), rate * 8e-9);
+        }
+    }
+}
+
+pub fn nothing_lost() {
+    let rekeys = "session:\n  rekey_mib: 1\n";
+    let mut p = pair(rekeys, rekeys);
+    let to = addresses(&p.daemons[1]).0;
+    // Both ends' first handshakes may have crossed: let them settle.
+    load::round_trips(&p.hosts[0], &p.hosts[1], to, 20, Duration::from_millis(20)).unwrap();
+    let before = rekeys_of(&p.daemons[0]) + rekeys_of(&p.daemons[1]);
+    let c = Host::bare().unwrap();
+    c.cable(&p.hosts[1], ("eth0", ip("10.2.0.3")), ("eth1", ip("10.2.0.2"))).unwrap();
+    let mut joining = node(&p.dir, "C", "peers:\n  bootstrap: [\"10.2.0.2:51900\"]\n  lan_discovery: false\n");
+    let flood = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| load::udp(&p.hosts[0], &p.hosts[1], to, 1000, 5000, Duration::from_secs(5)));
+        // New routes while packets flow.
+        std::thread::sleep(Duration::from_secs(2));
+        joining.start(&c).unwrap();
+        need_route(&p.daemons[0], "C");
+        flood.join().unwrap().unwrap()
+    });
+    p.daemons.push(joining);
+    let rekeys = rekeys_of(&p.daemons[0]) + rekeys_of(&p.daemons[1]) - before;
+    println!(
+        "  {} datagrams over {rekeys} rekeys and a new route: {} lost, {} reordered",
+        flood.sent,
+        flood.sent - flood.received,
+        flood.reordered
+    );
+    let drops: Vec<_> =
+        p.daemons.iter().map(|d| (d.name.clone(), need(d, "status", || d.status()).node.dropped)).collect();
+    assert!(rekeys >= 2, "only {rekeys} rekeys");
+    assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{drops:?}");
+}
+
+fn rekeys_of(daemon: &Daemon) -> u64 {
+    need(daemon, "status", || daemon.status()).node.counters["rekeys"]
+}
+
+pub fn shrinking_path() {
+    let p = pair("", "");
+    let to = addresses(&p.daemons[1]).0;
+    let rate = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            p.hosts[0].set_mtu("eth0", 1280).unwrap();
+            p.hosts[1].set_mtu("eth0", 1280).unwrap();
+        });
+        // Each write gets 10 seconds at most: a stall ends the transfer with an error.
+        tcp_stream(&p.hosts[0], &p.hosts[1], to, Duration::from_secs(3))
+    });
+    println!("  a transfer over a path that shrinks to 1,280 bytes: {:.2} Gbit/s", rate.expect("no stall") * 8e-9);
+    let sends = |name: &str| need(&p.daemons[0], "status", || p.daemons[0].status()).traffic[name];
+    assert_eq!(sends("send_errors"), 0, "fragments are sent where segments don't fit");
+}
