@@ -252,7 +252,7 @@ fn read_head(packet: &[u8]) -> Option<Head> {
     } else {
         let ip = usize::from(packet[0] & 0x0f) * 4;
         let is_fragment = packet.len() < 20 || packet[6] & 0x3f != 0 || packet[7] != 0;
-        if ip < 20 || is_fragment {
+        if packet[0] >> 4 != 4 || ip < 20 || is_fragment {
             return None;
         }
         (ip, packet[9], usize::from(u16::from_be_bytes([packet[2], packet[3]])))
@@ -266,7 +266,7 @@ fn read_head(packet: &[u8]) -> Option<Head> {
     let headers = ip + l4;
     let sound = total == packet.len() && headers <= total && (!is_tcp || l4 >= 20);
     let sound = sound && (is_tcp || usize::from(u16::from_be_bytes([packet[ip + 4], packet[ip + 5]])) == total - ip);
-    sound.then_some(Head { is_v6, is_tcp, ip, headers, payload: total - headers })
+    sound.then(|| Head { is_v6, is_tcp, ip, headers, payload: total - headers })
 }
 
 /// The kernel won't look at the checksums of a group, so a wrong one must not get in.
