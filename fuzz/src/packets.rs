@@ -4,7 +4,7 @@
 
 use aegisray::wire::{
     coalesce::{Coalescer, Group},
-    ip, packet,
+    ip, mss, packet,
     vnet::{self, Split, VNET_HEADER, VnetHeader},
 };
 use libfuzzer_sys::fuzz_target;
@@ -65,6 +65,7 @@ fuzz_target!(|data: &[u8]| {
     let mtu = usize::from(u16::from_be_bytes(*mtu));
     let _ = ip::addresses(packet);
     let _ = ip::unreachable(packet);
+    mss::clamp(&mut packet.to_vec(), || mtu);
     if ip::addresses(packet).is_some() {
         let _ = ip::leave_tunnel(&mut packet.to_vec(), data[0] & 3);
     }

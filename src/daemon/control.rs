@@ -233,7 +233,10 @@ impl Control {
         let mut tables_changed = false;
         loop {
             while let Some(transmit) = self.node.poll_transmit() {
-                if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
+                if transmit.whole {
+                    // One that doesn't even fit the first cable is as good as lost.
+                    let _ = self.shared.socket.send_whole(transmit.to, &transmit.bytes);
+                } else if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
                     tracing::trace!(to = %transmit.to, %error, "cannot send");
                     let now = self.clock.now();
                     self.node.handle_send_error(now, transmit.to);

@@ -14,7 +14,7 @@ use crate::{
     tun::IoVectors,
     wire::{
         coalesce::{Coalescer, Group},
-        ip,
+        ip, mss,
         vnet::VnetHeader,
     },
 };
@@ -63,6 +63,7 @@ impl Receiver<'_> {
                     Counters::add(&shared.counters.congested, 1);
                     return;
                 }
+                mss::clamp(&mut bytes[at.clone()], || tables.mtu_to(&session.peer));
                 Counters::add(&shared.counters.received_packets, 1);
                 Counters::add(&shared.counters.received_bytes, at.len() as u64);
                 self.deliver(buffer, range.start + at.start..range.start + at.end);

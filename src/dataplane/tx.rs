@@ -12,7 +12,7 @@ use crate::{
     session::Transport,
     transport::SendQueue,
     wire::{
-        ip,
+        ip, mss,
         vnet::{self, GSO_NONE, Split, VNET_HEADER, VnetHeader},
     },
 };
@@ -80,7 +80,10 @@ impl Sender<'_> {
             Route::Ignore => return,
         };
         let done = if header.gso_type == GSO_NONE {
-            vnet::finish_checksum(&header, packet).map(|()| self.single(tables, &destination, packet))
+            vnet::finish_checksum(&header, packet).map(|()| {
+                mss::clamp(packet, || destination.mtu());
+                self.single(tables, &destination, packet);
+            })
         } else {
             Split::new(&header, packet, destination.mtu()).map(|split| self.split(tables, &destination, &split))
         };
@@ -90,7 +93,7 @@ impl Sender<'_> {
     }
 
     fn single(&mut self, tables: &Snapshot, destination: &Destination, packet: &[u8]) {
-        if packet.len() > destination.mtu() {
+        if packet.len() > destination.limit(packet) {
             self.too_big(tables, destination, packet);
             return;
         }
@@ -104,7 +107,9 @@ impl Sender<'_> {
 
     fn split(&mut self, tables: &Snapshot, destination: &Destination, split: &Split<'_>) {
         let count = split.count();
-        let Some(transport) = destination.transport.as_ref().filter(|_| split.longest() <= destination.mtu()) else {
+        let Some(transport) =
+            destination.transport.as_ref().filter(|_| split.longest() <= destination.limit(split.packet()))
+        else {
             // No session yet, or datagrams that are too long: one by one, which need not be fast.
             let mut packet = Vec::new();
             let limit = if destination.transport.is_none() { WAITING_SEGMENTS } else { count };
@@ -147,7 +152,7 @@ impl Sender<'_> {
     /// A packet longer than its path takes: cut it, or tell its sender how long it may be.
     fn too_big(&mut self, tables: &Snapshot, destination: &Destination, packet: &[u8]) {
         Counters::add(&self.shared.counters.too_big, 1);
-        match ip::too_big(packet, destination.mtu()) {
+        match ip::too_big(packet, destination.limit(packet)) {
             ip::TooBig::Fragments(pieces) => pieces.iter().for_each(|piece| self.single(tables, destination, piece)),
             ip::TooBig::Icmp(icmp) => self.shared.deliver(&icmp),
             ip::TooBig::Drop => self.shared.counters.drop(Drop::Malformed),

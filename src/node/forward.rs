@@ -36,6 +36,8 @@ pub struct Destination {
     pub hop: Hop,
     /// The link's session, for its activity; the same as `transport` when direct.
     pub link: Arc<Transport>,
+    /// Bytes of UDP payload that the link carries in one piece.
+    pub underlay: usize,
 }
 
 /// The tables that packets are looked up in.
@@ -209,6 +211,9 @@ pub fn inner_mtu(underlay: usize, relayed: bool) -> usize {
     underlay - DATA_OVERHEAD - if relayed { HOP_HEADER } else { 0 }
 }
 
+/// The least MTU of a link that carries IPv6.
+pub const MIN_MTU: usize = 1280;
+
 /// UDP payload of a 1,500-byte path over IPv6, the smaller of the two families.
 pub const UNDERLAY: usize = 1452;
 
@@ -222,10 +227,18 @@ pub enum Route<'t> {
 }
 
 impl Destination {
-    /// The longest IP packet that the way there takes.
+    /// The longest IP packet that the way there carries in one piece.
     #[must_use]
     pub fn mtu(&self) -> usize {
-        inner_mtu(UNDERLAY, matches!(self.hop, Hop::Relay(..)))
+        inner_mtu(self.underlay, matches!(self.hop, Hop::Relay(..)))
+    }
+
+    /// The longest that `packet` may be: no less than IPv6 asks of a link (RFC 8200 §5), for which the datagram may
+    /// have to be fragmented.
+    #[must_use]
+    pub fn limit(&self, packet: &[u8]) -> usize {
+        let is_v6 = packet.first().is_some_and(|b| b >> 4 == 6);
+        if is_v6 { self.mtu().max(MIN_MTU) } else { self.mtu() }
     }
 }
 
@@ -249,8 +262,8 @@ pub fn egress(tables: &impl Tables, packet: &[u8], out: &mut Vec<u8>) -> Egress 
         Route::NoRoute => return Egress::NoRoute,
         Route::Ignore => return Egress::Ignore,
     };
-    if packet.len() > destination.mtu() {
-        return Egress::TooBig(destination.mtu());
+    if packet.len() > destination.limit(packet) {
+        return Egress::TooBig(destination.limit(packet));
     }
     let Some(transport) = &destination.transport else { return Egress::NeedSession(destination.node) };
     let to = seal_to(tables.me(), &destination, transport, out, |out| out.extend_from_slice(packet));

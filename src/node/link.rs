@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use super::pmtu::PathMtu;
 use crate::{
     crypto::Rng,
     types::{Duration, Instant, Metric},
@@ -42,6 +43,7 @@ pub(super) struct Link {
     pub peer_wish: Wish,
     /// It came up when this node had no room for it.
     pub temporary: bool,
+    pub mtu: PathMtu,
     /// A place where the peer may be now, being tried.
     pub candidate: Option<(SocketAddr, u32, Instant)>,
     outstanding: VecDeque<(u32, SocketAddr, Instant)>,
@@ -72,6 +74,7 @@ impl Link {
             up: false,
             peer_wish: Wish::Indifferent,
             temporary: false,
+            mtu: PathMtu::new(now, addr),
             candidate: None,
             outstanding: VecDeque::new(),
             confirmed: now,
@@ -107,6 +110,7 @@ impl Link {
     pub fn come_up(&mut self, now: Instant) {
         self.up = true;
         self.since = now;
+        self.mtu = PathMtu::new(now, self.addr);
         // What was asked before the other end was ready says nothing of the path.
         self.outstanding.clear();
         self.loss = 0.0;
@@ -129,6 +133,7 @@ impl Link {
         if was_idle && self.up {
             // Detection counts from here: an idle link's last probe may be seconds old.
             self.confirmed = self.confirmed.max(now);
+            self.mtu.wake(now);
         }
         was_idle
     }
@@ -192,7 +197,10 @@ impl Link {
                 sooner.map_or(last + interval, |at| at.min(last + interval))
             }
         };
-        let due = probe.min(self.confirmed + self.dead_after(now));
+        let mut due = probe.min(self.confirmed + self.dead_after(now));
+        if self.up {
+            due = due.min(self.mtu.next_tick());
+        }
         if self.awake { due.min(self.active_until) } else { due }
     }
 
@@ -215,6 +223,17 @@ impl Link {
         }
         self.last_probe = Some(now);
         Tick::Probe(self.sent_probe(now, self.addr))
+    }
+
+    /// The path MTU probes to send now.
+    pub fn mtu_probes(&mut self, now: Instant) -> Vec<(u32, usize)> {
+        let patience = self.patience();
+        let next_id = &mut self.next_id;
+        let number = || {
+            *next_id = next_id.wrapping_add(1);
+            *next_id
+        };
+        if self.up { self.mtu.tick(now, patience, number) } else { Vec::new() }
     }
 
     /// Notes a probe to `addr` and returns its number.
@@ -262,6 +281,7 @@ impl Link {
     /// Moves the link to another address that has just been confirmed.
     pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
         self.addr = addr;
+        self.mtu = PathMtu::new(now, addr);
         self.candidate = None;
         self.confirmed = now;
         self.suspect = false;

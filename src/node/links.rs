@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Event, Node, Peer, Session,
+    Event, Node, Peer, Session, Transmit,
     channel::Channel,
     link::{Link, Tick},
 };
@@ -14,6 +14,7 @@ use crate::{
     types::{Duration, Instant, NodeId},
     wire::{
         frame::{self, Kind},
+        packet::DATA_OVERHEAD,
         proto::{self, Wish},
     },
 };
@@ -166,7 +167,25 @@ impl Node {
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
         let probe_id = link.sent_probe(now, addr);
-        self.send_on(&transport, Via::Direct(addr), Kind::Probe(proto::Probe { id: probe_id, wish: wish.into() }));
+        self.send_on(
+            &transport,
+            Via::Direct(addr),
+            Kind::Probe(proto::Probe { id: probe_id, wish: wish.into(), padding: Vec::new() }),
+        );
+    }
+
+    /// Probes of given lengths that must arrive in one piece.
+    fn send_padded(&mut self, transport: &Transport, to: SocketAddr, wish: i32, probes: &[(u32, usize)]) {
+        for (id, size) in probes {
+            // Too long by its headers first; their length is the same once they are taken off.
+            let mut probe = proto::Probe { id: *id, wish, padding: vec![0; *size] };
+            let excess = frame::encode(Kind::Probe(probe.clone())).len() + DATA_OVERHEAD - size;
+            probe.padding.truncate(size - excess);
+            let mut bytes = Vec::with_capacity(*size);
+            transport.seal(&frame::encode(Kind::Probe(probe)), &mut bytes);
+            debug_assert_eq!(bytes.len(), *size);
+            self.transmits.push_back(Transmit { to, bytes, whole: true });
+        }
     }
 
     /// What this node thinks of a link to `id`.
@@ -207,6 +226,10 @@ impl Node {
 
     pub(super) fn on_probe_reply(&mut self, now: Instant, id: NodeId, reply: &proto::ProbeReply) {
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
+        if let Some(changed) = link.mtu.answered(now, reply.id, link.is_active(now)) {
+            self.tables_dirty |= changed;
+            return;
+        }
         let Some(addr) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
         if addr != link.addr {
@@ -354,19 +377,28 @@ impl Node {
             if link.falls_asleep(now) {
                 peer.sessions.iter().for_each(|s| s.transport.sleep());
             }
+            let before = link.mtu.size();
+            let (padded, addr) = (link.mtu_probes(now), link.addr);
+            self.tables_dirty |= link.mtu.size() != before;
+            if let Some(transport) = transport.as_ref().filter(|_| !padded.is_empty()) {
+                self.send_padded(transport, addr, wish, &padded);
+            }
+            let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { continue };
             match link.tick(now) {
                 Tick::Nothing => {}
                 Tick::Probe(probe_id) => {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
-                        let probe = proto::Probe { id: probe_id, wish };
+                        let probe = proto::Probe { id: probe_id, wish, padding: Vec::new() };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
                     }
                 }
                 Tick::Dead if link.up => self.link_down(now, id, "no answer"),
                 Tick::Dead => {
-                    peer.link = None;
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.link = None;
+                    }
                     self.discovery.unlinked(now, id);
                 }
             }

@@ -14,6 +14,7 @@ mod links;
 mod own;
 mod peer;
 mod peers;
+mod pmtu;
 mod pump;
 mod snapshot;
 mod status;
@@ -100,6 +101,14 @@ impl NodeConfig {
 pub struct Transmit {
     pub to: SocketAddr,
     pub bytes: Vec<u8>,
+    /// It must not be fragmented on the way, and may be lost.
+    pub whole: bool,
+}
+
+impl Transmit {
+    fn new(to: SocketAddr, bytes: Vec<u8>) -> Self {
+        Self { to, bytes, whole: false }
+    }
 }
 
 /// What the owner of the node should do or know.
@@ -287,7 +296,7 @@ impl Node {
                     self.handle_opened(now, &session, Via::Direct(from), true, interface);
                 }
                 self.counters.relayed += 1;
-                self.transmits.push_back(Transmit { to, bytes: datagram.to_vec() });
+                self.transmits.push_back(Transmit::new(to, datagram.to_vec()));
                 if link.note_traffic(1) {
                     self.handle_activity(now, &link);
                 }
@@ -326,7 +335,7 @@ impl Node {
         let mut out = Vec::with_capacity(packet.len() + 128);
         match forward::egress(self, packet, &mut out) {
             Egress::Send { to, wake } => {
-                self.transmits.push_back(Transmit { to, bytes: out });
+                self.transmits.push_back(Transmit::new(to, out));
                 if let Some(session) = wake {
                     self.handle_activity(now, &session);
                 }
@@ -360,7 +369,7 @@ impl Node {
             let mut bytes = Vec::with_capacity(plaintext.len() + 128);
             let me = self.identity.id().tag();
             let to = forward::seal_to(me, &destination, transport, &mut bytes, |out| out.extend_from_slice(&plaintext));
-            self.transmits.push_back(Transmit { to, bytes });
+            self.transmits.push_back(Transmit::new(to, bytes));
             return;
         }
         let Some(info) = self.routing.origin(&node).and_then(|o| self.routing.announcement(o)).cloned() else { return };
@@ -397,14 +406,15 @@ impl Node {
         let next = self.routing.next_hop(self.routing.origin(node)?)?;
         let neighbor = self.peers.get(&next)?;
         let link = neighbor.transport()?;
-        let addr = neighbor.link.as_ref().filter(|l| l.up)?.addr;
+        let up = neighbor.link.as_ref().filter(|l| l.up)?;
+        let (addr, underlay) = (up.addr, up.mtu.size());
         let (transport, hop) = if next == *node {
             (Some(Arc::clone(link)), Hop::Direct(addr))
         } else {
             let transport = self.peers.get(node).and_then(|p| p.transport()).cloned();
             (transport, Hop::Relay(Arc::clone(link), addr))
         };
-        Some(Destination { node: *node, transport, hop, link: Arc::clone(link) })
+        Some(Destination { node: *node, transport, hop, link: Arc::clone(link), underlay })
     }
 }
 

@@ -179,7 +179,7 @@ impl Node {
     /// Sends a datagram straight, or behind a hop header by way of routing.
     pub(super) fn send_via(&mut self, via: Via, bytes: Vec<u8>) {
         match via {
-            Via::Direct(to) => self.transmits.push_back(Transmit { to, bytes }),
+            Via::Direct(to) => self.transmits.push_back(Transmit::new(to, bytes)),
             Via::Relayed(tag) => {
                 let hop = self.by_tag.get(&tag).and_then(|id| {
                     let next = self.routing.next_hop(self.routing.origin(id)?)?;
@@ -188,7 +188,7 @@ impl Node {
                 });
                 if let Some((relay, to)) = hop {
                     let header = relay.seal_hop(MAX_HOPS, tag, self.me());
-                    self.transmits.push_back(Transmit { to, bytes: [&header[..], &bytes].concat() });
+                    self.transmits.push_back(Transmit::new(to, [&header[..], &bytes].concat()));
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Node,
     book::PrefixMap,
-    forward::{Destination, Tables},
+    forward::{self, Destination, Tables},
 };
 use crate::{
     session::Transport,
@@ -33,6 +33,14 @@ impl Snapshot {
     #[must_use]
     pub fn is_at(&self, index: u32, addr: SocketAddr) -> bool {
         self.sessions.get(&index).is_some_and(|(_, link)| *link == Some(addr))
+    }
+}
+
+impl Snapshot {
+    /// The longest IP packet that the way to a node takes.
+    #[must_use]
+    pub fn mtu_to(&self, node: &NodeId) -> usize {
+        self.destinations.get(node).map_or(forward::MIN_MTU, |d| d.mtu())
     }
 }
 

@@ -69,6 +69,8 @@ pub struct LinkStatus {
     pub rtt_ms: Option<f64>,
     pub loss_percent: f64,
     pub cost: u32,
+    /// The longest IP packet that was seen to pass in one piece; `None`: not known yet.
+    pub path_mtu: Option<usize>,
     pub age_s: u64,
 }
 
@@ -168,6 +170,7 @@ impl Node {
                         rtt_ms: l.srtt().map(|r| r.as_secs_f64() * 1e3),
                         loss_percent: (l.loss() * 1000.0).round() / 10.0,
                         cost: l.told_cost(),
+                        path_mtu: l.mtu.is_known().then(|| l.mtu.size() + if l.addr.is_ipv4() { 28 } else { 48 }),
                         age_s: now.since(l.since).as_secs(),
                     }),
                     cipher: current.map(|t| t.cipher.name().to_owned()),

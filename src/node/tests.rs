@@ -35,6 +35,8 @@ struct Wires {
     delivered: Vec<(u8, Vec<u8>)>,
     /// Datagrams recorded on their way: from, to, bytes.
     tape: Vec<(u8, u8, Vec<u8>)>,
+    /// Datagrams longer than this that must not be fragmented are lost.
+    mtu: usize,
     /// Pairs between which nothing passes.
     cut: Vec<(u8, u8)>,
     /// Certificates that arrive are taken in, as the daemon does.
@@ -43,7 +45,7 @@ struct Wires {
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        Self { nodes, now: Instant(1), delivered: vec![], tape: vec![], cut: vec![], certified: false }
+        Self { nodes, mtu: 1472, now: Instant(1), delivered: vec![], tape: vec![], cut: vec![], certified: false }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -87,6 +89,9 @@ impl Wires {
             for (from, mut t) in air {
                 let Some(to) = (1..=9).find(|i| addr(*i) == t.to) else { continue };
                 self.tape.push((from, to, t.bytes.clone()));
+                if t.whole && t.bytes.len() > self.mtu {
+                    continue;
+                }
                 if self.cut.contains(&(from, to)) || self.cut.contains(&(to, from)) {
                     continue;
                 }
@@ -223,6 +228,43 @@ fn a_cut_is_noticed_at_once_by_traffic_that_begins_after_any_pause() {
         }
         assert_eq!(w.node(1).counters.links_down, 1, "after a pause of {pause_ms} ms");
     }
+}
+
+#[test]
+fn packets_are_no_longer_than_the_path_takes() {
+    let mut w = pair();
+    let longest = |w: &mut Wires| {
+        let id = w.node(2).id();
+        w.node(1).destination_node(&id).unwrap().mtu()
+    };
+    assert_eq!(longest(&mut w), 1420);
+    // The path shrinks while packets flow.
+    w.mtu = 1352;
+    for i in 0..250 {
+        w.send(1, 2, i);
+        w.run(Duration::from_millis(20));
+    }
+    assert_eq!(longest(&mut w), 1352 - packet::DATA_OVERHEAD);
+    let status = &w.node(1).peer_statuses(Instant(0))[0];
+    assert_eq!(status.link.as_ref().unwrap().path_mtu, Some(1380));
+    let mut large = w.packet(1, 2, 0);
+    large.resize(1400, 0);
+    large[2..4].copy_from_slice(&1400u16.to_be_bytes());
+    large[6] = 0x40;
+    w.delivered.clear();
+    let now = w.now;
+    w.node(1).handle_tun(now, &large);
+    w.carry();
+    let [(1, answer)] = &w.delivered[..] else { panic!("{:?}", w.delivered) };
+    assert_eq!((answer[20], answer[21], u16::from_be_bytes([answer[26], answer[27]])), (3, 4, 1320));
+    w.mtu = 1200;
+    for i in 0..250 {
+        w.send(1, 2, i);
+        w.run(Duration::from_millis(20));
+    }
+    assert_eq!(longest(&mut w), 1252 - packet::DATA_OVERHEAD, "no path carries less");
+    let id = w.node(2).id();
+    assert_eq!(w.node(1).destination_node(&id).unwrap().limit(&[0x60]), 1280, "which IPv6 asks of every link");
 }
 
 #[test]

@@ -16,6 +16,9 @@ const RUN_BYTES: usize = 65_507;
 /// Bytes after which the batch leaves.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// How often a datagram that is too long for this moment is tried again.
+const PATIENCE: u32 = 100;
+
 /// Datagrams for one address that leave as one: all of them `segment` bytes long but the last, which may be shorter.
 #[derive(Debug, Clone, Copy)]
 struct Run {
@@ -158,7 +161,7 @@ impl SendList {
     ) {
         let code = error.raw_os_error();
         let about_segments = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT));
-        if run.len <= run.segment || !about_segments {
+        if !about_segments {
             failed(run.to, error);
             return;
         }
@@ -168,10 +171,16 @@ impl SendList {
         let singles: Vec<Run> =
             run.datagrams().map(|at| Run { start: at.start, len: at.len(), segment: at.len(), ..run }).collect();
         let mut done = 0;
+        let mut patience = PATIENCE;
         while done < singles.len() {
             match self.send_runs(socket, buffer, &singles[done..singles.len().min(done + RUNS)]) {
                 Ok(n) => done += n.max(1),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // `UdpTransport::send_whole` forbids fragments for a moment.
+                Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) && patience > 0 => {
+                    patience -= 1;
+                    std::thread::yield_now();
+                }
                 Err(e) => {
                     failed(run.to, e);
                     return;

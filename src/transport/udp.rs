@@ -84,6 +84,22 @@ impl UdpTransport {
         self.socket.send_to(bytes, self.outward(to)).map(|_| ())
     }
 
+    /// Sends one datagram that must not be fragmented on the way (RFC 8899 §3, item 2). The other threads'
+    /// datagrams share that for a moment; [`super::SendList`] repeats what the kernel then refuses.
+    pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.set_fragmenting(to, libc::IP_PMTUDISC_PROBE)?;
+        let sent = self.send(to, bytes);
+        self.set_fragmenting(to, libc::IP_PMTUDISC_DONT)?;
+        sent
+    }
+
+    fn set_fragmenting(&self, to: SocketAddr, how: libc::c_int) -> io::Result<()> {
+        match to {
+            SocketAddr::V4(_) => set_option(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how),
+            SocketAddr::V6(_) => set_option(&self.socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how),
+        }
+    }
+
     /// The offloads that are in use.
     #[must_use]
     pub fn offloads(&self) -> Offloads {
@@ -108,7 +124,7 @@ fn is_family_missing(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: `value` is a live c_int and its size is given.
     let result = unsafe {
         libc::setsockopt(

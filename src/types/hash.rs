@@ -10,7 +10,7 @@ use std::{
 /// A hash map whose keys are addresses, tags and indexes.
 pub type QuickMap<K, V> = HashMap<K, V, QuickState>;
 
-/// Makes [`QuickHasher`]s with this process's key.
+/// Makes hashers with this process's key.
 #[derive(Debug, Clone, Copy)]
 pub struct QuickState(u64);
 

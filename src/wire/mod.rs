@@ -5,6 +5,7 @@ pub mod checksum;
 pub mod coalesce;
 pub mod frame;
 pub mod ip;
+pub mod mss;
 pub mod packet;
 pub mod vnet;
 

@@ -125,6 +125,12 @@ impl<'a> Split<'a> {
         self.headers + self.step.min(self.packet.len() - self.headers)
     }
 
+    /// The super-packet.
+    #[must_use]
+    pub fn packet(&self) -> &[u8] {
+        self.packet
+    }
+
     /// The ECN field of all segments.
     #[must_use]
     pub fn ecn(&self) -> u8 {
