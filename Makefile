@@ -38,6 +38,7 @@ bench: setup     ## criterion benches
 lint: setup-lint ## formatting, clippy, licences and sources of dependencies, documentation
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --features bench-plaintext -- -D warnings
 	cargo deny --log-level error check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 

@@ -7,6 +7,8 @@ mod noise;
 mod rng;
 mod sign;
 
+#[cfg(feature = "bench-plaintext")]
+pub use aead::PLAINTEXT;
 pub use aead::{AeadKey, Cipher, TAG_LEN};
 pub use hash::{HmacKey, hkdf_sha256, sha256};
 pub use kem::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KemSecret, encapsulate};

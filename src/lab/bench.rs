@@ -149,11 +149,13 @@ pub fn run(options: &Options) -> Result<(), LabError> {
 type Make = fn(&Path) -> io::Result<Option<Subject>>;
 
 fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> {
-    let subjects: [(&str, Make); 7] = [
+    let subjects: Vec<(&str, Make)> = vec![
         ("bare cable", |_| bare().map(Some)),
         ("aegisray", |dir| mesh(dir, "direct", 2, "").map(Some)),
         ("aegisray, relayed", |dir| mesh(dir, "relayed", 3, "").map(Some)),
         ("aegisray, ChaCha20", |dir| mesh(dir, "chacha", 2, "session:\n  cipher: chacha20-poly1305\n").map(Some)),
+        #[cfg(feature = "bench-plaintext")]
+        ("aegisray, no encryption", |dir| mesh(dir, "open", 2, "").map(Some)),
         ("aegisray, no offloads", |dir| mesh(dir, "plain", 2, "mesh:\n  offload: false\n").map(Some)),
         ("wireguard-go", |dir| wireguard(dir, "wireguard-go", &[])),
         ("boringtun-cli", |dir| wireguard(dir, "boringtun-cli", &["--disable-drop-privileges"])),
@@ -290,6 +292,10 @@ fn mesh(dir: &Path, name: &str, count: usize, more: &str) -> io::Result<Subject>
         let node = format!("{name}-{i}");
         let mut daemon =
             Daemon::configure(&program, dir, &node, "a secret for the bench", &format!("{bootstrap}{more}"))?;
+        #[cfg(feature = "bench-plaintext")]
+        if name == "open" {
+            daemon.environment.push((crate::crypto::PLAINTEXT.to_owned(), "1".to_owned()));
+        }
         daemon.start(host)?;
         daemons.push(daemon);
     }

@@ -20,6 +20,8 @@ pub struct Daemon {
     pub name: String,
     pub dir: PathBuf,
     program: PathBuf,
+    /// Added to its environment.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
     pub started: Instant,
 }
@@ -42,6 +44,7 @@ impl Daemon {
             name: name.to_owned(),
             dir: dir.to_owned(),
             program: program.to_owned(),
+            environment: Vec::new(),
             child: None,
             started: Instant::now(),
         }
@@ -57,6 +60,7 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(self.dir.join("daemon.log"))?;
         let mut command = self.command(host);
         command.arg("-config").arg(self.dir.join("peer.yaml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         self.started = Instant::now();
         self.child = Some(command.spawn()?);
         Ok(())

@@ -33,7 +33,10 @@ pub enum LabError {
          sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
     )]
     NoNamespaces,
-    #[error("/dev/net/tun can't be opened ({0}): load the module (`modprobe tun`), or in a container add the device")]
+    #[error(
+        "/dev/net/tun can't be opened ({0}): load the module (`modprobe tun`), in a container add the device, and if it \
+         is forbidden, run as root or let everybody open it (mode 0666, the usual one)"
+    )]
     NoTun(#[source] io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
