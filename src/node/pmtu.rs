@@ -61,7 +61,9 @@ impl PathMtu {
         }
         if let Some(best) = self.search.filter(|_| !self.outstanding.is_empty()) {
             // The search is over. Where not even the shortest came back, the path loses everything for now.
-            self.known = Some(if best > 0 { best } else { self.size().min(self.sizes[self.sizes.len() - 1]) });
+            let least = self.sizes[self.sizes.len() - 1];
+            // A search for more that comes back with less has met loss.
+            self.known = Some(if self.lost < MAX_PROBES { best.max(self.size()) } else { best.max(least) });
             self.search = None;
             self.outstanding.clear();
             self.lost = 0;
@@ -70,8 +72,7 @@ impl PathMtu {
         }
         self.lost += u32::from(!self.outstanding.is_empty());
         self.outstanding.clear();
-        let raises = now >= self.raise;
-        let sizes = if raises || self.lost >= MAX_PROBES {
+        let sizes = if now >= self.raise || self.lost >= MAX_PROBES {
             self.search = Some(0);
             self.raise = now + RAISE;
             self.sizes.clone()
