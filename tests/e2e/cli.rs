@@ -13,8 +13,9 @@ fn text(output: &Output) -> String {
 
 pub fn commands() {
     let line = line();
-    let [a, _, _] = &line.daemons;
+    let [a, _, c] = &line.daemons;
     need_route(a, "C");
+    need_route(c, "A");
     let ask = |args: &[&str]| {
         let output = a.command(&line.hosts[0]).args(args).arg("--socket").arg(a.socket()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -26,7 +27,8 @@ pub fn commands() {
     let routes = ask(&["routes"]);
     assert!(routes.contains("via B") && routes.contains("direct"), "{routes}");
     let ping = ask(&["ping", "C", "-c", "3"]);
-    assert!(ping.contains("3 of 3 echoes came back"), "{ping}");
+    let drops: Vec<_> = line.daemons.iter().map(|d| d.status().map(|s| (s.node.dropped, s.node.counters))).collect();
+    assert!(ping.contains("3 of 3 echoes came back"), "{ping} {drops:?}");
     let trace = ask(&["trace", "C"]);
     let hops: Vec<&str> = trace.lines().skip(1).map(|l| l.split_whitespace().nth(1).unwrap()).collect();
     assert_eq!(hops, ["B", "C"], "{trace}");
