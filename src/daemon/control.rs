@@ -20,7 +20,7 @@ use crate::{
     dataplane::{Input, Shared},
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
-    node::{Event, Node},
+    node::{Event, Node, Transmit},
     session::Via,
     types::{Instant, IpPrefix},
 };
@@ -228,36 +228,37 @@ impl Control {
         }
     }
 
-    /// Sends, delivers and publishes what the node wants.
+    /// Publishes, sends and delivers what the node wants.
     fn carry_out(&mut self) {
-        let mut tables_changed = false;
         loop {
-            while let Some(transmit) = self.node.poll_transmit() {
-                if transmit.whole {
-                    // One that doesn't even fit the first cable is as good as lost.
-                    let _ = self.shared.socket.send_whole(transmit.to, &transmit.bytes);
-                } else if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
-                    tracing::trace!(to = %transmit.to, %error, "cannot send");
-                    let now = self.clock.now();
-                    self.node.handle_send_error(now, transmit.to);
-                }
+            if self.node.take_tables_changed() {
+                self.shared.tables.store(Arc::new(self.node.snapshot()));
+                self.update_routes();
             }
-            let Some(event) = self.node.poll_event() else { break };
-            match event {
-                Event::TablesChanged => tables_changed = true,
-                other => self.handle_event(other),
+            if let Some(transmit) = self.node.poll_transmit() {
+                self.transmit(&transmit);
+            } else if let Some(event) = self.node.poll_event() {
+                self.handle_event(event);
+            } else {
+                break;
             }
         }
-        if tables_changed {
-            self.shared.tables.store(Arc::new(self.node.snapshot()));
-            self.update_routes();
+    }
+
+    fn transmit(&mut self, transmit: &Transmit) {
+        if transmit.whole {
+            // One that doesn't even fit the first cable is as good as lost.
+            let _ = self.shared.socket.send_whole(transmit.to, &transmit.bytes);
+        } else if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
+            tracing::trace!(to = %transmit.to, %error, "cannot send");
+            let now = self.clock.now();
+            self.node.handle_send_error(now, transmit.to);
         }
     }
 
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Deliver(packet) => self.shared.deliver(&packet),
-            Event::TablesChanged => {}
             Event::AddressesChanged => self.change_addresses(),
             Event::StateChanged => {
                 self.save_at.get_or_insert(time::Instant::now() + SAVE_AFTER);

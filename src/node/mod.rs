@@ -116,8 +116,6 @@ impl Transmit {
 pub enum Event {
     /// Write this IP packet to the TUN device.
     Deliver(Vec<u8>),
-    /// The tables changed: fetch a [`Snapshot`].
-    TablesChanged,
     /// This node's own addresses changed.
     AddressesChanged,
     /// Known peers, invitations or revocations changed: save them.
@@ -389,6 +387,12 @@ impl Node {
         self.pump(now);
     }
 
+    /// Whether the tables changed since the last call. Their [`Snapshot`] has to be in force before the next datagram
+    /// goes out: its answer may need the session that was just made.
+    pub fn take_tables_changed(&mut self) -> bool {
+        std::mem::take(&mut self.tables_dirty)
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
@@ -396,9 +400,6 @@ impl Node {
 
     /// The next thing to act on.
     pub fn poll_event(&mut self) -> Option<Event> {
-        if std::mem::take(&mut self.tables_dirty) {
-            self.events.push_back(Event::TablesChanged);
-        }
         self.events.pop_front()
     }
 

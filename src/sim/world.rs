@@ -285,7 +285,6 @@ impl World {
     /// Carries out what a node wants, and sets its timer.
     fn drain(&mut self, i: usize) {
         let now = self.now;
-        let mut tables_changed = false;
         let Some(node) = &mut self.places[i].node else { return };
         let mut out = Vec::new();
         loop {
@@ -298,7 +297,6 @@ impl World {
                 quiet = false;
                 match event {
                     Event::Deliver(packet) => self.delivered.push((i, packet)),
-                    Event::TablesChanged => tables_changed = true,
                     _ => {}
                 }
             }
@@ -306,6 +304,7 @@ impl World {
                 break;
             }
         }
+        let tables_changed = node.take_tables_changed();
         let timer = node.poll_timeout(now);
         for transmit in out {
             self.transmit(i, transmit.to, transmit.bytes);
