@@ -1,14 +1,16 @@
 //! Benches of the core: what one packet, one handshake and one lookup cost.
 
-use std::{hint::black_box, net::SocketAddr};
+mod common;
+
+use std::hint::black_box;
 
 use aegisray::{
-    crypto::{AeadKey, Cipher, SigningKey},
-    identity::{Identity, Network, RecordContent},
-    node::{Node, NodeConfig, PrefixMap},
+    crypto::{AeadKey, Cipher},
+    node::{Node, PrefixMap},
     types::{Instant, IpPrefix},
     wire::ip,
 };
+use common::{addr, node};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 fn aead(c: &mut Criterion) {
@@ -48,18 +50,6 @@ fn lookup(c: &mut Criterion) {
             b.iter(|| black_box(map.matches(black_box(target)).next()));
         });
     }
-}
-
-fn addr(i: u8) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, i], 51_900))
-}
-
-fn node(seed: u8) -> Node {
-    let network = Network::new("bench", Some("secret"), None, "100.64.0.0/16".parse().expect("a prefix"));
-    let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
-    let config = NodeConfig::new(network.clone(), content, 1_000);
-    let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).expect("a seed makes an identity");
-    Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
 }
 
 fn carry(now: Instant, a: &mut Node, b: &mut Node) {

@@ -1,13 +1,15 @@
 //! Benches of the data plane and of large tables: what the kernel leaves whole, what a relay does, what a change of
 //! routes costs.
 
-use std::{collections::HashMap, hint::black_box, net::SocketAddr, sync::Arc};
+mod common;
+
+use std::{collections::HashMap, hint::black_box, sync::Arc};
 
 use aegisray::{
     crypto::SigningKey,
     identity::{Identity, Network, Record, RecordContent, Refusal, Verified},
     node::{
-        Node, NodeConfig,
+        Node,
         forward::{self, Ingress},
     },
     routing::{Judge, Routing},
@@ -19,6 +21,7 @@ use aegisray::{
         vnet::{GSO_TCPV4, Split, VnetHeader},
     },
 };
+use common::{addr, node};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const MSS: usize = 1368;
@@ -87,18 +90,6 @@ fn offloads(c: &mut Criterion) {
             black_box(sum.finish())
         });
     });
-}
-
-fn addr(i: u8) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, i], 51_900))
-}
-
-fn node(seed: u8) -> Node {
-    let network = Network::new("bench", Some("secret"), None, "100.64.0.0/16".parse().expect("a prefix"));
-    let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
-    let config = NodeConfig::new(network.clone(), content, 1_000);
-    let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).expect("a seed makes an identity");
-    Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
 }
 
 /// A line of three nodes, settled: 1 and 3 know only 2, and can't hear each other.
