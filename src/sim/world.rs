@@ -295,9 +295,8 @@ impl World {
             }
             while let Some(event) = node.poll_event() {
                 quiet = false;
-                match event {
-                    Event::Deliver(packet) => self.delivered.push((i, packet)),
-                    _ => {}
+                if let Event::Deliver(packet) = event {
+                    self.delivered.push((i, packet));
                 }
             }
             if quiet {
