@@ -70,6 +70,8 @@ pub struct DaemonStatus {
     pub rss_kib: u64,
     /// Which offloads are in use: super-packets at the TUN device, runs of datagrams at the socket.
     pub offloads: std::collections::BTreeMap<String, bool>,
+    /// Queues of the TUN device and sockets, each with its thread.
+    pub queues: (usize, usize),
     pub traffic: std::collections::BTreeMap<String, u64>,
 }
 

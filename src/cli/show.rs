@@ -70,6 +70,7 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     println!("running    {} (version {}, pid {}, {})", duration(s.uptime_s), s.version, s.pid, bytes(s.rss_kib * 1024));
     let offloads = s.offloads.iter().map(|(name, on)| format!("{name} {}", if *on { "on" } else { "off" }));
     println!("offloads   {}", list(offloads.collect()));
+    println!("threads    {} from the TUN device, {} from the network", s.queues.0, s.queues.1);
     println!("traffic    {}", counted(&s.traffic));
     println!("counters   {}", counted(&n.counters));
     println!("dropped    {}", counted(&n.dropped));

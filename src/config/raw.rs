@@ -104,6 +104,7 @@ pub(super) struct RawMesh {
     pub interface: Interface,
     pub mtu: Mtu,
     pub offload: bool,
+    pub queues: Option<Queues>,
 }
 
 impl Default for RawMesh {
@@ -113,6 +114,7 @@ impl Default for RawMesh {
             interface: Interface("aegis0".to_owned()),
             mtu: Mtu(1420),
             offload: true,
+            queues: None,
         }
     }
 }
@@ -255,6 +257,7 @@ checked!(
     }
 );
 checked!(Mtu(u16) from i64, |v| ranged(v, 1280, 1420, "bytes").map(|v| v as u16));
+checked!(Queues(usize) from i64, |v| ranged(v, 1, 16, "a number").map(|v| v as usize));
 checked!(MaxPeers(usize) from i64, |v| ranged(v, 8, 1000, "a number").map(|v| v as usize));
 checked!(Cost(Metric) from i64, |v| ranged(v, 0, 1_000_000, "microseconds").map(|v| v as Metric));
 checked!(Seconds(Duration) from i64, |v| ranged(v, 10, 86_400, "seconds").map(|v| Duration::from_secs(v as u64)));

@@ -163,9 +163,10 @@ impl Control {
             uptime_s: self.clock.now().0 / 1_000_000,
             interface: self.config.interface.clone(),
             mtu: self.config.mtu,
-            listen: self.shared.socket.local_addr().unwrap_or(self.config.listen),
+            listen: self.shared.socket().local_addr().unwrap_or(self.config.listen),
             rss_kib: host::resident_kib(std::process::id()).unwrap_or(0),
             offloads: self.offloads(),
+            queues: (self.shared.tun.queues(), self.shared.sockets.len()),
             traffic: self.traffic(),
         }
     }

@@ -197,7 +197,7 @@ impl Control {
 
     fn refresh_endpoints(&mut self) {
         let now = self.clock.now();
-        let Ok(port) = self.shared.socket.local_addr().map(|a| a.port()) else { return };
+        let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let (cidr, ula) = (self.node.network().cidr(), self.node.network().ula());
         let endpoints = host::interface_addresses().unwrap_or_default().into_iter();
         let endpoints = endpoints
@@ -210,7 +210,7 @@ impl Control {
     fn send_beacon(&mut self, lan: &mut Option<Lan>) {
         self.check_clock();
         let Some(lan) = lan else { return };
-        let Ok(port) = self.shared.socket.local_addr().map(|a| a.port()) else { return };
+        let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let mut interfaces = host::interface_addresses().unwrap_or_default();
         interfaces.retain(|(name, _)| *name != self.config.interface);
         lan.announce(&interfaces, &self.node.beacon(port));
@@ -248,8 +248,8 @@ impl Control {
     fn transmit(&mut self, transmit: &Transmit) {
         if transmit.whole {
             // One that doesn't even fit the first cable is as good as lost.
-            let _ = self.shared.socket.send_whole(transmit.to, &transmit.bytes);
-        } else if let Err(error) = self.shared.socket.send(transmit.to, &transmit.bytes) {
+            let _ = self.shared.socket().send_whole(transmit.to, &transmit.bytes);
+        } else if let Err(error) = self.shared.socket().send(transmit.to, &transmit.bytes) {
             tracing::trace!(to = %transmit.to, %error, "cannot send");
             let now = self.clock.now();
             self.node.handle_send_error(now, transmit.to);
@@ -356,7 +356,7 @@ impl Control {
 
     /// The offloads that the kernel has and the configuration allows.
     pub fn offloads(&self) -> BTreeMap<String, bool> {
-        let (tun, udp) = (self.shared.tun.offloads(), self.shared.socket.offloads());
+        let (tun, udp) = (self.shared.tun.offloads(), self.shared.socket().offloads());
         let all = [("tun_tcp", tun.tcp), ("tun_udp", tun.udp), ("udp_send", udp.send), ("udp_receive", udp.receive)];
         all.into_iter().map(|(name, on)| (name.to_owned(), on)).collect()
     }

@@ -56,13 +56,17 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
-    let socket = UdpTransport::bind(
-        config.listen,
-        transport::Offloads { send: config.udp_offload, receive: config.udp_offload },
-    )
-    .map_err(|e| StartError::Listen(config.listen, e))?;
-    let tun = Tun::open(&config.interface, tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload })
-        .map_err(|e| StartError::Tun(config.interface.clone(), e))?;
+    let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
+    let bind = || {
+        let first = UdpTransport::bind(config.listen, udp)?;
+        let mut sockets = if config.queues > 1 { first.bind_more(udp, config.queues - 1)? } else { Vec::new() };
+        sockets.insert(0, first);
+        Ok(sockets)
+    };
+    let sockets = bind().map_err(|e| StartError::Listen(config.listen, e))?;
+    let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
+    let tun =
+        Tun::open(&config.interface, tun, config.queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
     let calls = api::serve(&config.socket).map_err(StartError::Api)?;
     let clock = control::Clock::new();
     let files = state::StateFile::new(&config.state_dir);
@@ -72,7 +76,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let shared = Arc::new(Shared {
         tables: ArcSwap::from_pointee(node.snapshot()),
         counters: dataplane::Counters::default(),
-        socket,
+        sockets,
         tun,
         to_control,
     });
@@ -85,7 +89,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         network = node.network().name(),
         ipv4 = %addresses[0],
         ipv6 = %addresses[1],
-        listen = %shared.socket.local_addr()?,
+        listen = %shared.socket().local_addr()?,
         "started"
     );
     control::Control::new(config, node, shared, files, clock, addresses).run(inputs, calls).await;

@@ -22,7 +22,7 @@ use crate::{
     session::{Transport, Via},
     transport::UdpTransport,
     tun::{IoVectors, Tun},
-    wire::vnet::VnetHeader,
+    wire::{ip, vnet::VnetHeader},
 };
 
 /// What the threads hand to the control side.
@@ -80,12 +80,19 @@ impl Counters {
 pub struct Shared {
     pub tables: ArcSwap<Snapshot>,
     pub counters: Counters,
-    pub socket: UdpTransport,
+    /// One per receiving thread, all at one address. Everything is sent from the first.
+    pub sockets: Vec<UdpTransport>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
 }
 
 impl Shared {
+    /// The socket to send from.
+    #[must_use]
+    pub fn socket(&self) -> &UdpTransport {
+        &self.sockets[0]
+    }
+
     /// Hands something to the control side; counted when its queue is full.
     fn tell(&self, input: Input) {
         if self.to_control.try_send(input).is_err() {
@@ -98,19 +105,29 @@ impl Shared {
         self.write(&VnetHeader::default(), std::iter::once(packet), &mut IoVectors::default());
     }
 
-    /// Writes packets that stand in pieces to the TUN device.
-    fn write<'a>(&self, header: &VnetHeader, pieces: impl Iterator<Item = &'a [u8]>, vectors: &mut IoVectors) {
+    /// Writes packets that stand in pieces to the TUN device; all of a flow to the same queue.
+    fn write<'a>(&self, header: &VnetHeader, mut pieces: impl Iterator<Item = &'a [u8]>, vectors: &mut IoVectors) {
         Counters::add(&self.counters.tun_writes, 1);
-        if self.tun.write(&header.encode(), pieces, vectors).is_err() {
+        let Some(first) = pieces.next() else { return };
+        let queue = ip::flow_hash(first) as usize % self.tun.queues();
+        let pieces = std::iter::once(first).chain(pieces);
+        if self.tun.write(queue, &header.encode(), pieces, vectors).is_err() {
             Counters::add(&self.counters.tun_errors, 1);
         }
     }
 }
 
-/// Starts one thread per direction. They end with the process.
+/// Starts a thread per queue of the TUN device and one per socket. They end with the process.
 pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
-    let (tx, rx) = (Arc::clone(shared), Arc::clone(shared));
-    thread::Builder::new().name("aegis-tx".to_owned()).stack_size(256 << 10).spawn(move || tx::run(&tx))?;
-    thread::Builder::new().name("aegis-rx".to_owned()).stack_size(256 << 10).spawn(move || rx::run(&rx))?;
+    let spawn = |name: &str, i: usize, run: fn(&Shared, usize)| {
+        let shared = Arc::clone(shared);
+        thread::Builder::new().name(format!("aegis-{name}{i}")).stack_size(256 << 10).spawn(move || run(&shared, i))
+    };
+    for queue in 0..shared.tun.queues() {
+        spawn("tx", queue, tx::run)?;
+    }
+    for socket in 0..shared.sockets.len() {
+        spawn("rx", socket, rx::run)?;
+    }
     Ok(())
 }

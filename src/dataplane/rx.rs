@@ -27,18 +27,19 @@ struct Receiver<'a> {
     relayed: SendList,
 }
 
-pub(super) fn run(shared: &Shared) {
-    let mut datagrams = Datagrams::new(&shared.socket);
+pub(super) fn run(shared: &Shared, socket: usize) {
+    let socket = &shared.sockets[socket];
+    let mut datagrams = Datagrams::new(socket);
     let mut receiver = Receiver {
         shared,
         coalescer: Coalescer::new(shared.tun.offloads().udp),
         coalesces: shared.tun.offloads().tcp,
         vectors: IoVectors::default(),
-        relayed: SendList::new(&shared.socket),
+        relayed: SendList::new(shared.socket()),
     };
     loop {
         // An asynchronous error (ICMP) of an earlier send shows up here; it concerns no datagram of ours.
-        let Ok(too_long) = datagrams.receive(&shared.socket) else { continue };
+        let Ok(too_long) = datagrams.receive(socket) else { continue };
         Counters::add(&shared.counters.udp_receives, 1);
         (0..too_long).for_each(|_| shared.counters.drop(Drop::Malformed));
         let tables = shared.tables.load();
@@ -111,7 +112,7 @@ impl Receiver<'_> {
             return;
         }
         let before = self.relayed.calls();
-        self.relayed.flush(&shared.socket, buffer, |to: SocketAddr, _| {
+        self.relayed.flush(shared.socket(), buffer, |to: SocketAddr, _| {
             Counters::add(&shared.counters.send_errors, 1);
             shared.tell(Input::SendError(to));
         });

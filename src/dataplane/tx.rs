@@ -29,9 +29,9 @@ struct Sender<'a> {
     queue: SendQueue,
 }
 
-pub(super) fn run(shared: &Shared) {
+pub(super) fn run(shared: &Shared, queue: usize) {
     let mut buffer = vec![0; VNET_HEADER + MAX_PACKET];
-    let mut sender = Sender { shared, queue: SendQueue::new(&shared.socket) };
+    let mut sender = Sender { shared, queue: SendQueue::new(shared.socket()) };
     let mut idle = 0;
     loop {
         let tables = shared.tables.load();
@@ -40,7 +40,7 @@ pub(super) fn run(shared: &Shared) {
             if sender.queue.is_full() {
                 break false;
             }
-            match shared.tun.read(&mut buffer) {
+            match shared.tun.read(queue, &mut buffer) {
                 Ok(n) => {
                     reads += 1;
                     sender.take(&tables, &mut buffer[..n]);
@@ -57,7 +57,7 @@ pub(super) fn run(shared: &Shared) {
         idle = if reads > 0 { 0 } else { idle + 1 };
         if emptied && idle < YIELDS {
             thread::yield_now();
-        } else if emptied && shared.tun.wait().is_err() {
+        } else if emptied && shared.tun.wait(queue).is_err() {
             return;
         }
     }
@@ -164,7 +164,7 @@ impl Sender<'_> {
             return;
         }
         let (shared, before) = (self.shared, self.queue.calls());
-        self.queue.flush(&shared.socket, |to, _| {
+        self.queue.flush(shared.socket(), |to, _| {
             Counters::add(&shared.counters.send_errors, 1);
             shared.tell(Input::SendError(to));
         });

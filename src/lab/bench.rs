@@ -59,6 +59,10 @@ pub struct Figures {
     pub rss_after: f64,
     /// Data packets per system call of the sending daemon during the single stream; 0: not known.
     pub packets_per_call: f64,
+    /// Medians over the rounds of "aegisray" / this subject: one stream, four, processor time per gigabyte.
+    pub ours_tcp_1: f64,
+    pub ours_tcp_4: f64,
+    pub ours_cpu: f64,
 }
 
 /// Two hosts with a tunnel, or none, between them.
@@ -70,6 +74,8 @@ struct Subject {
     back: IpAddr,
     daemons: Vec<Daemon>,
     others: Vec<Child>,
+    /// Of another's program, with a space before it.
+    version: String,
 }
 
 impl Drop for Subject {
@@ -148,8 +154,10 @@ pub fn run(options: &Options) -> Result<(), LabError> {
 
 type Make = fn(&Path) -> io::Result<Option<Subject>>;
 
+/// All subjects are set up at once and take turns, round by round: a machine whose speed drifts is as fast for one as
+/// for the other.
 fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> {
-    let subjects: Vec<(&str, Make)> = vec![
+    let all: Vec<(&str, Make)> = vec![
         ("bare cable", |_| bare().map(Some)),
         ("aegisray", |dir| mesh(dir, "direct", 2, "").map(Some)),
         ("aegisray, relayed", |dir| mesh(dir, "relayed", 3, "").map(Some)),
@@ -160,15 +168,35 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
         ("wireguard-go", |dir| wireguard(dir, "wireguard-go", &[])),
         ("boringtun-cli", |dir| wireguard(dir, "boringtun-cli", &["--disable-drop-privileges"])),
     ];
-    let mut all: Vec<Figures> = Vec::new();
-    let exact = subjects.iter().any(|s| s.0 == options.only);
+    let exact = all.iter().any(|s| s.0 == options.only);
     let chosen = |name: &str| if exact { name == options.only } else { name.contains(&options.only) };
-    for (name, make) in subjects.into_iter().filter(|s| chosen(s.0)) {
-        let Some(subject) = make(dir)? else { continue };
-        eprintln!("measuring {name} …");
-        all.push(measure(name, &subject, options)?);
+    let mut subjects = Vec::new();
+    for (name, make) in all.into_iter().filter(|s| chosen(s.0)) {
+        if let Some(subject) = make(dir)? {
+            let name = format!("{name}{}", subject.version);
+            subjects.push((
+                Figures { name, rss_before: subject.rss(), ..Figures::default() },
+                subject,
+                Rounds::default(),
+            ));
+        }
     }
-    Ok(all)
+    for round in 1..=options.runs.max(1) {
+        for (figures, subject, rounds) in &mut subjects {
+            eprintln!("round {round} of {}: {} …", options.runs.max(1), figures.name);
+            rounds.add(subject, Duration::from_secs(options.seconds))?;
+        }
+    }
+    let ours = subjects.iter().find(|s| s.0.name == "aegisray").map(|s| s.2.clone());
+    for (figures, subject, rounds) in &mut subjects {
+        if !options.quick {
+            eprintln!("packets and round trips: {} …", figures.name);
+            measure_packets(figures, subject)?;
+        }
+        rounds.conclude(figures, ours.as_ref());
+        figures.rss_after = subject.rss();
+    }
+    Ok(subjects.into_iter().map(|s| s.0).collect())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -176,30 +204,45 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn measure(name: &str, subject: &Subject, options: &Options) -> Result<Figures, LabError> {
-    let time = Duration::from_secs(options.seconds);
-    let (near, far) = (subject.near(), subject.far());
-    let mut figures = Figures { name: name.to_owned(), rss_before: subject.rss(), ..Figures::default() };
-    let (mut one, mut four, mut reverse, mut cpu, mut per_call) = (vec![], vec![], vec![], vec![], vec![]);
-    for _ in 0..options.runs.max(1) {
+/// What each round measured.
+#[derive(Default, Clone)]
+struct Rounds {
+    one: Vec<f64>,
+    four: Vec<f64>,
+    reverse: Vec<f64>,
+    cpu: Vec<f64>,
+    per_call: Vec<f64>,
+}
+
+impl Rounds {
+    fn add(&mut self, subject: &Subject, time: Duration) -> io::Result<()> {
+        let (near, far) = (subject.near(), subject.far());
         let (cpu_before, calls_before) = (subject.cpu(), subject.calls());
         let rate = load::tcp(near, far, subject.to, 1, time)?;
         let (packets, calls) = subject.calls();
-        cpu.push((subject.cpu() - cpu_before) / (rate * time.as_secs_f64() / 8e9));
-        per_call.push((packets - calls_before.0) as f64 / (calls - calls_before.1).max(1) as f64);
-        one.push(rate / 1e9);
-        four.push(load::tcp(near, far, subject.to, 4, time)? / 1e9);
-        reverse.push(load::tcp(far, near, subject.back, 1, time)? / 1e9);
+        self.cpu.push((subject.cpu() - cpu_before) / (rate * time.as_secs_f64() / 8e9));
+        self.per_call.push((packets - calls_before.0) as f64 / (calls - calls_before.1).max(1) as f64);
+        self.one.push(rate / 1e9);
+        self.four.push(load::tcp(near, far, subject.to, 4, time)? / 1e9);
+        self.reverse.push(load::tcp(far, near, subject.back, 1, time)? / 1e9);
+        Ok(())
     }
-    figures.tcp_1 = median(one);
-    figures.tcp_4 = median(four);
-    figures.tcp_reverse = median(reverse);
-    figures.cpu_per_gb = median(cpu);
-    figures.packets_per_call = median(per_call);
-    figures.rss_after = subject.rss();
-    if options.quick {
-        return Ok(figures);
+
+    /// Medians of the figures, and of the ratios of each round to `ours` in the same round.
+    fn conclude(&self, figures: &mut Figures, ours: Option<&Self>) {
+        let all = [&self.one, &self.four, &self.reverse, &self.cpu, &self.per_call].map(|v| median(v.clone()));
+        [figures.tcp_1, figures.tcp_4, figures.tcp_reverse, figures.cpu_per_gb, figures.packets_per_call] = all;
+        let ratio = |ours: &[f64], theirs: &[f64]| median(ours.iter().zip(theirs).map(|(a, b)| a / b).collect());
+        if let Some(ours) = ours {
+            figures.ours_tcp_1 = ratio(&ours.one, &self.one);
+            figures.ours_tcp_4 = ratio(&ours.four, &self.four);
+            figures.ours_cpu = ratio(&ours.cpu, &self.cpu);
+        }
     }
+}
+
+fn measure_packets(figures: &mut Figures, subject: &Subject) -> Result<(), LabError> {
+    let (near, far) = (subject.near(), subject.far());
     figures.kpps = most_packets(subject)?;
     let trips = load::round_trips(near, far, subject.to, 2000, Duration::from_micros(500))?;
     let at = |trips: &[Duration], share: f64| {
@@ -214,8 +257,7 @@ fn measure(name: &str, subject: &Subject, options: &Options) -> Result<Figures, 
         trips
     })?;
     figures.loaded_ping_p99 = at(&loaded, 0.99);
-    figures.rss_after = subject.rss();
-    Ok(figures)
+    Ok(())
 }
 
 /// The highest rate, in steps of a twelfth, at which less than 1 % is lost.
@@ -237,34 +279,42 @@ fn most_packets(subject: &Subject) -> io::Result<f64> {
 
 fn print_table(all: &[Figures]) {
     println!(
-        "{:<24} {:>8} {:>8} {:>8} {:>7} {:>13} {:>9} {:>9} {:>11} {:>8}",
+        "{:<25} {:>8} {:>8} {:>8} {:>7} {:>13} {:>9} {:>9} {:>11} {:>8}",
         "", "1 stream", "4", "reverse", "100 B", "ping ms", "loaded", "CPU s/GB", "RSS MiB", "packets"
     );
     println!(
-        "{:<24} {:>8} {:>8} {:>8} {:>7} {:>13} {:>9} {:>9} {:>11} {:>8}",
+        "{:<25} {:>8} {:>8} {:>8} {:>7} {:>13} {:>9} {:>9} {:>11} {:>8}",
         "", "Gbit/s", "streams", "", "kpps", "median/p99", "p99 ms", "", "before/after", "per call"
     );
+    // A dash: not measured.
+    let cell = |value: f64, decimals: usize, width: usize| match value {
+        v if v > 0.0 => format!("{v:>width$.decimals$}"),
+        _ => format!("{:>width$}", "–"),
+    };
     for f in all {
         println!(
-            "{:<24} {:>8.2} {:>8.2} {:>8.2} {:>7.0} {:>6.3}/{:>6.3} {:>9.2} {:>9.2} {:>5.0}/{:>5.0} {:>9.1}",
+            "{:<25} {} {} {} {} {}/{} {} {} {}/{} {}",
             f.name,
-            f.tcp_1,
-            f.tcp_4,
-            f.tcp_reverse,
-            f.kpps,
-            f.ping_median,
-            f.ping_p99,
-            f.loaded_ping_p99,
-            f.cpu_per_gb,
-            f.rss_before,
-            f.rss_after,
-            f.packets_per_call
+            cell(f.tcp_1, 2, 8),
+            cell(f.tcp_4, 2, 8),
+            cell(f.tcp_reverse, 2, 8),
+            cell(f.kpps, 0, 7),
+            cell(f.ping_median, 3, 6),
+            cell(f.ping_p99, 3, 6),
+            cell(f.loaded_ping_p99, 2, 9),
+            cell(f.cpu_per_gb, 2, 9),
+            cell(f.rss_before, 0, 5),
+            cell(f.rss_after, 0, 5),
+            cell(f.packets_per_call, 1, 9)
         );
     }
-    let Some(ours) = all.iter().find(|f| f.name == "aegisray") else { return };
     println!();
-    for other in all.iter().filter(|f| f.name != "aegisray" && f.tcp_1 > 0.0) {
-        println!("aegisray / {}: {:.2} × in 1 stream", other.name, ours.tcp_1 / other.tcp_1);
+    for other in all.iter().filter(|f| f.name != "aegisray" && f.ours_tcp_1 > 0.0) {
+        print!("aegisray / {}: {:.2} × in 1 stream, {:.2} × in 4", other.name, other.ours_tcp_1, other.ours_tcp_4);
+        if other.ours_cpu.is_finite() {
+            print!(", {:.2} × the processor time per byte", other.ours_cpu);
+        }
+        println!();
     }
 }
 
@@ -274,7 +324,14 @@ const CABLE: [IpAddr; 2] =
 fn bare() -> io::Result<Subject> {
     let (a, b) = (Host::bare()?, Host::bare()?);
     a.cable(&b, ("eth0", CABLE[0]), ("eth0", CABLE[1]))?;
-    Ok(Subject { hosts: vec![a, b], to: CABLE[1], back: CABLE[0], daemons: vec![], others: vec![] })
+    Ok(Subject {
+        hosts: vec![a, b],
+        to: CABLE[1],
+        back: CABLE[0],
+        daemons: vec![],
+        others: vec![],
+        version: String::new(),
+    })
 }
 
 /// A line of `count` nodes, each with a cable to the next.
@@ -307,7 +364,7 @@ fn mesh(dir: &Path, name: &str, count: usize, more: &str) -> io::Result<Subject>
     let Some((to, back)) = started else {
         return Err(io::Error::other(format!("the mesh did not come up:\n{}", daemons[0].log_tail())));
     };
-    let subject = Subject { hosts, to, back, daemons, others: vec![] };
+    let subject = Subject { hosts, to, back, daemons, others: vec![], version: String::new() };
     load::round_trips(subject.near(), subject.far(), to, 10, Duration::from_millis(10))?;
     Ok(subject)
 }
@@ -320,6 +377,7 @@ fn wireguard(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<Option
         return Ok(None);
     };
     let mut subject = bare()?;
+    subject.version = version(&program);
     let inner = [IpAddr::from([10, 9, 0, 1]), IpAddr::from([10, 9, 0, 2])];
     let key = |i: usize| [0x40 | (1 + i as u8); 32];
     let hex = |bytes: &[u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -358,4 +416,13 @@ fn wireguard(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<Option
     (subject.to, subject.back) = (inner[1], inner[0]);
     load::round_trips(subject.near(), subject.far(), inner[1], 20, Duration::from_millis(20))?;
     Ok(Some(subject))
+}
+
+/// The first word of what `program --version` prints that holds a digit, with a space before it.
+fn version(program: &Path) -> String {
+    let Ok(output) = std::process::Command::new(program).arg("--version").output() else { return String::new() };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let word =
+        text.split_whitespace().find(|w| w.starts_with(|c: char| c == 'v' || c.is_ascii_digit()) && w.contains('.'));
+    word.map(|w| format!(" {}", w.trim_start_matches('v'))).unwrap_or_default()
 }

@@ -33,18 +33,29 @@ impl UdpTransport {
     /// Binds. Where the host has no IPv6, `[::]` falls back to `0.0.0.0`. `wanted` offloads that this kernel does not
     /// know are left out.
     pub fn bind(addr: SocketAddr, wanted: Offloads) -> io::Result<Self> {
-        match Self::bind_family(addr, wanted) {
+        match Self::bind_socket(addr, wanted, false) {
             Err(e) if addr.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) && is_family_missing(&e) => {
-                Self::bind_family(SocketAddr::from(([0, 0, 0, 0], addr.port())), wanted)
+                Self::bind_socket(SocketAddr::from(([0, 0, 0, 0], addr.port())), wanted, false)
             }
             other => other,
         }
     }
 
-    fn bind_family(addr: SocketAddr, wanted: Offloads) -> io::Result<Self> {
+    /// Further sockets at the address of this one. The kernel keeps each peer's datagrams on one of them all.
+    pub fn bind_more(&self, wanted: Offloads, count: usize) -> io::Result<Vec<Self>> {
+        // Only now: had it been set before, a second daemon could have joined in silence.
+        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        let addr = self.local_addr()?;
+        (0..count).map(|_| Self::bind_socket(addr, wanted, true)).collect()
+    }
+
+    fn bind_socket(addr: SocketAddr, wanted: Offloads, joins: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
+        }
+        if joins {
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
         // Large buffers are a wish: root may exceed the system's limits, others get what these allow.
         for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {

@@ -25,9 +25,11 @@ pub struct Offloads {
 }
 
 /// A TUN device. Reads and writes whole IP packets, each behind a [`crate::wire::vnet::VnetHeader`]; any thread may.
+///
+/// With several queues the kernel keeps a flow on the queue to which the flow's other direction was last written.
 #[derive(Debug)]
 pub struct Tun {
-    fd: OwnedFd,
+    queues: Vec<OwnedFd>,
     name: String,
     offloads: Offloads,
 }
@@ -41,21 +43,20 @@ struct IfReq {
 
 impl Tun {
     /// Opens `/dev/net/tun` and makes the interface `name` (1 to 15 bytes). Needs CAP_NET_ADMIN. `wanted` offloads that
-    /// this kernel does not know are left out.
-    pub fn open(name: &str, wanted: Offloads) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).open("/dev/net/tun")?;
-        let fd = OwnedFd::from(file);
-        let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
+    /// this kernel does not know are left out; where the interface exists and has one queue, so has the device.
+    pub fn open(name: &str, wanted: Offloads, queues: usize) -> io::Result<Self> {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface names have 1 to 15 bytes"));
         }
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        request.flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        // SAFETY: `request` is a whole `struct ifreq` (40 bytes) that outlives the call.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
-        // SAFETY: fcntl with F_SETFL takes no pointer.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
-        let mut tun = Self { fd, name: name.to_owned(), offloads: Offloads::default() };
+        let queues = if queues < 2 {
+            vec![open_queue(name, 0)?]
+        } else {
+            match (0..queues).map(|_| open_queue(name, libc::IFF_MULTI_QUEUE)).collect() {
+                Ok(queues) => queues,
+                Err(_) => vec![open_queue(name, 0)?],
+            }
+        };
+        let mut tun = Self { queues, name: name.to_owned(), offloads: Offloads::default() };
         for offloads in [wanted, Offloads { udp: false, ..wanted }] {
             if tun.set_offloads(offloads).is_ok() {
                 tun.offloads = offloads;
@@ -69,8 +70,9 @@ impl Tun {
         let tcp = if offloads.tcp { TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 } else { 0 };
         let udp = if offloads.udp { TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6 } else { 0 };
         let flags = libc::c_ulong::from(tcp | udp);
+        // The device has them, not the queue.
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETOFFLOAD, flags) }).map(|_| ())
+        check(unsafe { libc::ioctl(self.queues[0].as_raw_fd(), libc::TUNSETOFFLOAD, flags) }).map(|_| ())
     }
 
     #[must_use]
@@ -84,9 +86,15 @@ impl Tun {
         self.offloads
     }
 
-    /// Waits until a packet can be read.
-    pub fn wait(&self) -> io::Result<()> {
-        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    /// The number of queues, at least 1.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Waits until a packet can be read from `queue`.
+    pub fn wait(&self, queue: usize) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.queues[queue].as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: `poll` is one valid pollfd that outlives the call.
         match check(unsafe { libc::poll(&raw mut poll, 1, -1) }) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -94,16 +102,17 @@ impl Tun {
         }
     }
 
-    /// Reads one packet behind its header. `WouldBlock` when none is there.
-    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Reads one packet behind its header from `queue`. `WouldBlock` when none is there.
+    pub fn read(&self, queue: usize, buf: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and length are of a live, writable slice.
-        let n = unsafe { libc::read(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+        let n = unsafe { libc::read(self.queues[queue].as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Writes one packet that stands in pieces, at most 1,023, behind `header`.
+    /// Writes one packet that stands in pieces, at most 1,023, behind `header`, to `queue`.
     pub fn write<'a>(
         &self,
+        queue: usize,
         header: &[u8; VNET_HEADER],
         pieces: impl Iterator<Item = &'a [u8]>,
         vectors: &mut IoVectors,
@@ -113,7 +122,8 @@ impl Tun {
         vectors.0.push(vector(header));
         vectors.0.extend(pieces.map(vector));
         // SAFETY: every vector covers a slice that outlives the call, and writev only reads from it.
-        let n = unsafe { libc::writev(self.fd.as_raw_fd(), vectors.0.as_ptr(), vectors.0.len() as libc::c_int) };
+        let n =
+            unsafe { libc::writev(self.queues[queue].as_raw_fd(), vectors.0.as_ptr(), vectors.0.len() as libc::c_int) };
         vectors.0.clear();
         usize::try_from(n).map(|_| ()).map_err(|_| io::Error::last_os_error())
     }
@@ -122,6 +132,18 @@ impl Tun {
 /// Room for the vectors of a write, used again and again.
 #[derive(Default)]
 pub struct IoVectors(Vec<libc::iovec>);
+
+fn open_queue(name: &str, more: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = OwnedFd::from(File::options().read(true).write(true).open("/dev/net/tun")?);
+    let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    request.flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more) as libc::c_short;
+    // SAFETY: `request` is a whole `struct ifreq` (40 bytes) that outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: fcntl with F_SETFL takes no pointer.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
+    Ok(fd)
+}
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

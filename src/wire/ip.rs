@@ -23,6 +23,26 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// A number that is the same for all packets of a flow: of addresses and protocol, and of the ports where each of the
+/// flow's packets has them.
+#[must_use]
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    let Some((addresses, protocol, transport, is_fragment)) = (match packet.first() {
+        Some(b) if b >> 4 == 6 && packet.len() >= 40 => Some((&packet[8..40], packet[6], 40, false)),
+        _ => header_len_v4(packet)
+            .map(|len| (&packet[12..20], packet[9], len, u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff != 0)),
+    }) else {
+        return 0;
+    };
+    let has_ports = matches!(protocol, 6 | 17) && !is_fragment;
+    let ports = packet.get(transport..transport + 4).filter(|_| has_ports).unwrap_or_default();
+    let words = addresses.chunks_exact(4).chain(ports.chunks_exact(4));
+    let mixed = words.fold(u32::from(protocol), |hash, w| {
+        (hash ^ u32::from_be_bytes([w[0], w[1], w[2], w[3]])).wrapping_mul(0x9e37_79b1).rotate_left(15)
+    });
+    mixed ^ mixed >> 16
+}
+
 /// The ECN field of a packet whose header is sound (RFC 3168 §5).
 #[must_use]
 pub fn ecn(packet: &[u8]) -> u8 {

@@ -56,39 +56,53 @@ pub fn without_offloads() {
 }
 
 pub fn nothing_lost() {
-    let rekeys = "session:\n  rekey_mib: 1\n";
-    let mut p = pair(rekeys, rekeys);
-    let to = addresses(&p.daemons[1]).0;
+    for queues in [1, 3] {
+        nothing_lost_with(queues);
+    }
+}
+
+/// Counted datagrams in both directions while keys, routes and an address change.
+fn nothing_lost_with(queues: usize) {
+    let more = format!("session:\n  rekey_mib: 1\nmesh:\n  queues: {queues}\n");
+    let mut p = pair(&more, &more);
+    let status = |d: &Daemon| need(d, "status", || d.status());
+    assert_eq!(status(&p.daemons[0]).queues, (queues, queues));
+    let (to, back) = (addresses(&p.daemons[1]).0, addresses(&p.daemons[0]).0);
     // Both ends' first handshakes may have crossed: let them settle.
     load::round_trips(&p.hosts[0], &p.hosts[1], to, 20, Duration::from_millis(20)).unwrap();
-    let before = rekeys_of(&p.daemons[0]) + rekeys_of(&p.daemons[1]);
+    let count = |p: &Pair, name: &str| p.daemons[..2].iter().map(|d| status(d).node.counters[name]).sum::<u64>();
+    let (rekeys, roams) = (count(&p, "rekeys"), count(&p, "roams"));
     let c = Host::bare().unwrap();
     c.cable(&p.hosts[1], ("eth0", ip("10.2.0.3")), ("eth1", ip("10.2.0.2"))).unwrap();
     let mut joining = node(&p.dir, "C", "peers:\n  bootstrap: [\"10.2.0.2:51900\"]\n  lan_discovery: false\n");
-    let flood = std::thread::scope(|scope| {
-        let flood = scope.spawn(|| load::udp(&p.hosts[0], &p.hosts[1], to, 1000, 5000, Duration::from_secs(5)));
+    let time = Duration::from_secs(5);
+    let floods = std::thread::scope(|scope| {
+        let there = scope.spawn(|| load::udp(&p.hosts[0], &p.hosts[1], to, 1000, 5000, time));
+        let here = scope.spawn(|| load::udp(&p.hosts[1], &p.hosts[0], back, 1000, 5000, time));
         // New routes while packets flow.
         std::thread::sleep(Duration::from_secs(2));
         joining.start(&c).unwrap();
         need_route(&p.daemons[0], "C");
-        flood.join().unwrap().unwrap()
+        // A sends from another address from now on: the narrower network is preferred.
+        let roam = || aegisray::host::Netlink::open()?.add_address("eth0", ip("10.1.0.9"), 25);
+        p.hosts[0].ns.run(roam).unwrap();
+        [there, here].map(|flood| flood.join().unwrap().unwrap())
     });
     p.daemons.push(joining);
-    let rekeys = rekeys_of(&p.daemons[0]) + rekeys_of(&p.daemons[1]) - before;
-    println!(
-        "  {} datagrams over {rekeys} rekeys and a new route: {} lost, {} reordered",
-        flood.sent,
-        flood.sent - flood.received,
-        flood.reordered
-    );
-    let drops: Vec<_> =
-        p.daemons.iter().map(|d| (d.name.clone(), need(d, "status", || d.status()).node.dropped)).collect();
-    assert!(rekeys >= 2, "only {rekeys} rekeys");
-    assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{drops:?}");
-}
-
-fn rekeys_of(daemon: &Daemon) -> u64 {
-    need(daemon, "status", || daemon.status()).node.counters["rekeys"]
+    let (rekeys, roams) = (count(&p, "rekeys") - rekeys, count(&p, "roams") - roams);
+    for flood in floods {
+        println!(
+            "  {queues} queues: {} datagrams over {rekeys} rekeys, a new route, {roams} roams: {} lost, {} reordered",
+            flood.sent,
+            flood.sent - flood.received,
+            flood.reordered
+        );
+    }
+    let drops: Vec<_> = p.daemons.iter().map(|d| (d.name.clone(), status(d).node.dropped)).collect();
+    assert!(rekeys >= 2 && roams >= 1, "only {rekeys} rekeys, {roams} roams");
+    for flood in floods {
+        assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{drops:?}");
+    }
 }
 
 pub fn shrinking_path() {

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         ("triangle_interface_down", triangle::interface_down),
         ("roaming_keeps_a_transfer", triangle::roaming),
         ("offloads_off_at_either_end_still_work", dataplane::without_offloads),
-        ("nothing_is_lost_or_reordered_by_rekeys_and_new_routes", dataplane::nothing_lost),
+        ("nothing_is_lost_or_reordered_by_rekeys_routes_and_roams", dataplane::nothing_lost),
         ("a_path_that_shrinks_stalls_no_transfer", dataplane::shrinking_path),
         ("wrong_secret_learns_nothing_and_is_counted", admission::wrong_secret),
         ("authority_invite_once_revoke_expire", admission::authority),
