@@ -62,25 +62,10 @@ impl Internet {
     /// A home: a router with a public address that masquerades, and behind it one host. Returns (router, host). The
     /// LAN is `lan`.0/24: the router has .1, the host .2.
     pub fn home(&mut self, public: IpAddr, lan: [u8; 3]) -> io::Result<(Host, Host)> {
-        let router = NetNs::new()?;
-        let port = Some(self.plug(&router, "eth0", public)?);
-        let inside = NetNs::new()?;
-        let at = |last| IpAddr::from([lan[0], lan[1], lan[2], last]);
-        router.run(|| {
-            let mut n = Netlink::open()?;
-            n.add_veth("lan0", "eth0", &inside)?;
-            n.add_address("lan0", at(1), 24)?;
-            n.set_up("lan0", true)?;
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-            masquerade("eth0")
-        })?;
-        inside.run(|| {
-            let mut n = Netlink::open()?;
-            n.add_address("eth0", at(2), 24)?;
-            n.set_up("eth0", true)?;
-            n.add_route(everywhere(), Some(at(1)), None)
-        })?;
-        Ok((Host { ns: router, port }, Host { ns: inside, port: None }))
+        let router = self.public(public)?;
+        let inside = router.behind(lan)?;
+        router.ns.run(|| masquerade("eth0"))?;
+        Ok((router, inside))
     }
 
     /// Plugs a host's cable in or out at the switch.
@@ -127,6 +112,17 @@ impl Host {
             n.add_address(peer, peer_address, 24)?;
             n.set_up(peer, true)
         })
+    }
+
+    /// A host behind this one, which forwards for it. The LAN is `lan`.0/24: this host has .1 on `lan0`, the new one .2
+    /// on `eth0`.
+    pub fn behind(&self, lan: [u8; 3]) -> io::Result<Self> {
+        let inside = Self::bare()?;
+        let at = |last| IpAddr::from([lan[0], lan[1], lan[2], last]);
+        self.cable(&inside, ("lan0", at(1)), ("eth0", at(2)))?;
+        self.ns.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?;
+        inside.ns.run(|| Netlink::open()?.add_route(everywhere(), Some(at(1)), None))?;
+        Ok(inside)
     }
 
     /// Sets an interface up or down.

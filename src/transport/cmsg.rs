@@ -1,6 +1,9 @@
 //! Control messages beside datagrams: arrival interface, traffic class, segment size.
 
-use std::mem;
+use std::{
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// Room for the control messages of one call.
 pub(super) const CONTROL: usize = 128;
@@ -16,6 +19,8 @@ pub(super) const UDP_GRO: libc::c_int = 104;
 pub(super) struct Arrival {
     /// Index of the interface; 0: unknown.
     pub interface: u32,
+    /// The address that it was sent to.
+    pub local: Option<IpAddr>,
     /// Bytes per datagram where the kernel put several together; 0: there is one.
     pub segment: usize,
     /// The ECN field of the IP header (RFC 3168 §5).
@@ -39,10 +44,14 @@ pub(super) fn read(control: &Control, len: usize) -> Arrival {
         unsafe {
             match (level, kind) {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    arrival.interface = data.cast::<libc::in6_pktinfo>().read_unaligned().ipi6_ifindex;
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    arrival.interface = info.ipi6_ifindex;
+                    arrival.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) if arrival.interface == 0 => {
-                    arrival.interface = data.cast::<libc::in_pktinfo>().read_unaligned().ipi_ifindex as u32;
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    arrival.interface = info.ipi_ifindex as u32;
+                    arrival.local = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => arrival.ecn = *data & 3,
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {

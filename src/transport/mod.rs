@@ -4,8 +4,10 @@
 mod cmsg;
 mod receive;
 mod send;
+mod stun;
 mod udp;
 
 pub use receive::{Datagram, Datagrams};
 pub use send::{SendList, SendQueue};
+pub use stun::StunServer;
 pub use udp::{Offloads, UdpTransport};

@@ -2,7 +2,7 @@
 
 use std::{
     io, mem,
-    net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
     os::fd::AsRawFd,
 };
@@ -94,7 +94,7 @@ impl Datagrams {
                 too_long += 1;
                 continue;
             };
-            let Arrival { interface, segment, ecn } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
+            let Arrival { interface, segment, ecn, .. } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
             let (begin, end) = (i * self.slot, i * self.slot + h.msg_len as usize);
             let step = if segment == 0 { h.msg_len as usize } else { segment };
             let starts = (begin..end).step_by(step.max(1));
@@ -118,6 +118,12 @@ impl Datagrams {
     #[must_use]
     pub fn get(&self, i: usize) -> Option<Datagram> {
         self.list.get(i).cloned()
+    }
+
+    /// The address of this host that a datagram of the last batch was sent to.
+    #[must_use]
+    pub fn local(&self, datagram: &Datagram) -> Option<IpAddr> {
+        cmsg::read(self.controls.get(datagram.range.start / self.slot)?, CONTROL).local
     }
 
     /// The bytes of all of them.

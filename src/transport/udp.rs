@@ -9,12 +9,12 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::cmsg::{SOL_UDP, UDP_GRO, UDP_SEGMENT};
+use super::cmsg::{CONTROL, Control, SOL_UDP, UDP_GRO, UDP_SEGMENT, Writer};
 
 const SOCKET_BUFFER: libc::c_int = 4 << 20;
 
 /// Many datagrams in one piece: `UDP_SEGMENT` for sending, `UDP_GRO` for receiving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offloads {
     pub send: bool,
     pub receive: bool,
@@ -93,6 +93,38 @@ impl UdpTransport {
     /// Sends one datagram.
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         self.socket.send_to(bytes, self.outward(to)).map(|_| ())
+    }
+
+    /// Sends one datagram from this address of the host, which need not be the one that routing would choose.
+    pub fn send_from(&self, source: IpAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let name: socket2::SockAddr = self.outward(to).into();
+        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control: Control = [0; CONTROL / 8];
+        let mut writer = Writer::new(&mut control);
+        match source {
+            IpAddr::V4(ip) => {
+                let spec_dst = libc::in_addr { s_addr: u32::from(ip).to_be() };
+                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
+                writer.add(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            IpAddr::V6(ip) => {
+                let info =
+                    libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+                writer.add(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+        }
+        let len = writer.len();
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = name.len();
+        header.msg_iov = &raw mut vector;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = len;
+        // SAFETY: name, vector and control area outlive the call and have the sizes given; sendmsg only reads them.
+        let n = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, 0) };
+        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Sends one datagram that must not be fragmented on the way (RFC 8899 §3, item 2). The other threads'

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod ip;
 pub mod mss;
 pub mod packet;
+pub mod stun;
 pub mod vnet;
 
 /// The control messages, generated from `proto/aegisray.proto`.

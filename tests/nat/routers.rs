@@ -1,0 +1,117 @@
+//! Sites behind NAT routers of every kind, in real nftables (the terms are those of RFC 3489 §5 and RFC 4787).
+
+use std::{io::Write as _, net::IpAddr, process::Stdio};
+
+use aegisray::lab::topology::{Host, Internet};
+
+/// What stands between a host and the internet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Open,
+    /// Endpoint-independent mapping and filtering.
+    FullCone,
+    /// Endpoint-independent mapping, address-dependent filtering.
+    AddressRestricted,
+    /// Endpoint-independent mapping, address- and port-dependent filtering: most homes.
+    PortRestricted,
+    /// Address- and port-dependent mapping (random ports) and filtering.
+    Symmetric,
+    /// A port-restricted home behind a port-restricted carrier.
+    Double,
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] = [
+        Self::Open,
+        Self::FullCone,
+        Self::AddressRestricted,
+        Self::PortRestricted,
+        Self::Symmetric,
+        Self::Double,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::FullCone => "full-cone",
+            Self::AddressRestricted => "addr-restr",
+            Self::PortRestricted => "port-restr",
+            Self::Symmetric => "symmetric",
+            Self::Double => "double",
+        }
+    }
+}
+
+/// A host and the routers between it and the internet, the outermost first.
+pub struct Site {
+    pub kind: Kind,
+    pub routers: Vec<Host>,
+    pub host: Host,
+}
+
+/// What home routers do beside NAT: nothing comes in uninvited, and it is dropped in silence.
+const FIREWALL: &str = "
+table inet fw {
+  chain input { type filter hook input priority 0; policy accept; iifname eth0 meta l4proto udp drop; }
+  chain forward { type filter hook forward priority 0; policy accept;
+    ct state established,related accept; ct status dnat accept; iifname eth0 drop; }
+}";
+
+fn masquerade(how: &str) -> String {
+    format!("table ip nat {{\n chain post {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade {how}; }}\n}}")
+}
+
+/// A cone: a table of who may be reached at which port, made by what goes out.
+fn cone(by_address: bool) -> String {
+    let (remember, guard) = if by_address {
+        ("oifname eth0 meta l4proto udp update @contacted { ip daddr . udp sport timeout 60s };", "ip saddr . udp dport @contacted")
+    } else {
+        ("", "")
+    };
+    format!(
+        "table ip nat {{
+          map cone {{ type inet_service : ipv4_addr; flags dynamic,timeout; timeout 60s; size 4096; }}
+          set contacted {{ type ipv4_addr . inet_service; flags dynamic,timeout; timeout 60s; size 4096; }}
+          chain pre {{ type nat hook prerouting priority dstnat;
+            iifname eth0 meta l4proto udp {guard} dnat to udp dport map @cone; }}
+          chain post {{ type nat hook postrouting priority srcnat;
+            oifname eth0 meta l4proto udp update @cone {{ udp sport timeout 60s : ip saddr }};
+            {remember}
+            oifname eth0 masquerade; }}
+        }}"
+    )
+}
+
+/// Loads rules into a host's firewall.
+pub fn nft(host: &Host, rules: &str) {
+    let mut child = host.ns.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
+    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "nft refused:\n{rules}");
+}
+
+impl Site {
+    /// A site whose public address is 203.0.113.`n`.
+    pub fn new(internet: &mut Internet, kind: Kind, n: u8) -> Self {
+        let public = internet.public(IpAddr::from([203, 0, 113, n])).unwrap();
+        if kind == Kind::Open {
+            return Self { kind, routers: Vec::new(), host: public };
+        }
+        let mut routers = vec![public];
+        if kind == Kind::Double {
+            let home = routers[0].behind([10, 64, n]).unwrap();
+            routers.push(home);
+        }
+        let host = routers[routers.len() - 1].behind([192, 168, n]).unwrap();
+        for router in &routers {
+            let nat = match kind {
+                Kind::FullCone => cone(false),
+                Kind::AddressRestricted => cone(true),
+                Kind::Symmetric => masquerade("fully-random"),
+                Kind::Open | Kind::PortRestricted | Kind::Double => masquerade(""),
+            };
+            nft(router, &format!("{FIREWALL}\n{nat}"));
+        }
+        Self { kind, routers, host }
+    }
+}
