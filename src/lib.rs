@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod host;
 pub mod identity;
 pub mod lab;
+pub mod netcheck;
 pub mod node;
 pub mod routing;
 pub mod session;

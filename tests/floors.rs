@@ -11,7 +11,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (3, &["node"]),
     (4, &["transport", "tun", "host"]),
     (5, &["dataplane"]),
-    (6, &["api", "lab", "sim"]),
+    (6, &["api", "lab", "sim", "netcheck"]),
     (7, &["daemon"]),
     (8, &["cli"]),
 ];

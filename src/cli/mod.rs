@@ -1,6 +1,7 @@
 //! Floor 8: the command line.
 
 mod certs;
+mod netcheck;
 mod network;
 mod show;
 mod table;
@@ -72,6 +73,8 @@ enum Command {
     Ping(show::PingArgs),
     /// Show the nodes on the way to a node
     Trace(show::TraceArgs),
+    /// What the network here does to UDP: NAT, filters, who is near
+    Netcheck(netcheck::NetcheckArgs),
     /// End the running daemon
     Down,
     /// Build a mesh with NATs on this machine and show it at work
@@ -223,6 +226,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Routes(json)) => show::routes(&socket()?, json.json),
         Some(Command::Ping(args)) => show::ping(args, &socket()?),
         Some(Command::Trace(args)) => show::trace(args, &socket()?),
+        Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Down) => {
             crate::api::request(&socket()?, &crate::api::Request::Stop)?;
             Ok(())

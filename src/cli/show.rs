@@ -45,7 +45,7 @@ fn odd() -> Failure {
     Failure::Other(anyhow::anyhow!("the daemon gave an answer that this program doesn't know: are they one version?"))
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }

@@ -48,6 +48,10 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     pub max_peers: usize,
     pub lan_discovery: bool,
+    /// `HOST:PORT` of STUN servers to ask where this node is seen.
+    pub stun_servers: Vec<String>,
+    /// Answer STUN requests.
+    pub stun: bool,
     pub cost: Metric,
     pub link_costs: HashMap<NodeId, Metric>,
     pub relay: bool,
@@ -260,6 +264,8 @@ impl Reader<'_> {
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
             max_peers: raw.peers.max.0,
             lan_discovery: raw.peers.lan_discovery,
+            stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
+            stun: raw.listen.stun,
             cost: raw.routing.cost.0,
             link_costs: raw.routing.link_cost.iter().map(|l| (l.node.0, l.cost.0)).collect(),
             relay: raw.routing.relay,

@@ -70,6 +70,7 @@ pub(super) struct RawListen {
     pub port: u16,
     pub advertise: Vec<Endpoint>,
     pub offload: bool,
+    pub stun: bool,
 }
 
 impl Default for RawListen {
@@ -79,6 +80,7 @@ impl Default for RawListen {
             port: DEFAULT_PORT,
             advertise: Vec::new(),
             offload: true,
+            stun: true,
         }
     }
 }
@@ -89,11 +91,12 @@ pub(super) struct RawPeers {
     pub bootstrap: Vec<Spanned<Text>>,
     pub max: MaxPeers,
     pub lan_discovery: bool,
+    pub stun_servers: Vec<Spanned<Text>>,
 }
 
 impl Default for RawPeers {
     fn default() -> Self {
-        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true }
+        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true, stun_servers: Vec::new() }
     }
 }
 

@@ -13,7 +13,14 @@ use tokio::{
     time,
 };
 
-use super::{calls::Pending, lan::Lan, resolve, state::StateFile, unix_now};
+use super::{
+    calls::Pending,
+    lan::Lan,
+    reflexive::{self, Reflexive},
+    resolve,
+    state::StateFile,
+    unix_now,
+};
 use crate::{
     api::Call,
     config::Config,
@@ -64,6 +71,7 @@ pub(super) struct Control {
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
+    reflexive: Reflexive,
 }
 
 impl Control {
@@ -88,12 +96,17 @@ impl Control {
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
+            reflexive: Reflexive::default(),
         }
     }
 
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut calls: mpsc::Receiver<Call>) {
         let (resolved_tx, mut resolved) = mpsc::channel(4);
         tokio::spawn(resolve::run(self.config.bootstrap.clone(), resolved_tx));
+        let (stun_tx, mut stun_servers) = mpsc::channel(4);
+        tokio::spawn(resolve::run(self.config.stun_servers.clone(), stun_tx));
+        let mut ask_stun = time::interval(reflexive::TICK);
+        ask_stun.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
         let mut lan = self.open_lan();
         let mut lan_buf = [0; 512];
@@ -131,6 +144,8 @@ impl Control {
                     let now = self.clock.now();
                     self.node.set_bootstrap(now, &addresses);
                 }
+                Some(servers) = stun_servers.recv() => self.reflexive.set_servers(servers),
+                _ = ask_stun.tick(), if self.reflexive.has_servers() => self.reflexive.tick(self.shared.socket()),
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
                     self.node.handle_control(now, Via::Direct(from), &lan_buf[..n]);
@@ -179,6 +194,11 @@ impl Control {
             Input::Packet(packet) => self.node.handle_tun(now, &packet),
             Input::Activity(session) => self.node.handle_activity(now, &session),
             Input::SendError(to) => self.node.handle_send_error(now, to),
+            Input::Stun { from, id, mapped } => {
+                if self.reflexive.answered(from, id) {
+                    self.node.note_reflexive(now, from, mapped);
+                }
+            }
         }
     }
 
@@ -190,6 +210,7 @@ impl Control {
         };
         let ours = Netlink::open().and_then(|n| n.index(&self.config.interface)).unwrap_or(0);
         if index != ours {
+            self.reflexive.ask_again();
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
         }
@@ -379,6 +400,7 @@ impl Control {
             ("tun_writes", &c.tun_writes),
             ("udp_sends", &c.udp_sends),
             ("udp_receives", &c.udp_receives),
+            ("stun_requests", &c.stun_requests),
         ]
         .into_iter()
         .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))

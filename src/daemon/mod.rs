@@ -3,6 +3,7 @@
 mod calls;
 mod control;
 mod lan;
+mod reflexive;
 mod resolve;
 mod state;
 
@@ -18,7 +19,7 @@ use crate::{
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
     node::{Node, NodeConfig},
-    transport::{self, UdpTransport},
+    transport::{self, StunServer, UdpTransport},
     tun::{self, Tun},
     types::{Instant, IpPrefix, UnixTime},
 };
@@ -64,6 +65,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         Ok(sockets)
     };
     let sockets = bind().map_err(|e| StartError::Listen(config.listen, e))?;
+    let stun = if config.stun { Some(StunServer::new(&sockets[0], &public_addresses(&config))?) } else { None };
     let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
     let tun =
         Tun::open(&config.interface, tun, config.queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
@@ -77,6 +79,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         tables: ArcSwap::from_pointee(node.snapshot()),
         counters: dataplane::Counters::default(),
         sockets,
+        stun,
         tun,
         to_control,
     });
@@ -149,6 +152,16 @@ fn check_overlap(config: &Config) -> Result<(), StartError> {
         Some((interface, found)) => Err(StartError::Overlap { mesh, found, interface }),
         None => Ok(()),
     }
+}
+
+/// The IPv4 addresses of this host under which the internet may know it.
+fn public_addresses(config: &Config) -> Vec<IpAddr> {
+    let all = host::interface_addresses().unwrap_or_default().into_iter();
+    let carrier: IpPrefix = IpPrefix::new([100, 64, 0, 0].into(), 10).expect("10 is in range");
+    all.filter(|(interface, ip)| *interface != config.interface && !carrier.contains(*ip))
+        .map(|(_, ip)| ip)
+        .filter(|ip| matches!(ip, IpAddr::V4(a) if !a.is_private()))
+        .collect()
 }
 
 fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<()> {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
-    transport::UdpTransport,
+    transport::{StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     wire::{ip, vnet::VnetHeader},
 };
@@ -40,6 +40,8 @@ pub enum Input {
     Activity(Arc<Transport>),
     /// The system refused to send to this address.
     SendError(SocketAddr),
+    /// An answer to a STUN request of ours, with its transaction's number: where the server saw us.
+    Stun { from: SocketAddr, id: [u8; 12], mapped: SocketAddr },
 }
 
 /// Counters of the threads.
@@ -58,6 +60,7 @@ pub struct Counters {
     pub tun_writes: AtomicU64,
     pub udp_sends: AtomicU64,
     pub udp_receives: AtomicU64,
+    pub stun_requests: AtomicU64,
     drops: [AtomicU64; Drop::ALL.len()],
 }
 
@@ -82,6 +85,7 @@ pub struct Shared {
     pub counters: Counters,
     /// One per receiving thread, all at one address. Everything is sent from the first.
     pub sockets: Vec<UdpTransport>,
+    pub stun: Option<StunServer>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
 }
@@ -128,6 +132,13 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     }
     for socket in 0..shared.sockets.len() {
         spawn("rx", socket, rx::run)?;
+    }
+    if shared.stun.as_ref().is_some_and(StunServer::has_alternate) {
+        spawn("stun", 0, |shared, _| {
+            if let Some(stun) = &shared.stun {
+                stun.serve_alternate(shared.socket());
+            }
+        })?;
     }
     Ok(())
 }

@@ -1,7 +1,11 @@
 //! From the links to the TUN device: receive a batch, judge and open each datagram in place, put the packets of a flow
 //! together and deliver them, pass on what is for others without copying it.
 
-use std::{net::SocketAddr, ops::Range, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+};
 
 use super::{Counters, Input, Shared};
 use crate::{
@@ -15,6 +19,7 @@ use crate::{
     wire::{
         coalesce::{Coalescer, Group},
         ip, mss,
+        stun::{self, Binding, Class},
         vnet::VnetHeader,
     },
 };
@@ -44,7 +49,11 @@ pub(super) fn run(shared: &Shared, socket: usize) {
         (0..too_long).for_each(|_| shared.counters.drop(Drop::Malformed));
         let tables = shared.tables.load();
         for i in 0..datagrams.len() {
-            if let Some(datagram) = datagrams.get(i) {
+            let Some(datagram) = datagrams.get(i) else { continue };
+            if stun::is_stun(&datagrams.buffer()[datagram.range.clone()]) {
+                let local = datagrams.local(&datagram);
+                take_stun(shared, datagram.from, local, &datagrams.buffer()[datagram.range]);
+            } else {
                 receiver.take(&tables, &datagram, datagrams.buffer());
             }
         }
@@ -117,6 +126,22 @@ impl Receiver<'_> {
             shared.tell(Input::SendError(to));
         });
         Counters::add(&shared.counters.udp_sends, self.relayed.calls() - before);
+    }
+}
+
+/// A STUN message: requests are answered here, which takes no state; answers concern the control side.
+fn take_stun(shared: &Shared, from: SocketAddr, local: Option<IpAddr>, bytes: &[u8]) {
+    match (Binding::parse(bytes), &shared.stun) {
+        (Ok(request), Some(server)) if request.class == Class::Request => {
+            Counters::add(&shared.counters.stun_requests, 1);
+            if let Some(local) = local {
+                server.handle(shared.socket(), local, from, &request);
+            }
+        }
+        (Ok(Binding { class: Class::Success, id, mapped: Some(mapped), .. }), _) => {
+            shared.tell(Input::Stun { from, id, mapped });
+        }
+        _ => shared.counters.drop(Drop::Malformed),
     }
 }
 

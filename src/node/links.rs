@@ -241,7 +241,7 @@ impl Node {
             self.counters.roams += u64::from(moved);
         }
         if let Ok(observed) = crate::wire::decode_endpoint(&reply.observed) {
-            self.note_observed(id, observed);
+            self.note_observed(super::own::Observer::Peer(id), observed);
         }
         self.link_confirmed(now, id);
     }

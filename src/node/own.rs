@@ -16,13 +16,21 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Observed endpoints that are announced beside configured and local ones.
 const MAX_OBSERVED: usize = 2;
 
+/// Who saw this node at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Observer {
+    Peer(NodeId),
+    /// A STUN server.
+    Server(SocketAddr),
+}
+
 pub(super) struct Own {
     pub content: RecordContent,
     pub admission: Vec<u8>,
     seqno: SeqNo,
     configured: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
-    observed: Vec<(NodeId, SocketAddr)>,
+    observed: Vec<(Observer, SocketAddr)>,
     dirty: bool,
     needed: SeqNo,
     announced: Instant,
@@ -106,7 +114,13 @@ impl Node {
         (self.own.content.ipv4_attempt, self.own.seqno())
     }
 
-    pub(super) fn note_observed(&mut self, by: NodeId, addr: SocketAddr) {
+    /// A STUN server saw this node at `mapped`.
+    pub fn note_reflexive(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr) {
+        self.note_observed(Observer::Server(server), mapped);
+        self.pump(now);
+    }
+
+    pub(super) fn note_observed(&mut self, by: Observer, addr: SocketAddr) {
         let private = match addr {
             SocketAddr::V4(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
             SocketAddr::V6(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
@@ -117,7 +131,7 @@ impl Node {
         let seen_before = self.own.observed.iter().any(|(_, a)| *a == addr);
         self.own.observed.retain(|(who, _)| *who != by);
         self.own.observed.push((by, addr));
-        let distinct = |observed: &[(NodeId, SocketAddr)]| {
+        let distinct = |observed: &[(Observer, SocketAddr)]| {
             let mut all: Vec<_> = observed.iter().map(|(_, a)| *a).collect();
             all.sort_unstable();
             all.dedup();

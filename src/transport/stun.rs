@@ -31,7 +31,7 @@ impl StunServer {
     pub fn new(main: &UdpTransport, public: &[IpAddr]) -> io::Result<Self> {
         let main = main.local_addr()?;
         let alternate = match public {
-            [first, second, ..] => [stun::PORT, main.port().wrapping_add(1)]
+            [first, second, ..] => [stun::PORT, main.port().wrapping_add(2)]
                 .into_iter()
                 .filter(|port| *port != main.port() && *port != 0)
                 .find_map(|port| UdpTransport::bind(SocketAddr::new(main.ip(), port), Offloads::default()).ok())

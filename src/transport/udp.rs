@@ -104,12 +104,12 @@ impl UdpTransport {
         match source {
             IpAddr::V4(ip) => {
                 let spec_dst = libc::in_addr { s_addr: u32::from(ip).to_be() };
-                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
+                let info =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
                 writer.add(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             IpAddr::V6(ip) => {
-                let info =
-                    libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+                let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
                 writer.add(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
             }
         }

@@ -8,7 +8,8 @@ use aegisray::lab::{
     traffic::{Echo, first_echo},
 };
 
-use super::harness::{Dir, PATIENCE, SECRET, bootstrap, capture, need, need_route, node, program, quiet};
+use super::capture::capture;
+use super::harness::{Dir, PATIENCE, SECRET, bootstrap, need, need_route, node, program, quiet};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

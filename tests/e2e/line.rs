@@ -14,7 +14,8 @@ use aegisray::{
     },
 };
 
-use super::harness::{Dir, PATIENCE, bootstrap, capture, need, need_route, node, quiet};
+use super::capture::capture;
+use super::harness::{Dir, PATIENCE, bootstrap, need, need_route, node, quiet};
 
 pub struct Line {
     pub hosts: [Host; 3],

@@ -2,6 +2,7 @@
 //! namespace. Figures are printed, not asserted: a busy machine fails no test.
 
 mod admission;
+mod capture;
 mod cli;
 mod dataplane;
 mod harness;

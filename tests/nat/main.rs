@@ -4,9 +4,13 @@
 mod harness;
 mod matrix;
 mod routers;
+mod verdicts;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::run(&[("every_pair_of_nats_is_connected", matrix::every_pair)])
+    harness::run(&[
+        ("netcheck_tells_every_nat", verdicts::every_nat),
+        ("every_pair_of_nats_is_connected", matrix::every_pair),
+    ])
 }

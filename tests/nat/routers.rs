@@ -19,17 +19,16 @@ pub enum Kind {
     Symmetric,
     /// A port-restricted home behind a port-restricted carrier.
     Double,
+    /// A full cone whose inside reaches itself at its public endpoints.
+    Hairpin,
+    /// No UDP passes.
+    Blocked,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
-        Self::Open,
-        Self::FullCone,
-        Self::AddressRestricted,
-        Self::PortRestricted,
-        Self::Symmetric,
-        Self::Double,
-    ];
+    /// Those that let UDP through, and differ in who may speak first.
+    pub const ALL: [Self; 6] =
+        [Self::Open, Self::FullCone, Self::AddressRestricted, Self::PortRestricted, Self::Symmetric, Self::Double];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -39,6 +38,8 @@ impl Kind {
             Self::PortRestricted => "port-restr",
             Self::Symmetric => "symmetric",
             Self::Double => "double",
+            Self::Hairpin => "hairpin",
+            Self::Blocked => "blocked",
         }
     }
 }
@@ -59,13 +60,18 @@ table inet fw {
 }";
 
 fn masquerade(how: &str) -> String {
-    format!("table ip nat {{\n chain post {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade {how}; }}\n}}")
+    format!(
+        "table ip nat {{\n chain post {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade {how}; }}\n}}"
+    )
 }
 
 /// A cone: a table of who may be reached at which port, made by what goes out.
 fn cone(by_address: bool) -> String {
     let (remember, guard) = if by_address {
-        ("oifname eth0 meta l4proto udp update @contacted { ip daddr . udp sport timeout 60s };", "ip saddr . udp dport @contacted")
+        (
+            "oifname eth0 meta l4proto udp update @contacted { ip daddr . udp sport timeout 60s };",
+            "ip saddr . udp dport @contacted",
+        )
     } else {
         ("", "")
     };
@@ -80,6 +86,16 @@ fn cone(by_address: bool) -> String {
             {remember}
             oifname eth0 masquerade; }}
         }}"
+    )
+}
+
+/// What comes from inside for the router's public address goes back inside.
+fn hairpin(n: u8) -> String {
+    format!(
+        "
+        add rule ip nat pre iifname lan0 ip daddr 203.0.113.{n} meta l4proto udp dnat to udp dport map @cone
+        add rule ip nat post iifname lan0 oifname lan0 masquerade
+        "
     )
 }
 
@@ -108,9 +124,13 @@ impl Site {
                 Kind::FullCone => cone(false),
                 Kind::AddressRestricted => cone(true),
                 Kind::Symmetric => masquerade("fully-random"),
-                Kind::Open | Kind::PortRestricted | Kind::Double => masquerade(""),
+                Kind::Hairpin => cone(false) + &hairpin(n),
+                Kind::Open | Kind::PortRestricted | Kind::Double | Kind::Blocked => masquerade(""),
             };
             nft(router, &format!("{FIREWALL}\n{nat}"));
+            if kind == Kind::Blocked {
+                nft(router, "insert rule inet fw forward meta l4proto udp drop");
+            }
         }
         Self { kind, routers, host }
     }

@@ -1,0 +1,76 @@
+//! Asking STUN servers where this node is seen, with the socket of the mesh.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    host,
+    transport::UdpTransport,
+    wire::stun::{Binding, Change},
+};
+
+/// How often [`Reflexive::tick`] wants to be called; an unanswered request is repeated then (RFC 8489 §6.2.1).
+pub(super) const TICK: Duration = Duration::from_millis(500);
+/// Requests per round that may stay without an answer.
+const TRIES: u32 = 4;
+/// A NAT's mapping may have moved: ask again.
+const ROUND: Duration = Duration::from_secs(120);
+
+#[derive(Default)]
+pub(super) struct Reflexive {
+    servers: Vec<SocketAddr>,
+    /// Requests without an answer: transaction and tries so far.
+    open: HashMap<SocketAddr, ([u8; 12], u32)>,
+    next_round: Option<Instant>,
+}
+
+impl Reflexive {
+    pub fn set_servers(&mut self, servers: Vec<SocketAddr>) {
+        self.servers = servers;
+        self.ask_again();
+    }
+
+    /// The network changed: what the servers said is void.
+    pub fn ask_again(&mut self) {
+        self.next_round = None;
+    }
+
+    pub fn has_servers(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
+    pub fn tick(&mut self, socket: &UdpTransport) {
+        if self.next_round.is_none_or(|at| at <= Instant::now()) {
+            self.next_round = Some(Instant::now() + ROUND);
+            let Ok(seed) = host::random_seed() else { return };
+            self.open.clear();
+            for (server, n) in self.servers.iter().zip(0u16..) {
+                let mut id = [0; 12];
+                id.copy_from_slice(&seed[..12]);
+                id[..2].copy_from_slice(&n.to_be_bytes());
+                self.open.insert(*server, (id, 0));
+            }
+        }
+        self.open.retain(|server, (id, tries)| {
+            if *tries == TRIES {
+                return false;
+            }
+            *tries += 1;
+            // Without a way out now, there may be one at the next try.
+            let _ = socket.send(*server, &Binding::request(*id, Change::default()).encode());
+            true
+        });
+    }
+
+    /// Whether an answer is one to an open request.
+    pub fn answered(&mut self, from: SocketAddr, id: [u8; 12]) -> bool {
+        let is_ours = self.open.get(&from).is_some_and(|(expected, _)| *expected == id);
+        if is_ours {
+            self.open.remove(&from);
+        }
+        is_ours
+    }
+}
