@@ -62,8 +62,8 @@ pub struct Config {
     pub tun_offload: bool,
     /// Segmentation offload at the UDP socket.
     pub udp_offload: bool,
-    /// Data plane threads per direction.
-    pub queues: usize,
+    /// Data plane threads per direction; `None`: as the processors suggest.
+    pub queues: Option<usize>,
     pub ciphers: Vec<Cipher>,
     pub rekey_after: Duration,
     pub rekey_bytes: u64,
@@ -274,7 +274,7 @@ impl Reader<'_> {
             mtu: raw.mesh.mtu.0,
             tun_offload: raw.mesh.offload,
             udp_offload: raw.listen.offload,
-            queues: raw.mesh.queues.map_or_else(default_queues, |q| q.0),
+            queues: raw.mesh.queues.map(|q| q.0),
             ciphers: cipher,
             rekey_after: raw.session.rekey_after.0,
             rekey_bytes: raw.session.rekey_mib.0 << 20,
@@ -287,11 +287,6 @@ impl Reader<'_> {
 
 /// The default algorithm of new identities.
 pub const DEFAULT_ALGORITHM: Algorithm = Algorithm::Rsa2048;
-
-/// Half the processors: the other half is for those who use the tunnel.
-fn default_queues() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 4))
-}
 
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

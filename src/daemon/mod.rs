@@ -58,17 +58,17 @@ pub fn run(config: Config) -> Result<(), StartError> {
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
+    let queues = config.queues.unwrap_or_else(default_queues);
     let bind = || {
         let first = UdpTransport::bind(config.listen, udp)?;
-        let mut sockets = if config.queues > 1 { first.bind_more(udp, config.queues - 1)? } else { Vec::new() };
+        let mut sockets = if queues > 1 { first.bind_more(udp, queues - 1)? } else { Vec::new() };
         sockets.insert(0, first);
         Ok(sockets)
     };
     let sockets = bind().map_err(|e| StartError::Listen(config.listen, e))?;
     let stun = if config.stun { Some(StunServer::new(&sockets[0], &public_addresses(&config))?) } else { None };
     let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
-    let tun =
-        Tun::open(&config.interface, tun, config.queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
+    let tun = Tun::open(&config.interface, tun, queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
     let calls = api::serve(&config.socket).map_err(StartError::Api)?;
     let clock = control::Clock::new();
     let files = state::StateFile::new(&config.state_dir);
@@ -152,6 +152,11 @@ fn check_overlap(config: &Config) -> Result<(), StartError> {
         Some((interface, found)) => Err(StartError::Overlap { mesh, found, interface }),
         None => Ok(()),
     }
+}
+
+/// Half the processors: the other half is for those who use the tunnel.
+fn default_queues() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 4))
 }
 
 /// The IPv4 addresses of this host under which the internet may know it.
