@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["types", "crypto"]),
     (1, &["wire", "identity", "config"]),
-    (2, &["session", "routing", "discovery"]),
+    (2, &["session", "routing", "discovery", "punch"]),
     (3, &["node"]),
     (4, &["transport", "tun", "host"]),
     (5, &["dataplane"]),

@@ -48,6 +48,8 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     pub max_peers: usize,
     pub lan_discovery: bool,
+    /// Make holes in NATs for direct paths.
+    pub punch: bool,
     /// `HOST:PORT` of STUN servers to ask where this node is seen.
     pub stun_servers: Vec<String>,
     /// Answer STUN requests.
@@ -264,6 +266,7 @@ impl Reader<'_> {
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
             max_peers: raw.peers.max.0,
             lan_discovery: raw.peers.lan_discovery,
+            punch: raw.peers.punch,
             stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
             stun: raw.listen.stun,
             cost: raw.routing.cost.0,

@@ -91,12 +91,13 @@ pub(super) struct RawPeers {
     pub bootstrap: Vec<Spanned<Text>>,
     pub max: MaxPeers,
     pub lan_discovery: bool,
+    pub punch: bool,
     pub stun_servers: Vec<Spanned<Text>>,
 }
 
 impl Default for RawPeers {
     fn default() -> Self {
-        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true, stun_servers: Vec::new() }
+        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true, punch: true, stun_servers: Vec::new() }
     }
 }
 

@@ -166,7 +166,7 @@ impl Control {
             listen: self.shared.socket().local_addr().unwrap_or(self.config.listen),
             rss_kib: host::resident_kib(std::process::id()).unwrap_or(0),
             offloads: self.offloads(),
-            queues: (self.shared.tun.queues(), self.shared.sockets.len()),
+            queues: (self.shared.tun.queues(), self.shared.sockets.main().len()),
             traffic: self.traffic(),
         }
     }

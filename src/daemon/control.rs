@@ -125,6 +125,7 @@ impl Control {
         let mut burst = Vec::with_capacity(BURST);
         while !self.stopping {
             self.carry_out();
+            self.close_scouts();
             let now = self.clock.now();
             let wake = self.clock.at(self.node.poll_timeout(now));
             let save_at = self.save_at.unwrap_or(wake + Duration::from_secs(3600));
@@ -266,11 +267,22 @@ impl Control {
         }
     }
 
+    /// Closes the sockets that no attempt and no link needs any more.
+    fn close_scouts(&mut self) {
+        let open = self.shared.sockets.scouts();
+        if open > 0 {
+            let used = self.node.sockets_in_use();
+            if open > used.len() {
+                self.shared.sockets.keep(&used);
+            }
+        }
+    }
+
     fn transmit(&mut self, transmit: &Transmit) {
         if transmit.whole {
             // One that doesn't even fit the first cable is as good as lost.
-            let _ = self.shared.socket().send_whole(transmit.to, &transmit.bytes);
-        } else if let Err(error) = self.shared.socket().send(transmit.to, &transmit.bytes) {
+            let _ = self.shared.sockets.send_whole(transmit.to, &transmit.bytes);
+        } else if let Err(error) = self.shared.sockets.send(transmit.to, &transmit.bytes) {
             tracing::trace!(to = %transmit.to, %error, "cannot send");
             let now = self.clock.now();
             self.node.handle_send_error(now, transmit.to);
@@ -292,6 +304,7 @@ impl Control {
                 let next_name = next.map(|n| self.name_of(&n)).unwrap_or_default();
                 self.pending.step(id, &from, next, next_name, metric, link_rtt);
             }
+            Event::StunServer(addr) => self.reflexive.add_peer(addr),
             Event::Certified(certificate) => self.keep_certificate(certificate),
             Event::LinkUp { peer, addr } => {
                 tracing::info!(peer = self.name_of(&peer), %addr, "link up");

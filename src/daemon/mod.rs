@@ -19,7 +19,7 @@ use crate::{
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
     node::{Node, NodeConfig},
-    transport::{self, StunServer, UdpTransport},
+    transport::{self, Sockets, StunServer},
     tun::{self, Tun},
     types::{Instant, IpPrefix, UnixTime},
 };
@@ -59,21 +59,17 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
-    let bind = || {
-        let first = UdpTransport::bind(config.listen, udp)?;
-        let mut sockets = if queues > 1 { first.bind_more(udp, queues - 1)? } else { Vec::new() };
-        sockets.insert(0, first);
-        Ok(sockets)
-    };
-    let sockets = bind().map_err(|e| StartError::Listen(config.listen, e))?;
-    let stun = if config.stun { Some(StunServer::new(&sockets[0], &public_addresses(&config))?) } else { None };
+    let sockets = Sockets::bind(config.listen, udp, queues).map_err(|e| StartError::Listen(config.listen, e))?;
+    let main = sockets.main()[0].local_addr()?;
+    let stun = config.stun.then(|| StunServer::new(main, &public_addresses(&config)));
+    let stun_port = stun.as_ref().and_then(StunServer::second_port).unwrap_or(0);
     let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
     let tun = Tun::open(&config.interface, tun, queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;
     let calls = api::serve(&config.socket).map_err(StartError::Api)?;
     let clock = control::Clock::new();
     let files = state::StateFile::new(&config.state_dir);
     let state = files.load();
-    let node = make_node(&config, &state, clock.now())?;
+    let node = make_node(&config, &state, stun_port, clock.now())?;
     let (to_control, inputs) = mpsc::channel(CONTROL_QUEUE);
     let shared = Arc::new(Shared {
         tables: ArcSwap::from_pointee(node.snapshot()),
@@ -99,7 +95,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<Node> {
+fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant) -> io::Result<Node> {
     let unix = unix_now();
     // The identity was read for the configuration; the node gets its own copy from the same key.
     let identity = config.identity.duplicate().map_err(|_| io::Error::other("the identity key can't be copied"))?;
@@ -128,6 +124,8 @@ fn make_node(config: &Config, state: &state::State, now: Instant) -> io::Result<
         rekey_bytes: config.rekey_bytes,
         cost: config.cost,
         link_costs: config.link_costs.clone(),
+        punch: config.punch,
+        stun_port,
         authority,
         admission: config.admission.clone(),
         invitations: state.invitations.clone(),

@@ -16,6 +16,7 @@ use crate::{
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// Requests per round that may stay without an answer.
 const TRIES: u32 = 4;
+const MAX_SERVERS: usize = 3;
 /// A NAT's mapping may have moved: ask again.
 const ROUND: Duration = Duration::from_secs(120);
 
@@ -31,6 +32,14 @@ impl Reflexive {
     pub fn set_servers(&mut self, servers: Vec<SocketAddr>) {
         self.servers = servers;
         self.ask_again();
+    }
+
+    /// A peer that answers STUN too. A few of them are enough.
+    pub fn add_peer(&mut self, addr: SocketAddr) {
+        if self.servers.len() < MAX_SERVERS && !self.servers.contains(&addr) {
+            self.servers.push(addr);
+            self.ask_again();
+        }
     }
 
     /// The network changed: what the servers said is void.

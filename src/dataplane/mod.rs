@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
-    transport::{StunServer, UdpTransport},
+    transport::{Sockets, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     wire::{ip, vnet::VnetHeader},
 };
@@ -83,18 +83,17 @@ impl Counters {
 pub struct Shared {
     pub tables: ArcSwap<Snapshot>,
     pub counters: Counters,
-    /// One per receiving thread, all at one address. Everything is sent from the first.
-    pub sockets: Vec<UdpTransport>,
+    pub sockets: Sockets,
     pub stun: Option<StunServer>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
 }
 
 impl Shared {
-    /// The socket to send from.
+    /// The socket at the port that everybody knows.
     #[must_use]
     pub fn socket(&self) -> &UdpTransport {
-        &self.sockets[0]
+        &self.sockets.main()[0]
     }
 
     /// Hands something to the control side; counted when its queue is full.
@@ -121,7 +120,7 @@ impl Shared {
     }
 }
 
-/// Starts a thread per queue of the TUN device and one per socket. They end with the process.
+/// Starts a thread per queue of the TUN device, one per socket and one for all scouts. They end with the process.
 pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let spawn = |name: &str, i: usize, run: fn(&Shared, usize)| {
         let shared = Arc::clone(shared);
@@ -130,13 +129,14 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     for queue in 0..shared.tun.queues() {
         spawn("tx", queue, tx::run)?;
     }
-    for socket in 0..shared.sockets.len() {
+    for socket in 0..shared.sockets.main().len() {
         spawn("rx", socket, rx::run)?;
     }
-    if shared.stun.as_ref().is_some_and(StunServer::has_alternate) {
+    spawn("scouts", 0, |shared, _| rx::run_scouts(shared))?;
+    if shared.stun.as_ref().is_some_and(|s| s.second_port().is_some()) {
         spawn("stun", 0, |shared, _| {
             if let Some(stun) = &shared.stun {
-                stun.serve_alternate(shared.socket());
+                stun.serve_second(shared.socket());
             }
         })?;
     }

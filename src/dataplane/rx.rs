@@ -14,7 +14,7 @@ use crate::{
         forward::{self, Drop, Ingress},
     },
     session::Via,
-    transport::{Datagram, Datagrams, SendList},
+    transport::{Datagram, Datagrams, SendList, UdpTransport},
     tun::IoVectors,
     wire::{
         coalesce::{Coalescer, Group},
@@ -32,19 +32,43 @@ struct Receiver<'a> {
     relayed: SendList,
 }
 
+/// Receives from one of the main sockets.
 pub(super) fn run(shared: &Shared, socket: usize) {
-    let socket = &shared.sockets[socket];
+    let socket = &shared.sockets.main()[socket];
     let mut datagrams = Datagrams::new(socket);
-    let mut receiver = Receiver {
-        shared,
-        coalescer: Coalescer::new(shared.tun.offloads().udp),
-        coalesces: shared.tun.offloads().tcp,
-        vectors: IoVectors::default(),
-        relayed: SendList::new(shared.socket()),
-    };
+    let mut receiver = Receiver::new(shared);
     loop {
+        receiver.batch(socket, &mut datagrams);
+    }
+}
+
+/// Receives from all scouts.
+pub(super) fn run_scouts(shared: &Shared) {
+    let mut datagrams = Datagrams::new(shared.socket());
+    let mut receiver = Receiver::new(shared);
+    loop {
+        for scout in shared.sockets.wait_for_scouts() {
+            receiver.batch(&scout, &mut datagrams);
+        }
+    }
+}
+
+impl<'a> Receiver<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            coalescer: Coalescer::new(shared.tun.offloads().udp),
+            coalesces: shared.tun.offloads().tcp,
+            vectors: IoVectors::default(),
+            relayed: SendList::new(&shared.sockets),
+        }
+    }
+
+    /// Waits for what `socket` has, and does it all.
+    fn batch(&mut self, socket: &UdpTransport, datagrams: &mut Datagrams) {
+        let shared = self.shared;
         // An asynchronous error (ICMP) of an earlier send shows up here; it concerns no datagram of ours.
-        let Ok(too_long) = datagrams.receive(socket) else { continue };
+        let Ok(too_long) = datagrams.receive(socket) else { return };
         Counters::add(&shared.counters.udp_receives, 1);
         (0..too_long).for_each(|_| shared.counters.drop(Drop::Malformed));
         let tables = shared.tables.load();
@@ -54,15 +78,13 @@ pub(super) fn run(shared: &Shared, socket: usize) {
                 let local = datagrams.local(&datagram);
                 take_stun(shared, datagram.from, local, &datagrams.buffer()[datagram.range]);
             } else {
-                receiver.take(&tables, &datagram, datagrams.buffer());
+                self.take(&tables, &datagram, datagrams.buffer());
             }
         }
         drop(tables);
-        receiver.finish(datagrams.buffer());
+        self.finish(datagrams.buffer());
     }
-}
 
-impl Receiver<'_> {
     fn take(&mut self, tables: &Snapshot, datagram: &Datagram, buffer: &mut [u8]) {
         let Datagram { from, interface, ecn, range } = datagram.clone();
         let shared = self.shared;
@@ -121,7 +143,7 @@ impl Receiver<'_> {
             return;
         }
         let before = self.relayed.calls();
-        self.relayed.flush(shared.socket(), buffer, |to: SocketAddr, _| {
+        self.relayed.flush(&shared.sockets, buffer, |to: SocketAddr, _| {
             Counters::add(&shared.counters.send_errors, 1);
             shared.tell(Input::SendError(to));
         });

@@ -31,7 +31,7 @@ struct Sender<'a> {
 
 pub(super) fn run(shared: &Shared, queue: usize) {
     let mut buffer = vec![0; VNET_HEADER + MAX_PACKET];
-    let mut sender = Sender { shared, queue: SendQueue::new(shared.socket()) };
+    let mut sender = Sender { shared, queue: SendQueue::new(&shared.sockets) };
     let mut idle = 0;
     loop {
         let tables = shared.tables.load();
@@ -164,7 +164,7 @@ impl Sender<'_> {
             return;
         }
         let (shared, before) = (self.shared, self.queue.calls());
-        self.queue.flush(shared.socket(), |to, _| {
+        self.queue.flush(&shared.sockets, |to, _| {
             Counters::add(&shared.counters.send_errors, 1);
             shared.tell(Input::SendError(to));
         });

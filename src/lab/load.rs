@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::topology::Host;
-use crate::transport::{Datagrams, Offloads, SendQueue, UdpTransport};
+use crate::transport::{Datagrams, Offloads, SendQueue, Sockets, UdpTransport};
 
 const PORT: u16 = 7010;
 const CHUNK: usize = 128 * 1024;
@@ -79,7 +79,7 @@ pub fn udp(client: &Host, server: &Host, to: IpAddr, size: usize, rate: u64, tim
     let plain = Offloads { send: false, receive: false };
     let receiver = server.ns.run(|| UdpTransport::bind(SocketAddr::new(to, PORT), plain))?;
     let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    let sender = client.ns.run(|| UdpTransport::bind(SocketAddr::new(any, 0), plain))?;
+    let sender = client.ns.run(|| Sockets::bind(SocketAddr::new(any, 0), plain, 1))?;
     let done = AtomicBool::new(false);
     let (receiver, sender, done) = (&receiver, &sender, &done);
     std::thread::scope(|scope| {

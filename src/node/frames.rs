@@ -63,6 +63,7 @@ impl Node {
                 link_rtt: Duration::from_micros(u64::from(reply.link_rtt_us)),
             }),
             (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
+            (Kind::Punch(punch), Via::Relayed(_)) => self.on_punch(now, session, &punch),
             (Kind::Goodbye(goodbye), _) => {
                 self.drop_peer(now, id, "the peer said goodbye");
                 if goodbye.reason == "full" {
@@ -74,7 +75,7 @@ impl Node {
                     self.events.push_back(Event::Certified(certificate));
                 }
             }
-            (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_), _) => {
+            (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_) | Kind::Punch(_), _) => {
                 self.counters.drop(super::forward::Drop::Malformed);
             }
         }

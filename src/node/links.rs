@@ -11,7 +11,7 @@ use crate::{
     discovery::Candidate,
     identity::{Refusal, Verified},
     session::{Transport, Via},
-    types::{Duration, Instant, NodeId},
+    types::{Duration, Instant, NodeId, path},
     wire::{
         frame::{self, Kind},
         packet::DATA_OVERHEAD,
@@ -75,6 +75,9 @@ impl Node {
                 Via::Relayed(_) => self.send_on(&transport, via, Kind::Echo(proto::Echo::default())),
             }
             self.flush_waiting(now, id);
+            if matches!(via, Via::Relayed(_)) {
+                self.offer_punch(now, id);
+            }
         }
         self.tables_dirty = true;
     }
@@ -217,7 +220,8 @@ impl Node {
         let is_new = peer.link.as_ref().is_some_and(|l| !l.up && l.srtt().is_none());
         let observed = crate::wire::encode_endpoint(from);
         let wish = self.wish(&id).into();
-        let reply = proto::ProbeReply { id: probe.id, observed, wish };
+        let stun_port = u32::from(self.config.stun_port);
+        let reply = proto::ProbeReply { id: probe.id, observed, wish, stun_port };
         self.send_on(session, Via::Direct(from), Kind::ProbeReply(reply));
         if is_new {
             self.send_probe(now, id, from);
@@ -233,7 +237,12 @@ impl Node {
         let Some(addr) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
         if addr != link.addr {
-            let Some((_, interface, _)) = link.candidate.filter(|c| c.0 == addr) else { return };
+            let interface = match link.candidate.filter(|c| c.0 == addr) {
+                Some((_, interface, _)) => interface,
+                // Any place where the peer answers is a good one to begin with.
+                None if !link.up => 0,
+                None => return,
+            };
             let moved = link.up;
             link.move_to(now, addr);
             link.interface = interface;
@@ -244,6 +253,10 @@ impl Node {
             self.note_observed(super::own::Observer::Peer(id), observed);
         }
         self.link_confirmed(now, id);
+        let is_new = self.peers.get(&id).and_then(|p| p.link.as_ref()).is_some_and(|l| l.since == now);
+        if let (true, Ok(port @ 1..)) = (is_new, u16::try_from(reply.stun_port)) {
+            self.events.push_back(Event::StunServer(SocketAddr::new(path::plain(addr).ip(), port)));
+        }
     }
 
     fn link_confirmed(&mut self, now: Instant, id: NodeId) {
@@ -269,6 +282,7 @@ impl Node {
         }
         peer.neighbor = Some(self.routing.neighbor_up(now, id, cost));
         self.discovery.linked(now, id, addr);
+        self.puncher.end(&id);
         self.tables_dirty = true;
         self.counters.links_up += 1;
         self.events.push_back(Event::LinkUp { peer: id, addr });
@@ -313,6 +327,7 @@ impl Node {
             self.events.push_back(Event::LinkDown { peer: id, reason });
         }
         self.drop_neighbor(now, id);
+        self.puncher.end(&id);
         if let Some(peer) = self.peers.remove(&id) {
             self.release_sessions(peer.sessions);
         }
@@ -347,6 +362,7 @@ impl Node {
             }
         }
         self.discovery.retry_all(now);
+        self.puncher.reset();
         self.pump(now);
     }
 
@@ -358,6 +374,7 @@ impl Node {
                 link.doubt(now);
             }
         }
+        self.puncher.refused(to);
         self.pump(now);
     }
 
@@ -421,6 +438,7 @@ impl Node {
             self.release_sessions(gone);
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
+            self.offer_punch(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

@@ -16,6 +16,7 @@ mod peer;
 mod peers;
 mod pmtu;
 mod pump;
+mod punching;
 mod snapshot;
 mod status;
 
@@ -39,6 +40,7 @@ use crate::{
     crypto::{Cipher, Rng},
     discovery::Discovery,
     identity::{Authority, Identity, Network, Policy, RecordContent, Verified, Verify},
+    punch::Puncher,
     routing::Routing,
     session::{Sessions, Transport, Via},
     types::{Duration, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
@@ -63,6 +65,10 @@ pub struct NodeConfig {
     pub cost: Metric,
     /// Added to the cost of links to these nodes.
     pub link_costs: HashMap<NodeId, Metric>,
+    /// Make holes in NATs for direct paths.
+    pub punch: bool,
+    /// Where this host answers STUN beside the mesh's port; 0: nowhere.
+    pub stun_port: u16,
     /// Lets this node issue certificates to the invited.
     pub authority: Option<Authority>,
     /// The one-time secret of the invite with which this node joins.
@@ -88,6 +94,8 @@ impl NodeConfig {
             rekey_bytes: 256 << 30,
             cost: 0,
             link_costs: HashMap::new(),
+            punch: true,
+            stun_port: 0,
             authority: None,
             admission: Vec::new(),
             invitations: Vec::new(),
@@ -143,6 +151,8 @@ pub enum Event {
         peer: NodeId,
         reason: &'static str,
     },
+    /// A peer answers STUN here too: two answers tell how a NAT maps.
+    StunServer(SocketAddr),
     /// Someone was turned away, for the log (rate-limited by the owner).
     Refused(crate::identity::Refusal),
 }
@@ -158,6 +168,7 @@ pub struct Node {
     sessions: Sessions,
     routing: Routing,
     discovery: Discovery,
+    puncher: Puncher,
     peers: Peers,
     by_index: HashMap<u32, Arc<Transport>>,
     by_tag: HashMap<NodeTag, NodeId>,
@@ -183,6 +194,8 @@ struct Tuning {
     rekey_bytes: u64,
     cost: Metric,
     link_costs: HashMap<NodeId, Metric>,
+    punch: bool,
+    stun_port: u16,
 }
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -211,6 +224,7 @@ impl Node {
             sessions,
             routing: Routing::new(announced, now),
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
+            puncher: Puncher::new(rng.fork()),
             own,
             identity,
             network,
@@ -228,6 +242,8 @@ impl Node {
                 rekey_bytes: config.rekey_bytes,
                 cost: config.cost,
                 link_costs: config.link_costs,
+                punch: config.punch,
+                stun_port: config.stun_port,
             },
             authority: config.authority,
             invitations: config.invitations,

@@ -64,6 +64,23 @@ impl Own {
         self.needed = self.needed.max(seqno);
     }
 
+    /// Where others saw this node, the latest first.
+    pub fn reflexive(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<SocketAddr> = Vec::new();
+        for (_, addr) in self.observed.iter().rev() {
+            if !all.contains(addr) && !self.local.contains(addr) {
+                all.push(*addr);
+            }
+        }
+        all
+    }
+
+    /// What is known of the NAT before this node.
+    pub fn mapping(&self) -> crate::wire::proto::Mapping {
+        let seen: Vec<SocketAddr> = self.observed.iter().map(|(_, a)| *a).collect();
+        super::punching::mapping(&seen, &self.local)
+    }
+
     fn update_endpoints(&mut self) {
         let mut endpoints = self.configured.clone();
         let observed = self.observed.iter().rev().map(|(_, a)| *a);

@@ -33,6 +33,7 @@ impl Node {
         let mut next = self.routing.poll_timeout().min(self.housekeeping).min(self.own_timeout());
         next = self.sessions.poll_timeout().map_or(next, |t| t.min(next));
         next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
+        next = self.puncher.poll_timeout().map_or(next, |t| t.min(next));
         self.settle_agenda(now);
         next = self.peers.next().map_or(next, |t| t.min(next));
         // Never in the past, and never in a tight loop.
@@ -44,6 +45,7 @@ impl Node {
         self.sessions.handle_timeout(now);
         self.routing.handle_timeout(now);
         self.tick_links(now);
+        self.send_punches(now);
         if now >= self.housekeeping {
             self.housekeeping = now + super::HOUSEKEEPING;
             self.housekeeping(now);

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{Node, display_name, forward};
-use crate::{identity::Refusal, types::Instant};
+use crate::{
+    identity::Refusal,
+    types::{Instant, path},
+};
 
 /// Counters of a node since its start.
 #[derive(Debug, Default, Clone)]
@@ -13,6 +16,8 @@ pub struct Counters {
     drops: [u64; forward::Drop::ALL.len()],
     refusals: BTreeMap<String, u64>,
     pub relayed: u64,
+    /// Attempts to make holes in NATs.
+    pub punches: u64,
     pub handshakes: u64,
     pub handshakes_failed: u64,
     pub rekeys: u64,
@@ -109,6 +114,7 @@ impl Node {
         let r = &self.routing.counters;
         let counters = [
             ("relayed_packets", c.relayed),
+            ("punches", c.punches),
             ("handshakes", c.handshakes),
             ("handshakes_failed", c.handshakes_failed),
             ("handshakes_pending", self.sessions.pending() as u64),
@@ -165,7 +171,7 @@ impl Node {
                     name: display_name(&p.info),
                     addresses: p.info.record.addresses.to_vec(),
                     link: p.link.as_ref().map(|l| LinkStatus {
-                        addr: l.addr,
+                        addr: path::plain(l.addr),
                         up: l.up,
                         rtt_ms: l.srtt().map(|r| r.as_secs_f64() * 1e3),
                         loss_percent: (l.loss() * 1000.0).round() / 10.0,

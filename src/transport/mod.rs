@@ -4,10 +4,12 @@
 mod cmsg;
 mod receive;
 mod send;
+mod sockets;
 mod stun;
 mod udp;
 
 pub use receive::{Datagram, Datagrams};
 pub use send::{SendList, SendQueue};
+pub use sockets::Sockets;
 pub use stun::StunServer;
 pub use udp::{Offloads, UdpTransport};

@@ -7,6 +7,8 @@ use std::{
     os::fd::AsRawFd,
 };
 
+use crate::types::path;
+
 use super::{
     UdpTransport,
     cmsg::{self, Arrival, CONTROL, Control},
@@ -95,6 +97,7 @@ impl Datagrams {
                 continue;
             };
             let Arrival { interface, segment, ecn, .. } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
+            let from = path::through(from, socket.number);
             let (begin, end) = (i * self.slot, i * self.slot + h.msg_len as usize);
             let step = if segment == 0 { h.msg_len as usize } else { segment };
             let starts = (begin..end).step_by(step.max(1));

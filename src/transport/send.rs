@@ -2,8 +2,10 @@
 
 use std::{io, mem, net::SocketAddr, ops::Range, os::fd::AsRawFd};
 
+use crate::types::path;
+
 use super::{
-    UdpTransport,
+    Sockets, UdpTransport,
     cmsg::{CONTROL, Control, SOL_UDP, UDP_SEGMENT, Writer},
 };
 
@@ -47,10 +49,10 @@ pub struct SendList {
 }
 
 impl SendList {
-    /// A list whose datagrams leave in runs, if the socket can do that.
+    /// A list whose datagrams leave in runs, if the sockets can do that.
     #[must_use]
-    pub fn new(socket: &UdpTransport) -> Self {
-        Self { joined: socket.offloads().send, ..Self::default() }
+    pub fn new(sockets: &Sockets) -> Self {
+        Self { joined: sockets.main()[0].offloads().send, ..Self::default() }
     }
 
     /// Adds the datagram that stands at `at`, to `to`, with this ECN field.
@@ -90,15 +92,24 @@ impl SendList {
     }
 
     /// Sends everything; calls `failed` for each run that the system refused. `buffer` is where the datagrams stand.
-    pub fn flush(&mut self, socket: &UdpTransport, buffer: &[u8], mut failed: impl FnMut(SocketAddr, io::Error)) {
+    pub fn flush(&mut self, sockets: &Sockets, buffer: &[u8], mut failed: impl FnMut(SocketAddr, io::Error)) {
+        let main = &sockets.main()[0];
         let runs = mem::take(&mut self.runs);
         let mut done = 0;
         while done < runs.len() {
-            let end = runs.len().min(done + RUNS);
-            match self.send_runs(socket, buffer, &runs[done..end]) {
+            let number = path::socket_of(runs[done].to);
+            let together = runs[done..].iter().take(RUNS).take_while(|r| path::socket_of(r.to) == number);
+            let end = done + together.count();
+            let scout = if number == 0 { Ok(None) } else { sockets.scout(number).map(Some) };
+            let sent = match &scout {
+                Ok(scout) => self.send_runs(scout.as_deref().unwrap_or(main), buffer, &runs[done..end]),
+                Err(e) => Err(io::Error::from(e.kind())),
+            };
+            match sent {
                 Ok(n) => done += n.max(1),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
+                    let socket = scout.as_ref().ok().and_then(Option::as_deref).unwrap_or(main);
                     self.send_singly(socket, buffer, runs[done], e, &mut failed);
                     done += 1;
                 }
@@ -107,7 +118,7 @@ impl SendList {
         self.runs = runs;
         self.runs.clear();
         self.bytes = 0;
-        self.joined = socket.offloads().send;
+        self.joined = main.offloads().send;
     }
 
     /// One `sendmmsg`. Returns how many runs left.
@@ -131,7 +142,7 @@ impl SendList {
                 control.add(SOL_UDP, UDP_SEGMENT, run.segment as u16);
             }
             if run.ecn != 0 {
-                match run.to {
+                match path::plain(run.to) {
                     SocketAddr::V4(_) => control.add(libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(run.ecn)),
                     SocketAddr::V6(_) => control.add(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::c_int::from(run.ecn)),
                 }
@@ -199,10 +210,10 @@ pub struct SendQueue {
 }
 
 impl SendQueue {
-    /// A queue whose datagrams leave in runs, if the socket can do that.
+    /// A queue whose datagrams leave in runs, if the sockets can do that.
     #[must_use]
-    pub fn new(socket: &UdpTransport) -> Self {
-        Self { list: SendList::new(socket), ..Self::default() }
+    pub fn new(sockets: &Sockets) -> Self {
+        Self { list: SendList::new(sockets), ..Self::default() }
     }
 
     /// The buffer to append the next datagram to; close it with [`Self::commit`].
@@ -234,8 +245,8 @@ impl SendQueue {
     }
 
     /// Sends everything; calls `failed` for each run that the system refused.
-    pub fn flush(&mut self, socket: &UdpTransport, failed: impl FnMut(SocketAddr, io::Error)) {
-        self.list.flush(socket, &self.bytes, failed);
+    pub fn flush(&mut self, sockets: &Sockets, failed: impl FnMut(SocketAddr, io::Error)) {
+        self.list.flush(sockets, &self.bytes, failed);
         self.bytes.clear();
         self.committed = 0;
     }

@@ -1,10 +1,8 @@
-//! The STUN server of a node: it answers on the port of the mesh, and where the host has two public addresses it also
-//! serves NAT behaviour discovery (RFC 5780), for which it opens a second port.
+//! The STUN server of a node: it answers on the port of the mesh and on a second one, so that a NAT whose mapping
+//! depends on the port shows itself; where the host has two public addresses, it also serves behaviour discovery
+//! (RFC 5780).
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Datagrams, Offloads, UdpTransport};
 use crate::wire::stun::{self, Binding, Change, Class};
@@ -16,38 +14,30 @@ const UNKNOWN_ATTRIBUTE: u16 = 420;
 /// Answers Binding requests. It keeps no state.
 pub struct StunServer {
     port: u16,
-    alternate: Option<Alternate>,
-}
-
-struct Alternate {
-    addresses: [IpAddr; 2],
-    port: u16,
-    socket: UdpTransport,
+    second: Option<(u16, UdpTransport)>,
+    addresses: Option<[IpAddr; 2]>,
 }
 
 impl StunServer {
-    /// A server beside `main`. With two or more `public` addresses of the host it opens a second port, 3478 if that is
-    /// free.
-    pub fn new(main: &UdpTransport, public: &[IpAddr]) -> io::Result<Self> {
-        let main = main.local_addr()?;
-        let alternate = match public {
-            [first, second, ..] => [stun::PORT, main.port().wrapping_add(2)]
-                .into_iter()
-                .filter(|port| *port != main.port() && *port != 0)
-                .find_map(|port| UdpTransport::bind(SocketAddr::new(main.ip(), port), Offloads::default()).ok())
-                .and_then(|socket| {
-                    let port = socket.local_addr().ok()?.port();
-                    Some(Alternate { addresses: [*first, *second], port, socket })
-                }),
-            _ => None,
-        };
-        Ok(Self { port: main.port(), alternate })
+    /// A server beside the socket at `main`. Its second port is 3478 if that is free. `public`: the addresses of this
+    /// host under which the internet knows it.
+    #[must_use]
+    pub fn new(main: SocketAddr, public: &[IpAddr]) -> Self {
+        let second = [stun::PORT, main.port().wrapping_add(2)]
+            .into_iter()
+            .filter(|port| *port != main.port() && *port != 0)
+            .find_map(|port| {
+                let socket = UdpTransport::bind(SocketAddr::new(main.ip(), port), Offloads::default()).ok()?;
+                Some((port, socket))
+            });
+        let addresses = public.first_chunk::<2>().copied();
+        Self { port: main.port(), second, addresses }
     }
 
-    /// Whether it serves behaviour discovery.
+    /// The second port; `None`: none was free.
     #[must_use]
-    pub fn has_alternate(&self) -> bool {
-        self.alternate.is_some()
+    pub fn second_port(&self) -> Option<u16> {
+        self.second.as_ref().map(|(port, _)| *port)
     }
 
     /// Answers a request that came from `from` to `local`, an address of this host, on the `main` socket.
@@ -57,18 +47,19 @@ impl StunServer {
 
     fn answer(&self, main: &UdpTransport, local: SocketAddr, from: SocketAddr, request: &Binding) {
         let (source, answer) = self.decide(local, from, request);
-        let socket = self.alternate.as_ref().filter(|a| a.port == source.port()).map_or(main, |a| &a.socket);
+        let socket = self.second.as_ref().filter(|(port, _)| *port == source.port()).map_or(main, |(_, socket)| socket);
         // A lost answer is asked for again.
         let _ = socket.send_from(source.ip(), from, &answer.encode());
     }
 
     /// The answer to a request, and from where it goes (RFC 5780 §6.1).
     fn decide(&self, local: SocketAddr, from: SocketAddr, request: &Binding) -> (SocketAddr, Binding) {
-        let other = self.alternate.as_ref().and_then(|a| {
-            let ip = a.addresses.iter().find(|ip| **ip != local.ip())?;
-            a.addresses.contains(&local.ip()).then_some(())?;
-            Some(SocketAddr::new(*ip, if local.port() == a.port { self.port } else { a.port }))
-        });
+        let other = (|| {
+            let (second, addresses) = (self.second_port()?, self.addresses?);
+            let ip = addresses.into_iter().find(|ip| *ip != local.ip())?;
+            let port = if local.port() == second { self.port } else { second };
+            addresses.contains(&local.ip()).then_some(SocketAddr::new(ip, port))
+        })();
         let mut unknown = request.unknown.clone();
         if request.change != Change::default() && other.is_none() {
             unknown.push(CHANGE_REQUEST);
@@ -86,11 +77,11 @@ impl StunServer {
     }
 
     /// Serves the second port for ever, if there is one.
-    pub fn serve_alternate(&self, main: &UdpTransport) {
-        let Some(alternate) = &self.alternate else { return };
-        let mut datagrams = Datagrams::new(&alternate.socket);
+    pub fn serve_second(&self, main: &UdpTransport) {
+        let Some((port, socket)) = &self.second else { return };
+        let mut datagrams = Datagrams::new(socket);
         loop {
-            if datagrams.receive(&alternate.socket).is_err() {
+            if datagrams.receive(socket).is_err() {
                 continue;
             }
             for i in 0..datagrams.len() {
@@ -98,7 +89,7 @@ impl StunServer {
                 let Some(local) = datagrams.local(&datagram) else { continue };
                 match Binding::parse(&datagrams.buffer()[datagram.range]) {
                     Ok(request) if request.class == Class::Request => {
-                        self.answer(main, SocketAddr::new(local, alternate.port), datagram.from, &request);
+                        self.answer(main, SocketAddr::new(local, *port), datagram.from, &request);
                     }
                     _ => {}
                 }

@@ -9,6 +9,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::types::path;
+
 use super::cmsg::{CONTROL, Control, SOL_UDP, UDP_GRO, UDP_SEGMENT, Writer};
 
 const SOCKET_BUFFER: libc::c_int = 4 << 20;
@@ -25,6 +27,8 @@ pub struct Offloads {
 pub struct UdpTransport {
     pub(super) socket: UdpSocket,
     pub(super) is_v6: bool,
+    /// What paths through this socket carry ([`crate::types::path`]).
+    pub(super) number: u32,
     send_segments: AtomicBool,
     receive_segments: bool,
 }
@@ -81,6 +85,7 @@ impl UdpTransport {
         Ok(Self {
             socket: socket.into(),
             is_v6: addr.is_ipv6(),
+            number: 0,
             send_segments: AtomicBool::new(send),
             receive_segments: receive,
         })
@@ -137,7 +142,7 @@ impl UdpTransport {
     }
 
     fn set_fragmenting(&self, to: SocketAddr, how: libc::c_int) -> io::Result<()> {
-        match to {
+        match path::plain(to) {
             SocketAddr::V4(_) => set_option(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how),
             SocketAddr::V6(_) => set_option(&self.socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how),
         }
@@ -156,7 +161,7 @@ impl UdpTransport {
 
     /// The address in the socket's family.
     pub(super) fn outward(&self, to: SocketAddr) -> SocketAddr {
-        match to {
+        match path::plain(to) {
             SocketAddr::V4(a) if self.is_v6 => SocketAddrV6::new(a.ip().to_ipv6_mapped(), a.port(), 0, 0).into(),
             other => other,
         }
@@ -184,7 +189,7 @@ fn set_option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, valu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::{Datagrams, SendQueue};
+    use crate::transport::{Datagrams, SendQueue, Sockets};
 
     const ALL: Offloads = Offloads { send: true, receive: true };
     const NONE: Offloads = Offloads { send: false, receive: false };
@@ -193,13 +198,17 @@ mod tests {
         UdpTransport::bind(addr.parse().unwrap(), offloads).unwrap()
     }
 
+    fn sockets(addr: &str, offloads: Offloads) -> Sockets {
+        Sockets::bind(addr.parse().unwrap(), offloads, 1).unwrap()
+    }
+
     #[test]
     fn batches_cross_a_dual_stack_socket_in_both_families_with_and_without_offloads() {
         for (sends, receives) in [(ALL, ALL), (NONE, NONE), (ALL, NONE), (NONE, ALL)] {
-            let a = bind("[::]:0", receives);
-            let b = bind("127.0.0.1:0", sends);
+            let (a, sockets) = (bind("[::]:0", receives), sockets("127.0.0.1:0", sends));
+            let b = &sockets.main()[0];
             let port = a.local_addr().unwrap().port();
-            let mut queue = SendQueue::new(&b);
+            let mut queue = SendQueue::new(&sockets);
             // Runs of equal sizes, a shorter one at the end of each, ECN fields in between.
             let size = |i: usize| if i % 10 == 9 { 100 } else { 700 + i / 10 };
             let ecn = |i: usize| ((i / 30) % 4) as u8;
@@ -207,10 +216,10 @@ mod tests {
                 queue.buffer().extend_from_slice(&vec![i as u8; size(i)]);
                 queue.commit(SocketAddr::from(([127, 0, 0, 1], port)), ecn(i));
                 if queue.is_full() {
-                    queue.flush(&b, |to, e| panic!("{to}: {e}"));
+                    queue.flush(&sockets, |to, e| panic!("{to}: {e}"));
                 }
             }
-            queue.flush(&b, |to, e| panic!("{to}: {e}"));
+            queue.flush(&sockets, |to, e| panic!("{to}: {e}"));
             let mut datagrams = Datagrams::new(&a);
             let mut next = 0;
             while next < 200 {
@@ -227,8 +236,8 @@ mod tests {
                 assert!(queue.calls() <= 2 && datagrams.calls() <= 10, "{} {}", queue.calls(), datagrams.calls());
             }
             a.send(b.local_addr().unwrap(), b"back").unwrap();
-            let mut datagrams = Datagrams::new(&b);
-            datagrams.receive(&b).unwrap();
+            let mut datagrams = Datagrams::new(b);
+            datagrams.receive(b).unwrap();
             let range = datagrams.get(0).unwrap().range;
             assert_eq!(&datagrams.buffer()[range], b"back");
         }
@@ -236,15 +245,15 @@ mod tests {
 
     #[test]
     fn a_refused_datagram_is_reported_and_the_others_leave() {
-        let a = bind("127.0.0.1:0", ALL);
+        let sockets = sockets("127.0.0.1:0", ALL);
         let b = bind("127.0.0.1:0", ALL);
-        let mut queue = SendQueue::new(&a);
+        let mut queue = SendQueue::new(&sockets);
         let mut refused = Vec::new();
         for to in ["0.0.0.1:9".parse().unwrap(), b.local_addr().unwrap()] {
             queue.buffer().extend_from_slice(b"x");
             queue.commit(to, 0);
         }
-        queue.flush(&a, |to, _| refused.push(to));
+        queue.flush(&sockets, |to, _| refused.push(to));
         assert_eq!(refused, ["0.0.0.1:9".parse().unwrap()]);
         let mut datagrams = Datagrams::new(&b);
         datagrams.receive(&b).unwrap();
@@ -254,18 +263,51 @@ mod tests {
     #[test]
     fn segments_too_long_for_the_path_leave_in_fragments() {
         // The loopback's MTU is 65,536: a segment of 65,000 bytes fits, two of 40,000 don't fit one run.
-        let (a, b) = (bind("127.0.0.1:0", ALL), bind("127.0.0.1:0", NONE));
-        let mut queue = SendQueue::new(&a);
+        let (sockets, b) = (sockets("127.0.0.1:0", ALL), bind("127.0.0.1:0", NONE));
+        let mut queue = SendQueue::new(&sockets);
         for _ in 0..2 {
             queue.buffer().extend_from_slice(&[7; 40_000]);
             queue.commit(b.local_addr().unwrap(), 0);
         }
-        queue.flush(&a, |to, e| panic!("{to}: {e}"));
+        queue.flush(&sockets, |to, e| panic!("{to}: {e}"));
         let mut datagrams = Datagrams::new(&b);
         let mut too_long = 0;
         while too_long < 2 {
             too_long += datagrams.receive(&b).unwrap();
         }
         assert!(datagrams.is_empty(), "longer than any of ours: counted and left out");
+    }
+
+    #[test]
+    fn scouts_send_and_receive_at_ports_of_their_own_until_they_are_closed() {
+        let sockets = sockets("[::]:0", ALL);
+        let peer = bind("127.0.0.1:0", ALL);
+        let to = peer.local_addr().unwrap();
+        let mut queue = SendQueue::new(&sockets);
+        for number in [0, 5, 5, 6] {
+            queue.buffer().extend_from_slice(&[number as u8; 9]);
+            queue.commit(path::through(to, number), 0);
+        }
+        queue.flush(&sockets, |to, e| panic!("{to}: {e}"));
+        let mut datagrams = Datagrams::new(&peer);
+        let mut from = std::collections::BTreeMap::new();
+        let mut count = 0;
+        while count < 4 {
+            datagrams.receive(&peer).unwrap();
+            for i in 0..datagrams.len() {
+                let d = datagrams.get(i).unwrap();
+                from.entry(datagrams.buffer()[d.range][0]).or_insert(d.from);
+                count += 1;
+            }
+        }
+        assert_eq!((from.len(), sockets.scouts()), (3, 2));
+        assert_eq!(from[&0].port(), sockets.main()[0].local_addr().unwrap().port());
+        peer.send(from[&6], b"back").unwrap();
+        let scout = sockets.wait_for_scouts().pop().unwrap();
+        let mut datagrams = Datagrams::new(&scout);
+        datagrams.receive(&scout).unwrap();
+        assert_eq!(datagrams.get(0).unwrap().from, path::through(to, 6), "it tells the socket");
+        sockets.keep(&[6].into());
+        assert_eq!(sockets.scouts(), 1);
     }
 }

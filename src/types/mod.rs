@@ -2,6 +2,7 @@
 
 mod hash;
 mod id;
+pub mod path;
 mod prefix;
 mod time;
 

@@ -70,7 +70,7 @@ pub fn decode_prefix(bytes: &[u8]) -> Result<IpPrefix, Malformed> {
 /// A transport endpoint as its address, then its port.
 #[must_use]
 pub fn encode_endpoint(endpoint: SocketAddr) -> Vec<u8> {
-    let mut out = encode_ip(endpoint.ip());
+    let mut out = encode_ip(endpoint.ip().to_canonical());
     out.extend_from_slice(&endpoint.port().to_be_bytes());
     out
 }

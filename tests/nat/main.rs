@@ -12,5 +12,6 @@ fn main() -> ExitCode {
     harness::run(&[
         ("netcheck_tells_every_nat", verdicts::every_nat),
         ("every_pair_of_nats_is_connected", matrix::every_pair),
+        ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
     ])
 }

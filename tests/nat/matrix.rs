@@ -1,6 +1,9 @@
-//! Who reaches whom directly.
+//! Who reaches whom directly, and how soon.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use aegisray::{
     api::{Request, Response},
@@ -13,6 +16,21 @@ use super::{
 };
 
 const HUB: &str = "203.0.113.250";
+
+fn echoes(from: &Daemon, to: &Daemon) -> bool {
+    matches!(from.ask(&Request::Ping { node: to.name.clone(), size: 1000 }), Ok(Response::Pong { .. }))
+}
+
+fn is_direct(a: &Daemon, b: &Daemon) -> bool {
+    a.has_link(&b.name) && b.has_link(&a.name)
+}
+
+/// Whether the two kinds get a direct path without luck: one end keeps its public port, and the other end's filter
+/// lets in who it has sent to.
+fn must_be_direct(a: Kind, b: Kind) -> bool {
+    let strict = |k: Kind| matches!(k, Kind::PortRestricted | Kind::Double | Kind::Symmetric);
+    !(a == Kind::Symmetric && strict(b) || b == Kind::Symmetric && strict(a))
+}
 
 pub fn every_pair() {
     let dir = Dir::new();
@@ -34,29 +52,105 @@ pub fn every_pair() {
             need_route(from, &to.name);
         }
     }
-    println!("  all routes after {:.1} s", started.elapsed().as_secs_f64());
-    let end = Instant::now() + Duration::from_secs(15);
-    let mut lost = Vec::new();
-    while Instant::now() < end {
-        for (_, from) in &sites {
-            for (_, to) in sites.iter().filter(|(_, d)| d.name != from.name) {
-                let answer = from.ask(&Request::Ping { node: to.name.clone(), size: 0 });
-                if !matches!(answer, Ok(Response::Pong { .. })) {
-                    lost.push((from.name.clone(), to.name.clone()));
+    println!("  every node has a route to every other {:.1} s after the last start", started.elapsed().as_secs_f64());
+    let (left, right) = sites.split_at(Kind::ALL.len());
+    let routed = Instant::now();
+    let mut direct: BTreeMap<(usize, usize), Duration> = BTreeMap::new();
+    let (mut lost, mut sent) = (0, 0);
+    while routed.elapsed() < Duration::from_secs(40) {
+        let mut waiting = false;
+        for (i, (a, from)) in left.iter().enumerate() {
+            for (j, (b, to)) in right.iter().enumerate() {
+                if direct.contains_key(&(i, j)) {
+                    continue;
+                }
+                sent += 1;
+                lost += usize::from(!echoes(from, to));
+                if is_direct(from, to) {
+                    direct.insert((i, j), routed.elapsed());
+                } else {
+                    waiting |= must_be_direct(a.kind, b.kind);
                 }
             }
         }
-    }
-    println!("  lost echoes: {lost:?}");
-    print!("{:<12}", "");
-    Kind::ALL.iter().for_each(|k| print!("{:>12}", k.name()));
-    println!();
-    for (site, from) in &sites[..Kind::ALL.len()] {
-        print!("{:<12}", site.kind.name());
-        for (_, to) in &sites[Kind::ALL.len()..] {
-            let direct = from.has_link(&to.name) && to.has_link(&from.name);
-            print!("{:>12}", if direct { "direct" } else { "relayed" });
+        if !waiting && routed.elapsed() > Duration::from_secs(30) {
+            break;
         }
-        println!();
     }
+    println!("  {sent} echoes until then, {lost} lost");
+    println!("\n| seconds until direct | {} |", Kind::ALL.map(Kind::name).join(" | "));
+    println!("|---{}|", "|---".repeat(Kind::ALL.len()));
+    for (i, (site, _)) in left.iter().enumerate() {
+        let cell = |j: usize| direct.get(&(i, j)).map_or("relayed".to_owned(), |t| format!("{:.1}", t.as_secs_f64()));
+        let cells: Vec<String> = (0..right.len()).map(cell).collect();
+        println!("| {} | {} |", site.kind.name(), cells.join(" | "));
+    }
+    println!();
+    assert_eq!(lost, 0, "relays carry what has no direct path");
+    for (i, (a, _)) in left.iter().enumerate() {
+        for (j, (b, _)) in right.iter().enumerate() {
+            let is_direct = direct.contains_key(&(i, j));
+            assert!(is_direct || !must_be_direct(a.kind, b.kind), "{:?} and {:?} stay relayed", a.kind, b.kind);
+        }
+    }
+}
+
+/// A network of its own, so that many can run at the same time.
+struct Pair {
+    _internet: Internet,
+    _dir: Dir,
+    _hub: Daemon,
+    sites: [(Site, Daemon); 2],
+}
+
+fn pair(kinds: [Kind; 2]) -> Pair {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let host = internet.public(HUB.parse().unwrap()).unwrap();
+    let mut hub = node(&dir, "hub", &quiet());
+    hub.start(&host).unwrap();
+    let mut n = 0;
+    let sites = kinds.map(|kind| {
+        n += 1;
+        let site = Site::new(&mut internet, kind, n);
+        let mut daemon = node(&dir, &format!("{}-{n}", kind.name()), &bootstrap(HUB));
+        daemon.start(&site.host).unwrap();
+        (site, daemon)
+    });
+    Pair { _internet: internet, _dir: dir, _hub: hub, sites }
+}
+
+const TRIALS: usize = 20;
+/// Attempts last 20 seconds; the second one begins 5 seconds after the first one was offered.
+const TRIAL: Duration = Duration::from_secs(45);
+
+pub fn hard_pairs() {
+    let pairs: Vec<Pair> = (0..TRIALS).map(|_| pair([Kind::Symmetric, Kind::PortRestricted])).collect();
+    for p in &pairs {
+        need_route(&p.sites[0].1, &p.sites[1].1.name);
+    }
+    let start = Instant::now();
+    let mut times: BTreeMap<usize, Duration> = BTreeMap::new();
+    while start.elapsed() < TRIAL && times.len() < TRIALS {
+        for (i, p) in pairs.iter().enumerate().filter(|(i, _)| !times.contains_key(i)).collect::<Vec<_>>() {
+            let [(_, a), (_, b)] = &p.sites;
+            assert!(echoes(a, b), "relays carry what has no direct path yet");
+            if is_direct(a, b) {
+                times.insert(i, start.elapsed());
+            }
+        }
+    }
+    let mut sorted: Vec<f64> = times.values().map(Duration::as_secs_f64).collect();
+    sorted.sort_by(f64::total_cmp);
+    println!(
+        "  symmetric × port-restricted: direct in {} of {TRIALS} trials, median after {:.1} s, the last after {:.1} s",
+        times.len(),
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN),
+        sorted.last().copied().unwrap_or(f64::NAN)
+    );
+    assert!(times.len() * 100 >= TRIALS * 95, "{times:?}");
+    // A direct path goes on working when nobody uses it for a while, and afterwards.
+    let [(_, a), (_, b)] = &pairs[*times.keys().next().unwrap()].sites;
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(is_direct(a, b) && echoes(a, b) && echoes(b, a));
 }

@@ -1,0 +1,107 @@
+//! Direct paths for who is reached through relays: offers, answers, probes.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Node, Via, link::Link};
+use crate::{
+    punch::Places,
+    session::Transport,
+    types::{Instant, NodeId, path},
+    wire::{
+        decode_endpoint, encode_endpoint,
+        frame::Kind,
+        proto::{self, Mapping},
+    },
+};
+
+const MAX_ENDPOINTS: usize = 16;
+const MAX_REFLEXIVE: usize = 4;
+
+impl Node {
+    /// Offers an attempt to a peer that users talk to and that has no direct link.
+    pub(super) fn offer_punch(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get(&id).filter(|p| !p.is_up() && p.grant.is_none()) else { return };
+        let Some(transport) = peer.transport().cloned() else { return };
+        let bytes = peer.sessions.iter().map(|s| s.transport.sent_bytes() + s.transport.received_bytes()).sum();
+        if self.config.punch && self.puncher.offers(now, id, bytes) {
+            self.send_punch(&transport, false);
+        }
+    }
+
+    fn send_punch(&mut self, transport: &Transport, answer: bool) {
+        let list = |addresses: &[SocketAddr]| addresses.iter().map(|a| encode_endpoint(*a)).collect();
+        let reflexive = self.own.reflexive();
+        let punch = proto::Punch {
+            endpoints: list(&self.own.content.endpoints),
+            reflexive: list(&reflexive[..reflexive.len().min(MAX_REFLEXIVE)]),
+            mapping: self.own.mapping().into(),
+            answer,
+        };
+        self.send_on(transport, Via::Relayed(transport.peer.tag()), Kind::Punch(punch));
+    }
+
+    /// A peer offers an attempt, or answers an offer.
+    pub(super) fn on_punch(&mut self, now: Instant, session: &Arc<Transport>, punch: &proto::Punch) {
+        let id = session.peer;
+        if !self.config.punch || self.peers.get(&id).is_none_or(|p| p.is_up()) {
+            return;
+        }
+        let list = |endpoints: &[Vec<u8>], most| -> Vec<SocketAddr> {
+            endpoints.iter().take(most).filter_map(|e| decode_endpoint(e).ok()).collect()
+        };
+        let theirs = Places {
+            endpoints: list(&punch.endpoints, MAX_ENDPOINTS),
+            reflexive: list(&punch.reflexive, MAX_REFLEXIVE),
+            mapping: punch.mapping(),
+        };
+        let own = self.own.mapping();
+        if punch.answer {
+            if !self.puncher.has_offered(&id) {
+                return;
+            }
+        } else {
+            if !self.puncher.accepts(own, &id, &theirs) {
+                return;
+            }
+            self.send_punch(session, true);
+        }
+        self.counters.punches += 1;
+        self.puncher.begin(now, id, own, &theirs);
+    }
+
+    /// The probes that attempts want sent.
+    pub(super) fn send_punches(&mut self, now: Instant) {
+        for (id, addr) in self.puncher.poll(now) {
+            let first_id = self.rng.next_u32();
+            let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.is_up()) else {
+                self.puncher.end(&id);
+                continue;
+            };
+            peer.link.get_or_insert_with(|| Link::new(now, addr, first_id));
+            self.send_probe(now, id, addr);
+        }
+    }
+
+    /// The sockets beside the main one that are in use, by their numbers ([`path`]).
+    #[must_use]
+    pub fn sockets_in_use(&self) -> std::collections::BTreeSet<u32> {
+        let mut used = self.puncher.scouts();
+        let links = self.peers.values().filter_map(|p| p.link.as_ref());
+        used.extend(links.flat_map(|l| [Some(l.addr), l.candidate.map(|c| c.0)]).flatten().map(path::socket_of));
+        used
+    }
+}
+
+/// What addresses at which others saw a node tell of the NAT before it; `local` are the host's own.
+pub(super) fn mapping(seen: &[SocketAddr], local: &[SocketAddr]) -> Mapping {
+    let Some(latest) = seen.iter().rev().find(|a| a.is_ipv4()) else { return Mapping::Unknown };
+    if local.contains(latest) {
+        return Mapping::Independent;
+    }
+    let ports: Vec<u16> = seen.iter().filter(|a| a.ip() == latest.ip()).map(|a| a.port()).collect();
+    match ports[..] {
+        [_] => Mapping::Unknown,
+        _ if ports.iter().all(|p| *p == latest.port()) => Mapping::Independent,
+        _ => Mapping::Dependent,
+    }
+}

@@ -1,0 +1,317 @@
+//! Floor 2, sans-IO: making holes in NATs. When two nodes that talk through relays agree to try, both send probes at
+//! the same time to all places where the other one may be (simultaneous open, RFC 5128 §3.3). If one of them is behind
+//! a NAT that takes another public port for each destination, that one opens many ports and the other one tries many:
+//! by the birthday paradox two of them meet soon.
+//!
+//! It is polite: at most 64 datagrams a second to a target, at most 256 ports of our own at a time, an end after
+//! 20 seconds, and ever longer pauses between attempts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use crate::{
+    crypto::Rng,
+    types::{Duration, Instant, NodeId, path},
+    wire::proto::Mapping,
+};
+
+/// When all places are probed, counted from the start.
+const ROUNDS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+];
+/// When the many ports begin, if nothing else has helped until then.
+const BIRTHDAY_AFTER: Duration = Duration::from_millis(700);
+const GAP: Duration = Duration::from_micros(15_625);
+const SCOUTS: u32 = 256;
+const LIFE: Duration = Duration::from_secs(20);
+/// NATs take public ports from here up.
+const FIRST_PORT: u64 = 1024;
+/// Attempts of that kind at the same time: each costs the routers on the way an entry per datagram.
+const MAX_SPRAYS: usize = 2;
+/// How long an answer to an offer may take.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// Bytes on a session below which nobody is said to use it.
+const USED: u64 = 400;
+const MAX_PLACES: usize = 16;
+
+/// What a peer said of where it may be.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    pub endpoints: Vec<SocketAddr>,
+    /// Where others have seen it, the latest first.
+    pub reflexive: Vec<SocketAddr>,
+    pub mapping: Mapping,
+}
+
+#[derive(Debug)]
+enum Birthday {
+    /// Send from many ports to one.
+    Scouts { target: SocketAddr, numbers: std::ops::Range<u32>, sent: u32 },
+    /// Send from one port to many.
+    Spray { target: IpAddr },
+}
+
+#[derive(Debug)]
+struct Attempt {
+    since: Instant,
+    places: Vec<SocketAddr>,
+    rounds: usize,
+    birthday: Option<Birthday>,
+    next_birthday: Instant,
+}
+
+impl Attempt {
+    fn next(&self) -> Instant {
+        let round = ROUNDS.get(self.rounds).map(|at| self.since + *at);
+        let birthday = match &self.birthday {
+            Some(Birthday::Scouts { sent: SCOUTS, .. }) | None => None,
+            Some(_) => Some(self.next_birthday),
+        };
+        [round, birthday].into_iter().flatten().min().unwrap_or(self.since + LIFE).min(self.since + LIFE)
+    }
+
+    fn has_scouts(&self) -> bool {
+        matches!(self.birthday, Some(Birthday::Scouts { .. }))
+    }
+}
+
+#[derive(Debug)]
+struct History {
+    wait: Duration,
+    next: Instant,
+    /// When an offer was sent that has no answer yet.
+    offered: Option<Instant>,
+    /// Bytes on the sessions with the peer when the last attempt was over.
+    bytes: u64,
+}
+
+/// All attempts of a node.
+#[derive(Debug)]
+pub struct Puncher {
+    attempts: BTreeMap<NodeId, Attempt>,
+    history: BTreeMap<NodeId, History>,
+    next_number: u32,
+    rng: Rng,
+}
+
+impl Puncher {
+    #[must_use]
+    pub fn new(rng: Rng) -> Self {
+        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), next_number: 1, rng }
+    }
+
+    /// Whether to offer an attempt to a node that is reached through relays only; notes that it is offered. `bytes`:
+    /// what its sessions have carried so far.
+    pub fn offers(&mut self, now: Instant, id: NodeId, bytes: u64) -> bool {
+        let history = self.history.entry(id).or_insert(History { wait: RETRY.0, next: now, offered: None, bytes: 0 });
+        if self.attempts.contains_key(&id) || history.offered.is_some_and(|at| now.since(at) < ANSWER_TIME) {
+            history.bytes = bytes;
+            return false;
+        }
+        if now < history.next || bytes < history.bytes + USED {
+            return false;
+        }
+        history.offered = Some(now);
+        history.bytes = bytes;
+        history.next = now + self.rng.jitter(history.wait, 20);
+        history.wait = (history.wait * 2).min(RETRY.1);
+        true
+    }
+
+    /// Whether to take part in an attempt that `id` offers.
+    #[must_use]
+    pub fn accepts(&self, own: Mapping, id: &NodeId, theirs: &Places) -> bool {
+        let is_free = match birthday_kind(own, theirs.mapping) {
+            Some(true) => !self.attempts.values().any(Attempt::has_scouts),
+            Some(false) => self.attempts.values().filter(|a| a.birthday.is_some()).count() < MAX_SPRAYS,
+            None => true,
+        };
+        is_free && !self.attempts.contains_key(id)
+    }
+
+    /// Whether this node has offered an attempt to `id` and waits for the answer.
+    #[must_use]
+    pub fn has_offered(&self, id: &NodeId) -> bool {
+        self.history.get(id).is_some_and(|h| h.offered.is_some())
+    }
+
+    /// Both ends have agreed: send from now on.
+    pub fn begin(&mut self, now: Instant, id: NodeId, own: Mapping, theirs: &Places) {
+        let accepted = self.accepts(own, &id, theirs);
+        if let Some(history) = self.history.get_mut(&id) {
+            history.offered = None;
+        }
+        if self.attempts.contains_key(&id) {
+            return;
+        }
+        let mut places: Vec<SocketAddr> = theirs.reflexive.clone();
+        places.extend(theirs.endpoints.iter().filter(|e| !theirs.reflexive.contains(e)));
+        places.truncate(MAX_PLACES);
+        let birthday = match (birthday_kind(own, theirs.mapping), theirs.reflexive.first()) {
+            (Some(true), Some(target)) if accepted => {
+                let numbers = self.next_number..self.next_number + SCOUTS;
+                // Far from wrapping: a billion years of attempts.
+                self.next_number = numbers.end;
+                Some(Birthday::Scouts { target: *target, numbers, sent: 0 })
+            }
+            (Some(false), Some(target)) if accepted => Some(Birthday::Spray { target: target.ip() }),
+            _ => None,
+        };
+        let next_birthday = now + BIRTHDAY_AFTER;
+        self.attempts.insert(id, Attempt { since: now, places, rounds: 0, birthday, next_birthday });
+    }
+
+    /// The attempt is over: there is a link, or the peer is gone.
+    pub fn end(&mut self, id: &NodeId) {
+        self.attempts.remove(id);
+        self.history.remove(id);
+    }
+
+    /// The network changed: what failed may work now.
+    pub fn reset(&mut self) {
+        self.history.clear();
+    }
+
+    /// An address refuses what is sent there: no more sprays to it.
+    pub fn refused(&mut self, addr: SocketAddr) {
+        self.attempts.retain(|_, a| !matches!(&a.birthday, Some(Birthday::Spray { target }) if *target == addr.ip()));
+    }
+
+    /// The numbers of the scouts that attempts need.
+    pub fn scouts(&self) -> BTreeSet<u32> {
+        let used = self.attempts.values().filter_map(|a| match &a.birthday {
+            Some(Birthday::Scouts { numbers, .. }) => Some(numbers.clone()),
+            _ => None,
+        });
+        used.flatten().collect()
+    }
+
+    /// When [`Self::poll`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.attempts.values().map(Attempt::next).min()
+    }
+
+    /// The probes to send now: to whom, and where.
+    pub fn poll(&mut self, now: Instant) -> Vec<(NodeId, SocketAddr)> {
+        self.attempts.retain(|_, a| now.since(a.since) < LIFE);
+        let mut out = Vec::new();
+        for (id, a) in &mut self.attempts {
+            while ROUNDS.get(a.rounds).is_some_and(|at| a.since + *at <= now) {
+                a.rounds += 1;
+                out.extend(a.places.iter().map(|place| (*id, *place)));
+            }
+            if now < a.next_birthday {
+                continue;
+            }
+            a.next_birthday = now + GAP;
+            match &mut a.birthday {
+                Some(Birthday::Scouts { target, numbers, sent }) if *sent < SCOUTS => {
+                    out.push((*id, path::through(*target, numbers.start + *sent)));
+                    *sent += 1;
+                }
+                Some(Birthday::Spray { target }) => {
+                    let port = FIRST_PORT + self.rng.below(65_536 - FIRST_PORT);
+                    out.push((*id, SocketAddr::new(*target, port as u16)));
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+}
+
+/// Whether it takes many ports to meet: of ours (true), of the other end's (false). Between two NATs of that kind
+/// even many would not meet in any decent time.
+fn birthday_kind(own: Mapping, theirs: Mapping) -> Option<bool> {
+    match (own, theirs) {
+        (Mapping::Dependent, Mapping::Dependent) => None,
+        (Mapping::Dependent, _) => Some(true),
+        (_, Mapping::Dependent) => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(i: u8) -> NodeId {
+        NodeId([i; 32])
+    }
+
+    fn places(mapping: Mapping) -> Places {
+        let reflexive = vec!["198.51.100.7:4000".parse().unwrap()];
+        Places { endpoints: vec!["10.0.0.7:51900".parse().unwrap()], reflexive, mapping }
+    }
+
+    fn run(p: &mut Puncher, mut now: Instant, until: Instant) -> Vec<(Instant, SocketAddr)> {
+        let mut sent = Vec::new();
+        while let Some(at) = p.poll_timeout().filter(|at| *at < until) {
+            now = now.max(at);
+            sent.extend(p.poll(now).into_iter().map(|(_, to)| (now, to)));
+        }
+        sent
+    }
+
+    #[test]
+    fn a_birthday_attempt_keeps_to_its_budget_and_ends() {
+        let start = Instant(1_000_000);
+        for (own, theirs) in [(Mapping::Dependent, Mapping::Independent), (Mapping::Unknown, Mapping::Dependent)] {
+            let mut p = Puncher::new(Rng::from_seed([1; 32]));
+            p.begin(start, id(1), own, &places(theirs));
+            let sent = run(&mut p, start, start + Duration::from_secs(60));
+            let extra: Vec<_> = sent.iter().filter(|(_, to)| !places(theirs).reflexive.contains(to)).collect();
+            for (at, _) in &extra {
+                let second = extra.iter().filter(|(t, _)| *t >= *at && t.since(*at) < Duration::from_secs(1)).count();
+                assert!(second <= 64 + ROUNDS.len() * 2, "{second} in a second");
+            }
+            let sockets: BTreeSet<u32> = sent.iter().map(|(_, to)| path::socket_of(*to)).collect();
+            if own == Mapping::Dependent {
+                assert_eq!(sockets.len(), 257);
+            } else {
+                let ports: BTreeSet<u16> = sent.iter().map(|(_, to)| to.port()).collect();
+                assert!(sockets.len() == 1 && ports.len() > 1000, "{}", ports.len());
+            }
+            assert!(sent.iter().all(|(at, _)| at.since(start) <= LIFE) && p.poll_timeout().is_none());
+            assert!(p.scouts().is_empty(), "nothing stays open");
+        }
+    }
+
+    #[test]
+    fn offers_back_off_and_follow_use() {
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        let mut now = Instant(0);
+        let mut offers = Vec::new();
+        for second in 0..3600u64 {
+            now = Instant(second * 1_000_000);
+            if p.offers(now, id(1), 1000 + second * 1000) {
+                offers.push(second);
+            }
+        }
+        assert!(offers[0] == 0 && offers.len() < 16 && *offers.last().unwrap() > 2400, "{offers:?}");
+        let mut idle = Puncher::new(Rng::from_seed([1; 32]));
+        assert!(idle.offers(now, id(1), 1000));
+        assert!(!idle.offers(now + Duration::from_secs(60), id(1), 1000), "nobody uses it");
+        idle.end(&id(1));
+        assert!(idle.offers(now + Duration::from_secs(60), id(1), 1000));
+    }
+
+    #[test]
+    fn one_side_with_many_ports_at_a_time() {
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        let easy = places(Mapping::Independent);
+        assert!(p.accepts(Mapping::Dependent, &id(1), &easy));
+        p.begin(Instant(0), id(1), Mapping::Dependent, &easy);
+        assert!(!p.accepts(Mapping::Dependent, &id(2), &easy));
+        p.end(&id(1));
+        assert!(p.accepts(Mapping::Dependent, &id(2), &easy));
+    }
+}

@@ -1,0 +1,121 @@
+//! The sockets of a node: those at the port that everybody knows, and scouts: further ones at ports of their own, with
+//! which a node behind a symmetric NAT looks for a way in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{Offloads, UdpTransport};
+use crate::types::path;
+
+type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
+
+/// All sockets that datagrams leave through and arrive at.
+pub struct Sockets {
+    main: Vec<UdpTransport>,
+    wanted: Offloads,
+    scouts: ArcSwap<Scouts>,
+    /// Held while scouts are opened or closed.
+    changing: Mutex<()>,
+    poll: OwnedFd,
+}
+
+impl Sockets {
+    /// Binds `count` sockets, at least one, to `addr`; the kernel keeps each peer's datagrams on one of them.
+    pub fn bind(addr: SocketAddr, wanted: Offloads, count: usize) -> io::Result<Self> {
+        let first = UdpTransport::bind(addr, wanted)?;
+        let mut main = if count > 1 { first.bind_more(wanted, count - 1)? } else { Vec::new() };
+        main.insert(0, first);
+        // SAFETY: epoll_create1 takes no pointer; a result that isn't negative is a descriptor of ours alone.
+        let poll = unsafe {
+            let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from(File::from_raw_fd(fd))
+        };
+        Ok(Self { main, wanted, scouts: ArcSwap::default(), changing: Mutex::new(()), poll })
+    }
+
+    /// Those at the port that everybody knows; the first is the one to send from.
+    #[must_use]
+    pub fn main(&self) -> &[UdpTransport] {
+        &self.main
+    }
+
+    /// Sends one datagram through the socket that `to` names; opens a scout if there is none of that number yet.
+    pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        match path::socket_of(to) {
+            0 => self.main[0].send(to, bytes),
+            number => self.scout(number)?.send(to, bytes),
+        }
+    }
+
+    /// [`Self::send`] of one that must not be fragmented.
+    pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        match path::socket_of(to) {
+            0 => self.main[0].send_whole(to, bytes),
+            number => self.scout(number)?.send_whole(to, bytes),
+        }
+    }
+
+    /// Scout `number`, opened if need be.
+    pub(super) fn scout(&self, number: u32) -> io::Result<Arc<UdpTransport>> {
+        if let Some(scout) = self.scouts.load().get(&number) {
+            return Ok(Arc::clone(scout));
+        }
+        let _guard = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = Scouts::clone(&self.scouts.load());
+        if let Some(scout) = all.get(&number) {
+            return Ok(Arc::clone(scout));
+        }
+        let any_port = SocketAddr::new(self.main[0].local_addr()?.ip(), 0);
+        let mut scout = UdpTransport::bind(any_port, self.wanted)?;
+        scout.number = number;
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: u64::from(number) };
+        // SAFETY: `event` outlives the call, and both descriptors are open. A closed one leaves the set by itself.
+        let added = unsafe {
+            let fd = scout.socket.as_raw_fd();
+            libc::epoll_ctl(self.poll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event)
+        };
+        if added < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let scout = Arc::new(scout);
+        all.insert(number, Arc::clone(&scout));
+        self.scouts.store(Arc::new(all));
+        Ok(scout)
+    }
+
+    /// How many scouts are open.
+    #[must_use]
+    pub fn scouts(&self) -> usize {
+        self.scouts.load().len()
+    }
+
+    /// Closes every scout but these.
+    pub fn keep(&self, numbers: &BTreeSet<u32>) {
+        let _guard = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = Scouts::clone(&self.scouts.load());
+        all.retain(|number, _| numbers.contains(number));
+        self.scouts.store(Arc::new(all));
+    }
+
+    /// Waits until datagrams are there for scouts, and returns these.
+    pub fn wait_for_scouts(&self) -> Vec<Arc<UdpTransport>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 32];
+        // SAFETY: the array outlives the call and has the length given.
+        let n =
+            unsafe { libc::epoll_wait(self.poll.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, -1) };
+        let ready = &events[..usize::try_from(n).unwrap_or(0)];
+        let scouts = self.scouts.load();
+        ready.iter().filter_map(|e| scouts.get(&u32::try_from(e.u64).ok()?).cloned()).collect()
+    }
+}

@@ -1,0 +1,51 @@
+//! Which of this host's sockets a peer's address is reached through.
+//!
+//! A node has one UDP port that everybody knows. Behind a symmetric NAT it may open more, and the NAT then lets a peer
+//! through at one of them only. So an address can carry the number of a socket, in the flow information that the mesh
+//! has no other use for; without one it means the port that everybody knows. On the wire addresses are plain.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+/// `addr`, to be reached through socket `number`. 0 is the port that everybody knows.
+#[must_use]
+pub fn through(addr: SocketAddr, number: u32) -> SocketAddr {
+    if number == 0 {
+        return plain(addr);
+    }
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    SocketAddrV6::new(ip, addr.port(), number, 0).into()
+}
+
+/// The number of the socket that leads to `addr`.
+#[must_use]
+pub fn socket_of(addr: SocketAddr) -> u32 {
+    match addr {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(a) => a.flowinfo(),
+    }
+}
+
+/// The address itself.
+#[must_use]
+pub fn plain(addr: SocketAddr) -> SocketAddr {
+    if socket_of(addr) == 0 { addr } else { SocketAddr::new(addr.ip().to_canonical(), addr.port()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_can_be_told_and_taken_away() {
+        for text in ["192.0.2.1:9", "[2001:db8::1]:9"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            let other = through(addr, 7);
+            assert_ne!(other, addr);
+            assert_eq!((socket_of(other), plain(other), socket_of(addr), plain(addr)), (7, addr, 0, addr));
+            assert_eq!((through(other, 0), through(addr, 0)), (addr, addr));
+        }
+    }
+}
