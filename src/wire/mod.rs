@@ -18,7 +18,7 @@ pub mod proto {
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::types::IpPrefix;
+use crate::types::{IpPrefix, path};
 
 /// Bytes from outside that are not what they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,8 @@ pub fn decode_prefix(bytes: &[u8]) -> Result<IpPrefix, Malformed> {
 /// A transport endpoint as its address, then its port.
 #[must_use]
 pub fn encode_endpoint(endpoint: SocketAddr) -> Vec<u8> {
-    let mut out = encode_ip(endpoint.ip().to_canonical());
+    let endpoint = path::plain(endpoint);
+    let mut out = encode_ip(endpoint.ip());
     out.extend_from_slice(&endpoint.port().to_be_bytes());
     out
 }

@@ -4,6 +4,7 @@
 mod harness;
 mod matrix;
 mod routers;
+mod transfer;
 mod verdicts;
 
 use std::process::ExitCode;
@@ -12,6 +13,8 @@ fn main() -> ExitCode {
     harness::run(&[
         ("netcheck_tells_every_nat", verdicts::every_nat),
         ("every_pair_of_nats_is_connected", matrix::every_pair),
+        ("a_transfer_survives_every_change_of_path", transfer::survives),
+        ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
     ])
 }

@@ -21,7 +21,7 @@ fn echoes(from: &Daemon, to: &Daemon) -> bool {
     matches!(from.ask(&Request::Ping { node: to.name.clone(), size: 1000 }), Ok(Response::Pong { .. }))
 }
 
-fn is_direct(a: &Daemon, b: &Daemon) -> bool {
+pub fn is_direct(a: &Daemon, b: &Daemon) -> bool {
     a.has_link(&b.name) && b.has_link(&a.name)
 }
 
@@ -96,14 +96,15 @@ pub fn every_pair() {
 }
 
 /// A network of its own, so that many can run at the same time.
-struct Pair {
+pub struct Pair {
     _internet: Internet,
     _dir: Dir,
     _hub: Daemon,
-    sites: [(Site, Daemon); 2],
+    pub sites: [(Site, Daemon); 2],
 }
 
-fn pair(kinds: [Kind; 2]) -> Pair {
+/// Two sites and a hub; `prepare` is called before the sites' daemons start.
+pub fn pair(kinds: [Kind; 2], prepare: impl Fn(&[Site; 2])) -> Pair {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
     let host = internet.public(HUB.parse().unwrap()).unwrap();
@@ -112,8 +113,12 @@ fn pair(kinds: [Kind; 2]) -> Pair {
     let mut n = 0;
     let sites = kinds.map(|kind| {
         n += 1;
-        let site = Site::new(&mut internet, kind, n);
-        let mut daemon = node(&dir, &format!("{}-{n}", kind.name()), &bootstrap(HUB));
+        Site::new(&mut internet, kind, n)
+    });
+    prepare(&sites);
+    let sites = sites.map(|site| {
+        let name = format!("{}-{}", site.kind.name(), site.n);
+        let mut daemon = node(&dir, &name, &bootstrap(HUB));
         daemon.start(&site.host).unwrap();
         (site, daemon)
     });
@@ -125,7 +130,7 @@ const TRIALS: usize = 20;
 const TRIAL: Duration = Duration::from_secs(45);
 
 pub fn hard_pairs() {
-    let pairs: Vec<Pair> = (0..TRIALS).map(|_| pair([Kind::Symmetric, Kind::PortRestricted])).collect();
+    let pairs: Vec<Pair> = (0..TRIALS).map(|_| pair([Kind::Symmetric, Kind::PortRestricted], |_| ())).collect();
     for p in &pairs {
         need_route(&p.sites[0].1, &p.sites[1].1.name);
     }

@@ -47,6 +47,8 @@ impl Kind {
 /// A host and the routers between it and the internet, the outermost first.
 pub struct Site {
     pub kind: Kind,
+    /// The last byte of its public address.
+    pub n: u8,
     pub routers: Vec<Host>,
     pub host: Host,
 }
@@ -111,7 +113,7 @@ impl Site {
     pub fn new(internet: &mut Internet, kind: Kind, n: u8) -> Self {
         let public = internet.public(IpAddr::from([203, 0, 113, n])).unwrap();
         if kind == Kind::Open {
-            return Self { kind, routers: Vec::new(), host: public };
+            return Self { kind, n, routers: Vec::new(), host: public };
         }
         let mut routers = vec![public];
         if kind == Kind::Double {
@@ -132,6 +134,6 @@ impl Site {
                 nft(router, "insert rule inet fw forward meta l4proto udp drop");
             }
         }
-        Self { kind, routers, host }
+        Self { kind, n, routers, host }
     }
 }

@@ -1,0 +1,172 @@
+//! A transfer that goes on while its path changes: relayed, direct, relayed again, from another address.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use aegisray::{
+    host::Netlink,
+    lab::{
+        topology::Host,
+        traffic::{Echo, echoes},
+    },
+    types::IpPrefix,
+};
+
+use super::{
+    harness::{need, need_route},
+    matrix::{is_direct, pair},
+    routers::{Kind, nft},
+};
+
+const PORT: u16 = 7020;
+/// Bytes a second: enough that a stall shows, not so many that the machine is the limit.
+const RATE: usize = 12 << 20;
+const BYTES: usize = 120 << 20;
+
+/// What a transfer went through.
+#[derive(Debug)]
+struct Outcome {
+    received: usize,
+    wrong: usize,
+    longest_stall: Duration,
+}
+
+fn byte(at: usize) -> u8 {
+    (at / 3 ^ at >> 11) as u8
+}
+
+fn transfer(from: &Host, to: &Host, address: IpAddr) -> io::Result<Outcome> {
+    let listener = to.ns.run(|| TcpListener::bind((address, PORT)))?;
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(move || -> io::Result<Outcome> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            let mut outcome = Outcome { received: 0, wrong: 0, longest_stall: Duration::ZERO };
+            let mut buffer = vec![0; 64 << 10];
+            let mut last = Instant::now();
+            loop {
+                let n = stream.read(&mut buffer)?;
+                if n == 0 {
+                    return Ok(outcome);
+                }
+                outcome.longest_stall = outcome.longest_stall.max(last.elapsed());
+                last = Instant::now();
+                let start = outcome.received;
+                outcome.wrong += buffer[..n].iter().enumerate().filter(|(i, b)| **b != byte(start + i)).count();
+                outcome.received += n;
+            }
+        });
+        from.ns.run(|| {
+            let mut stream = TcpStream::connect_timeout(&(address, PORT).into(), Duration::from_secs(5))?;
+            let (mut sent, start) = (0, Instant::now());
+            while sent < BYTES {
+                let chunk: Vec<u8> = (sent..(sent + (16 << 10)).min(BYTES)).map(byte).collect();
+                stream.write_all(&chunk)?;
+                sent += chunk.len();
+                let due = Duration::from_secs_f64(sent as f64 / RATE as f64);
+                std::thread::sleep(due.saturating_sub(start.elapsed()));
+            }
+            Ok(())
+        })?;
+        receiver.join().map_err(|_| io::Error::other("the receiver failed"))?
+    })
+}
+
+/// Whether the routers let the two sites' packets pass directly.
+fn allow_direct(router: &Host, other: u8, allowed: bool) {
+    if allowed {
+        nft(router, "delete table inet direct");
+    } else {
+        nft(
+            router,
+            &format!(
+                "table inet direct {{
+                    chain forward {{ type filter hook forward priority -10; policy accept;
+                      ip daddr 203.0.113.{other} meta l4proto udp drop
+                      ip saddr 203.0.113.{other} meta l4proto udp drop
+                    }}
+                }}"
+            ),
+        );
+    }
+}
+
+pub fn survives() {
+    let p = pair([Kind::PortRestricted, Kind::PortRestricted], |sites| {
+        allow_direct(&sites[0].routers[0], 2, false);
+    });
+    let [(site, a), (other, b)] = &p.sites;
+    need_route(a, &b.name);
+    need_route(b, &a.name);
+    let address = need(b, "addresses", || b.addresses()).0;
+    let router = &site.routers[0];
+    let changes = |start: Instant| {
+        let mut log = Vec::new();
+        let mut note = |what: &str| log.push(format!("{what} after {:.1} s", start.elapsed().as_secs_f64()));
+        std::thread::sleep(Duration::from_millis(1000));
+        assert!(!is_direct(a, b), "relayed at first");
+        allow_direct(router, 2, true);
+        note("the hole may open");
+        need(a, "direct path", || is_direct(a, b).then_some(()));
+        note("direct");
+        std::thread::sleep(Duration::from_millis(700));
+        allow_direct(router, 2, false);
+        note("the hole is closed");
+        need(a, "end of the direct path", || (!is_direct(a, b)).then_some(()));
+        note("relayed");
+        std::thread::sleep(Duration::from_millis(700));
+        site.host
+            .ns
+            .run(|| {
+                let mut n = Netlink::open()?;
+                n.remove_address("eth0", "192.168.1.2".parse().unwrap(), 24)?;
+                n.add_address("eth0", "192.168.1.77".parse().unwrap(), 24)?;
+                let everywhere = IpPrefix::new([0, 0, 0, 0].into(), 0).unwrap();
+                n.add_route(everywhere, Some([192, 168, 1, 1].into()), None)
+            })
+            .unwrap();
+        note("another address");
+        log
+    };
+    let outcome = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| changes(Instant::now()));
+        let outcome = transfer(&site.host, &other.host, address).expect("the transfer survives");
+        println!("  {}", changes.join().unwrap().join(", "));
+        outcome
+    });
+    println!(
+        "  {} MiB, {} bytes wrong, longest stall {} ms",
+        outcome.received >> 20,
+        outcome.wrong,
+        outcome.longest_stall.as_millis()
+    );
+    assert_eq!((outcome.received, outcome.wrong), (BYTES, 0));
+    assert!(outcome.longest_stall < Duration::from_secs(1), "{:?}", outcome.longest_stall);
+}
+
+/// The routers lose all they know of connections, as when they are started anew, while packets flow.
+pub fn reboots() {
+    for kinds in [[Kind::PortRestricted, Kind::PortRestricted], [Kind::FullCone, Kind::Symmetric]] {
+        let p = pair(kinds, |_| ());
+        let [(site, a), (other, b)] = &p.sites;
+        let address = need(b, "addresses", || b.addresses()).0;
+        need_route(a, &b.name);
+        need(a, "direct path", || is_direct(a, b).then_some(()));
+        let _echo = Echo::start(&other.host, address);
+        let interval = Duration::from_millis(20);
+        let reboot = || {
+            for router in site.routers.iter().chain(&other.routers) {
+                let output = router.ns.command("conntrack").arg("-F").output().expect("conntrack is installed");
+                assert!(output.status.success(), "{output:?}");
+            }
+        };
+        let run = (interval, Duration::from_secs(4));
+        let seen = echoes(&site.host, address, run, 64, (Duration::from_secs(1), &reboot)).unwrap();
+        let outage = seen.longest_outage(interval);
+        println!("  {} and {}: outage {} ms", kinds[0].name(), kinds[1].name(), outage.as_millis());
+        assert!(seen.answered.len() > 100 && outage <= Duration::from_secs(1), "{outage:?}");
+    }
+}
