@@ -11,6 +11,7 @@ command -v c++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 # The NAT routers of the tests.
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables)
+command -v miniupnpd >/dev/null || [ -x /usr/sbin/miniupnpd ] || missing+=(miniupnpd miniupnpd-nftables)
 command -v conntrack >/dev/null || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
 if [ ${#missing[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null; then

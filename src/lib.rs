@@ -14,6 +14,7 @@ pub mod identity;
 pub mod lab;
 pub mod netcheck;
 pub mod node;
+pub mod portmap;
 pub mod punch;
 pub mod routing;
 pub mod session;

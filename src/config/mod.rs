@@ -27,6 +27,17 @@ pub const DEFAULT_CONFIG: &str = "/etc/aegisray/peer.yaml";
 pub const DEFAULT_STATE: &str = "/var/lib/aegisray";
 pub const DEFAULT_SOCKET: &str = "/run/aegisray/aegisray.sock";
 
+/// What a relay gives to others; `None`: as much as they want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RelayLimits {
+    /// Bytes a second for all together.
+    pub total: Option<u64>,
+    /// Bytes a second for each neighbour.
+    pub per_peer: Option<u64>,
+    /// Neighbours at a time.
+    pub peers: Option<usize>,
+}
+
 /// A validated configuration: everything is in range and every file that it names could be read.
 #[derive(Debug)]
 pub struct Config {
@@ -54,9 +65,12 @@ pub struct Config {
     pub stun_servers: Vec<String>,
     /// Answer STUN requests.
     pub stun: bool,
+    /// Ask the router for a public port.
+    pub port_mapping: bool,
     pub cost: Metric,
     pub link_costs: HashMap<NodeId, Metric>,
     pub relay: bool,
+    pub relay_limits: RelayLimits,
     pub announce: Vec<IpPrefix>,
     pub interface: String,
     pub mtu: u16,
@@ -269,9 +283,15 @@ impl Reader<'_> {
             punch: raw.peers.punch,
             stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
             stun: raw.listen.stun,
+            port_mapping: raw.listen.port_mapping,
             cost: raw.routing.cost.0,
             link_costs: raw.routing.link_cost.iter().map(|l| (l.node.0, l.cost.0)).collect(),
             relay: raw.routing.relay,
+            relay_limits: RelayLimits {
+                total: raw.routing.relay_limit.mbit.map(|m| m.0 * 125_000),
+                per_peer: raw.routing.relay_limit.peer_mbit.map(|m| m.0 * 125_000),
+                peers: raw.routing.relay_limit.peers.map(|p| p.0),
+            },
             announce: raw.routing.announce.iter().map(|p| p.0).collect(),
             interface: raw.mesh.interface.0,
             mtu: raw.mesh.mtu.0,

@@ -71,6 +71,7 @@ pub(super) struct RawListen {
     pub advertise: Vec<Endpoint>,
     pub offload: bool,
     pub stun: bool,
+    pub port_mapping: bool,
 }
 
 impl Default for RawListen {
@@ -81,6 +82,7 @@ impl Default for RawListen {
             advertise: Vec::new(),
             offload: true,
             stun: true,
+            port_mapping: true,
         }
     }
 }
@@ -129,13 +131,21 @@ pub(super) struct RawRouting {
     pub cost: Cost,
     pub link_cost: Vec<RawLinkCost>,
     pub relay: bool,
+    pub relay_limit: RawRelayLimit,
     pub announce: Vec<Prefix>,
     pub accept: Vec<RawAccept>,
 }
 
 impl Default for RawRouting {
     fn default() -> Self {
-        Self { cost: Cost(0), link_cost: Vec::new(), relay: true, announce: Vec::new(), accept: Vec::new() }
+        Self {
+            cost: Cost(0),
+            link_cost: Vec::new(),
+            relay: true,
+            relay_limit: RawRelayLimit::default(),
+            announce: Vec::new(),
+            accept: Vec::new(),
+        }
     }
 }
 
@@ -144,6 +154,14 @@ impl Default for RawRouting {
 pub(super) struct RawLinkCost {
     pub node: Id,
     pub cost: Cost,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRelayLimit {
+    pub mbit: Option<Mbit>,
+    pub peer_mbit: Option<Mbit>,
+    pub peers: Option<RelayPeers>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -262,6 +280,8 @@ checked!(
 );
 checked!(Mtu(u16) from i64, |v| ranged(v, 1280, 1420, "bytes").map(|v| v as u16));
 checked!(Queues(usize) from i64, |v| ranged(v, 1, 16, "a number").map(|v| v as usize));
+checked!(Mbit(u64) from i64, |v| ranged(v, 1, 1_000_000, "Mbit/s").map(|v| v as u64));
+checked!(RelayPeers(usize) from i64, |v| ranged(v, 1, 1000, "a number").map(|v| v as usize));
 checked!(MaxPeers(usize) from i64, |v| ranged(v, 8, 1000, "a number").map(|v| v as usize));
 checked!(Cost(Metric) from i64, |v| ranged(v, 0, 1_000_000, "microseconds").map(|v| v as Metric));
 checked!(Seconds(Duration) from i64, |v| ranged(v, 10, 86_400, "seconds").map(|v| Duration::from_secs(v as u64)));

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     calls::Pending,
     lan::Lan,
+    mapping::PortMapper,
     reflexive::{self, Reflexive},
     resolve,
     state::StateFile,
@@ -36,6 +37,8 @@ const BEACON: Duration = Duration::from_secs(30);
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Items taken from the data plane before the node's timers are looked at again.
 const BURST: usize = 256;
+/// How long the router may take to take its port back when the daemon stops.
+const UNMAP_TIME: Duration = Duration::from_millis(800);
 
 /// This process' monotonic clock as the node's [`Instant`].
 #[derive(Clone, Copy)]
@@ -105,6 +108,8 @@ impl Control {
         tokio::spawn(resolve::run(self.config.bootstrap.clone(), resolved_tx));
         let (stun_tx, mut stun_servers) = mpsc::channel(4);
         tokio::spawn(resolve::run(self.config.stun_servers.clone(), stun_tx));
+        let (mapped_tx, mut mapped) = mpsc::unbounded_channel();
+        let mapper = self.start_mapper(mapped_tx);
         let mut ask_stun = time::interval(reflexive::TICK);
         ask_stun.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
@@ -140,7 +145,20 @@ impl Control {
                         self.handle_input(input);
                     }
                 }
-                Some(change) = changes.recv() => self.handle_change(change),
+                Some(change) = changes.recv() => {
+                    if self.handle_change(change)
+                        && let Some(mapper) = &mapper
+                    {
+                        mapper.again();
+                    }
+                }
+                Some(external) = mapped.recv() => {
+                    if let Some(external) = external {
+                        tracing::info!(%external, "the router keeps a public port for this node");
+                    }
+                    let now = self.clock.now();
+                    self.node.set_mapped_endpoint(now, external);
+                }
                 Some(addresses) = resolved.recv() => {
                     let now = self.clock.now();
                     self.node.set_bootstrap(now, &addresses);
@@ -169,6 +187,11 @@ impl Control {
         self.node.shutdown();
         self.carry_out();
         self.save();
+        if let Some(mapper) = mapper {
+            mapper.stop(UNMAP_TIME).await;
+        }
+        // Whoever asked for the end gets an answer.
+        time::sleep(Duration::from_millis(10)).await;
         let _ = std::fs::remove_file(&self.config.socket);
         tracing::info!("stopped");
     }
@@ -203,7 +226,23 @@ impl Control {
         }
     }
 
-    fn handle_change(&mut self, change: LinkChange) {
+    /// Changes that come to the mapped address are told, not every renewal.
+    fn start_mapper(&self, tell: mpsc::UnboundedSender<Option<SocketAddr>>) -> Option<PortMapper> {
+        let port = self.shared.socket().local_addr().ok()?.port();
+        let last = std::sync::Mutex::new(None);
+        let found = move |external: Option<SocketAddr>| {
+            let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if *last != external {
+                *last = external;
+                // The daemon may be about to stop.
+                let _ = tell.send(external);
+            }
+        };
+        if self.config.port_mapping { PortMapper::start(port, found) } else { None }
+    }
+
+    /// Returns whether the change concerns another interface than the mesh's.
+    fn handle_change(&mut self, change: LinkChange) -> bool {
         let now = self.clock.now();
         let (index, up) = match change {
             LinkChange::Interface { index, up } => (index, up),
@@ -215,6 +254,7 @@ impl Control {
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
         }
+        index != ours
     }
 
     fn refresh_endpoints(&mut self) {
@@ -405,6 +445,7 @@ impl Control {
             ("received_packets", &c.received_packets),
             ("received_bytes", &c.received_bytes),
             ("relayed_packets", &c.relayed_packets),
+            ("relayed_bytes", &c.relayed_bytes),
             ("send_errors", &c.send_errors),
             ("tun_errors", &c.tun_errors),
             ("too_big", &c.too_big),

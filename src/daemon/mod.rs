@@ -3,13 +3,13 @@
 mod calls;
 mod control;
 mod lan;
+mod mapping;
 mod reflexive;
 mod resolve;
 mod state;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -71,14 +71,8 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let state = files.load();
     let node = make_node(&config, &state, stun_port, clock.now())?;
     let (to_control, inputs) = mpsc::channel(CONTROL_QUEUE);
-    let shared = Arc::new(Shared {
-        tables: ArcSwap::from_pointee(node.snapshot()),
-        counters: dataplane::Counters::default(),
-        sockets,
-        stun,
-        tun,
-        to_control,
-    });
+    let tables = (node.snapshot(), to_control);
+    let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables));
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     dataplane::start(&shared)?;

@@ -1,6 +1,7 @@
 //! Floor 5: the threads that move packets between the TUN device and the links. They read a frozen [`Snapshot`] of the
 //! node's tables, share no lock, and hand to the control side only what is not a packet.
 
+mod limits;
 mod rx;
 mod tx;
 
@@ -8,20 +9,24 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use self::limits::RelayLimiter;
 use crate::{
+    config::RelayLimits,
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
     transport::{Sockets, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
+    types::NodeId,
     wire::{ip, vnet::VnetHeader},
 };
 
@@ -52,6 +57,7 @@ pub struct Counters {
     pub received_packets: AtomicU64,
     pub received_bytes: AtomicU64,
     pub relayed_packets: AtomicU64,
+    pub relayed_bytes: AtomicU64,
     pub send_errors: AtomicU64,
     pub tun_errors: AtomicU64,
     pub too_big: AtomicU64,
@@ -87,9 +93,36 @@ pub struct Shared {
     pub stun: Option<StunServer>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
+    limiter: Option<Mutex<RelayLimiter>>,
 }
 
 impl Shared {
+    #[must_use]
+    pub fn new(
+        sockets: Sockets,
+        stun: Option<StunServer>,
+        tun: Tun,
+        limits: RelayLimits,
+        (tables, to_control): (Snapshot, mpsc::Sender<Input>),
+    ) -> Self {
+        let limited = limits != RelayLimits::default();
+        Self {
+            tables: ArcSwap::from_pointee(tables),
+            counters: Counters::default(),
+            sockets,
+            stun,
+            tun,
+            to_control,
+            limiter: limited.then(|| Mutex::new(RelayLimiter::new(limits, Instant::now()))),
+        }
+    }
+
+    /// Whether a datagram of a neighbour may be relayed now. Nothing is locked where nothing is limited.
+    fn may_relay(&self, from: &NodeId, bytes: usize) -> bool {
+        let Some(limiter) = &self.limiter else { return true };
+        limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now(), *from, bytes)
+    }
+
     /// The socket at the port that everybody knows.
     #[must_use]
     pub fn socket(&self) -> &UdpTransport {

@@ -108,13 +108,18 @@ impl<'a> Receiver<'a> {
                 let plaintext = bytes[at].to_vec();
                 shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
             }
-            Ingress::Forward { to, link, newest } => {
+            Ingress::Forward { to, link, session, newest } => {
+                if !shared.may_relay(&session.peer, bytes.len()) {
+                    shared.counters.drop(Drop::RelayLimit);
+                    return;
+                }
+                Counters::add(&shared.counters.relayed_bytes, bytes.len() as u64);
                 Counters::add(&shared.counters.relayed_packets, 1);
                 self.relayed.push(to, ecn, range);
                 if link.note_traffic(1) {
                     shared.tell(Input::Activity(Arc::clone(link)));
                 }
-                if let Some(session) = newest.filter(|s| !tables.is_at(s.local_index, from)) {
+                if newest && !tables.is_at(session.local_index, from) {
                     let via = Via::Direct(from);
                     shared.tell(Input::Opened { session: Arc::clone(session), via, newest: true, interface });
                 }

@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 
 use self::ask::Asker;
-use crate::{host, wire::stun::Change};
+use crate::{host, portmap, wire::stun::Change};
 
 /// A host that answers nobody (TEST-NET-1, RFC 5737): who accepts a connection to it is in the middle.
 const NOBODY: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
@@ -47,6 +47,8 @@ pub struct Report {
     pub hairpin: Option<bool>,
     /// Something accepts TCP connections in others' names: a captive portal or a proxy.
     pub intercepted: bool,
+    /// Protocols by which a router here gives out public ports.
+    pub port_mapping: Vec<&'static str>,
     /// Servers by round trip, the nearest first.
     pub servers: Vec<Server>,
     /// What it all means for direct connections.
@@ -66,6 +68,7 @@ pub struct Server {
 /// Examines the network with the help of `servers`.
 pub fn run(servers: &[SocketAddr]) -> io::Result<Report> {
     let interception = thread::spawn(|| TcpStream::connect_timeout(&NOBODY.into(), Duration::from_secs(2)).is_ok());
+    let port_mapping = thread::spawn(portmap::probe);
     let main = Asker::open()?;
     let answers: Vec<_> = main.ask_all(servers);
     let mut list: Vec<Server> = servers
@@ -113,6 +116,7 @@ pub fn run(servers: &[SocketAddr]) -> io::Result<Report> {
         filtering,
         hairpin,
         intercepted: interception.join().unwrap_or(false),
+        port_mapping: port_mapping.join().unwrap_or_default(),
         servers: list,
         verdict: "",
     };

@@ -66,11 +66,13 @@ pub enum Drop {
     /// No route, for a packet of a user or for a relayed one.
     NoRoute,
     TtlExpired,
+    /// More than this relay gives to the neighbour, or to all.
+    RelayLimit,
     QueueFull,
 }
 
 impl Drop {
-    pub const ALL: [Drop; 8] = [
+    pub const ALL: [Drop; 9] = [
         Drop::Malformed,
         Drop::UnknownSession,
         Drop::Forged,
@@ -78,6 +80,7 @@ impl Drop {
         Drop::SpoofedSource,
         Drop::NoRoute,
         Drop::TtlExpired,
+        Drop::RelayLimit,
         Drop::QueueFull,
     ];
 
@@ -92,6 +95,7 @@ impl Drop {
             Drop::SpoofedSource => "spoofed_source",
             Drop::NoRoute => "no_route",
             Drop::TtlExpired => "ttl_expired",
+            Drop::RelayLimit => "relay_limit",
             Drop::QueueFull => "queue_full",
         }
     }
@@ -127,7 +131,9 @@ pub enum Ingress<'t> {
     Forward {
         to: SocketAddr,
         link: &'t Arc<Transport>,
-        newest: Option<&'t Arc<Transport>>,
+        /// The neighbour's session that it came on, and whether nothing newer has come on it.
+        session: &'t Arc<Transport>,
+        newest: bool,
     },
     /// A handshake, cookie or beacon at this offset: the control side's business.
     Control {
@@ -152,9 +158,9 @@ pub fn ingress<'t>(tables: &'t impl Tables, from: SocketAddr, datagram: &mut [u8
                 return Ingress::Drop(Drop::TtlExpired);
             };
             let Some((next, to)) = tables.relay(header.dst) else { return Ingress::Drop(Drop::NoRoute) };
-            let newest = link.is_newest(header.counter).then_some(link);
+            let newest = link.is_newest(header.counter);
             datagram[..HOP_HEADER].copy_from_slice(&next.seal_hop(ttl, header.dst, header.src));
-            Ingress::Forward { to, link: next, newest }
+            Ingress::Forward { to, link: next, session: link, newest }
         }
         Ok(_) => inner(tables, Via::Direct(from), 0, datagram),
         Err(_) => Ingress::Drop(Drop::Malformed),

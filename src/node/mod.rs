@@ -304,9 +304,9 @@ impl Node {
                 let session = Arc::clone(session);
                 self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
             }
-            Ingress::Forward { to, link, newest } => {
-                let (link, newest) = (Arc::clone(link), newest.map(Arc::clone));
-                if let Some(session) = newest {
+            Ingress::Forward { to, link, session, newest } => {
+                let (link, session) = (Arc::clone(link), Arc::clone(session));
+                if newest {
                     self.handle_opened(now, &session, Via::Direct(from), true, interface);
                 }
                 self.counters.relayed += 1;

@@ -30,6 +30,8 @@ pub(super) struct Own {
     seqno: SeqNo,
     configured: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
+    /// The public port that the router keeps for this node.
+    mapped: Option<SocketAddr>,
     observed: Vec<(Observer, SocketAddr)>,
     dirty: bool,
     needed: SeqNo,
@@ -44,6 +46,7 @@ impl Own {
             admission,
             seqno,
             local: Vec::new(),
+            mapped: None,
             observed: Vec::new(),
             dirty: false,
             needed: 0,
@@ -84,7 +87,7 @@ impl Own {
     fn update_endpoints(&mut self) {
         let mut endpoints = self.configured.clone();
         let observed = self.observed.iter().rev().map(|(_, a)| *a);
-        for addr in self.local.iter().copied().chain(observed) {
+        for addr in self.mapped.into_iter().chain(self.local.iter().copied()).chain(observed) {
             if !endpoints.contains(&addr) && endpoints.len() < MAX_ENDPOINTS {
                 endpoints.push(addr);
             }
@@ -111,6 +114,15 @@ impl Node {
     pub fn set_local_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
         if self.own.local != endpoints {
             self.own.local = endpoints;
+            self.own.update_endpoints();
+            self.pump(now);
+        }
+    }
+
+    /// The router keeps this public port for this node, or none any more.
+    pub fn set_mapped_endpoint(&mut self, now: Instant, mapped: Option<SocketAddr>) {
+        if self.own.mapped != mapped {
+            self.own.mapped = mapped;
             self.own.update_endpoints();
             self.pump(now);
         }

@@ -2,6 +2,7 @@
 
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod mapping;
 mod matrix;
 mod routers;
 mod transfer;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     harness::run(&[
         ("netcheck_tells_every_nat", verdicts::every_nat),
+        ("routers_give_public_ports_and_take_them_back", mapping::every_protocol),
         ("every_pair_of_nats_is_connected", matrix::every_pair),
         ("a_transfer_survives_every_change_of_path", transfer::survives),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),

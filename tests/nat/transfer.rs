@@ -35,7 +35,7 @@ struct Outcome {
 }
 
 fn byte(at: usize) -> u8 {
-    (at / 3 ^ at >> 11) as u8
+    ((at / 3) ^ (at >> 11)) as u8
 }
 
 fn transfer(from: &Host, to: &Host, address: IpAddr) -> io::Result<Outcome> {
