@@ -10,9 +10,10 @@ use crate::{config::RelayLimits, types::NodeId};
 
 /// Who has sent nothing for so long takes no share.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How much may come at once: what the rate allows in this time, and never less than two super-packets.
-const BURST: Duration = Duration::from_millis(50);
-const MIN_BURST: f64 = 131_072.0;
+/// How much may come at once: what the rate allows in this time, and never less than a few super-packets. A TCP stream
+/// loses its pace to a shallow bucket.
+const BURST: Duration = Duration::from_millis(250);
+const MIN_BURST: f64 = 262_144.0;
 
 struct Bucket {
     /// Bytes that may pass at once.

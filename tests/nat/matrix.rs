@@ -99,16 +99,21 @@ pub fn every_pair() {
 pub struct Pair {
     _internet: Internet,
     _dir: Dir,
-    _hub: Daemon,
+    pub hub: Daemon,
     pub sites: [(Site, Daemon); 2],
 }
 
-/// Two sites and a hub; `prepare` is called before the sites' daemons start.
+/// Two sites and a hub.
 pub fn pair(kinds: [Kind; 2], prepare: impl Fn(&[Site; 2])) -> Pair {
+    pair_with(kinds, "", prepare)
+}
+
+/// Two sites and a hub, whose configuration gets `more`; `prepare` is called before the sites' daemons start.
+pub fn pair_with(kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
     let host = internet.public(HUB.parse().unwrap()).unwrap();
-    let mut hub = node(&dir, "hub", &quiet());
+    let mut hub = node(&dir, "hub", &format!("{}{more}", quiet()));
     hub.start(&host).unwrap();
     let mut n = 0;
     let sites = kinds.map(|kind| {
@@ -122,7 +127,7 @@ pub fn pair(kinds: [Kind; 2], prepare: impl Fn(&[Site; 2])) -> Pair {
         daemon.start(&site.host).unwrap();
         (site, daemon)
     });
-    Pair { _internet: internet, _dir: dir, _hub: hub, sites }
+    Pair { _internet: internet, _dir: dir, hub, sites }
 }
 
 const TRIALS: usize = 20;

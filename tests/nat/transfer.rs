@@ -9,6 +9,7 @@ use std::{
 use aegisray::{
     host::Netlink,
     lab::{
+        load,
         topology::Host,
         traffic::{Echo, echoes},
     },
@@ -17,7 +18,7 @@ use aegisray::{
 
 use super::{
     harness::{need, need_route},
-    matrix::{is_direct, pair},
+    matrix::{is_direct, pair, pair_with},
     routers::{Kind, nft},
 };
 
@@ -169,4 +170,22 @@ pub fn reboots() {
         println!("  {} and {}: outage {} ms", kinds[0].name(), kinds[1].name(), outage.as_millis());
         assert!(seen.answered.len() > 100 && outage <= Duration::from_secs(1), "{outage:?}");
     }
+}
+
+/// What a relay is told to give is what it gives, and counts.
+pub fn relay_limits() {
+    let limits = "routing:\n  relay_limit:\n    mbit: 400\n    peer_mbit: 40\n    peers: 8\n";
+    let p = pair_with([Kind::Symmetric, Kind::Symmetric], limits, |_| ());
+    let [(site, a), (other, b)] = &p.sites;
+    need_route(a, &b.name);
+    let address = need(b, "addresses", || b.addresses()).0;
+    let time = Duration::from_secs(3);
+    let rate = load::tcp(&site.host, &other.host, address, 1, time).unwrap() / 1e6;
+    let status = need(&p.hub, "status", || p.hub.status());
+    println!(
+        "  a relay limited to 40 Mbit/s a neighbour carries {rate:.1}, dropped {}, relayed {} bytes",
+        status.node.dropped["relay_limit"], status.traffic["relayed_bytes"]
+    );
+    assert!((4.0..44.0).contains(&rate), "{rate}");
+    assert!(status.node.dropped["relay_limit"] > 0 && status.traffic["relayed_bytes"] > 1_000_000);
 }
