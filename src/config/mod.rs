@@ -65,6 +65,8 @@ pub struct Config {
     pub stun_servers: Vec<String>,
     /// Answer STUN requests.
     pub stun: bool,
+    /// TCP port for who has no UDP; `None`: not offered.
+    pub tcp_port: Option<u16>,
     /// Ask the router for a public port.
     pub port_mapping: bool,
     pub cost: Metric,
@@ -284,6 +286,7 @@ impl Reader<'_> {
             stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
             stun: raw.listen.stun,
             port_mapping: raw.listen.port_mapping,
+            tcp_port: Some(raw.listen.tcp_port.unwrap_or(raw.listen.port)).filter(|p| *p != 0),
             cost: raw.routing.cost.0,
             link_costs: raw.routing.link_cost.iter().map(|l| (l.node.0, l.cost.0)).collect(),
             relay: raw.routing.relay,

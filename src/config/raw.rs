@@ -72,6 +72,7 @@ pub(super) struct RawListen {
     pub offload: bool,
     pub stun: bool,
     pub port_mapping: bool,
+    pub tcp_port: Option<u16>,
 }
 
 impl Default for RawListen {
@@ -83,6 +84,7 @@ impl Default for RawListen {
             offload: true,
             stun: true,
             port_mapping: true,
+            tcp_port: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     calls::Pending,
+    fallback::Fallback,
     lan::Lan,
     mapping::PortMapper,
     reflexive::{self, Reflexive},
@@ -110,6 +111,10 @@ impl Control {
         tokio::spawn(resolve::run(self.config.stun_servers.clone(), stun_tx));
         let (mapped_tx, mut mapped) = mpsc::unbounded_channel();
         let mapper = self.start_mapper(mapped_tx);
+        let (opened_tx, mut opened) = mpsc::unbounded_channel();
+        let mut fallback = Fallback::new(opened_tx);
+        let mut second = time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut ask_stun = time::interval(reflexive::TICK);
         ask_stun.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
@@ -130,7 +135,6 @@ impl Control {
         let mut burst = Vec::with_capacity(BURST);
         while !self.stopping {
             self.carry_out();
-            self.close_scouts();
             let now = self.clock.now();
             let wake = self.clock.at(self.node.poll_timeout(now));
             let save_at = self.save_at.unwrap_or(wake + Duration::from_secs(3600));
@@ -162,6 +166,15 @@ impl Control {
                 Some(addresses) = resolved.recv() => {
                     let now = self.clock.now();
                     self.node.set_bootstrap(now, &addresses);
+                    fallback.set_addresses(&addresses);
+                }
+                _ = second.tick() => {
+                    fallback.tick(&self.shared, self.node.has_links());
+                    self.close_unused();
+                }
+                Some(path) = opened.recv() => {
+                    let now = self.clock.now();
+                    self.node.try_path(now, path);
                 }
                 Some(servers) = stun_servers.recv() => self.reflexive.set_servers(servers),
                 _ = ask_stun.tick(), if self.reflexive.has_servers() => self.reflexive.tick(self.shared.socket()),
@@ -308,13 +321,9 @@ impl Control {
     }
 
     /// Closes the sockets that no attempt and no link needs any more.
-    fn close_scouts(&mut self) {
-        let open = self.shared.sockets.scouts();
-        if open > 0 {
-            let used = self.node.sockets_in_use();
-            if open > used.len() {
-                self.shared.sockets.keep(&used);
-            }
+    fn close_unused(&self) {
+        if self.shared.sockets.extra() > 0 {
+            self.shared.sockets.keep(&self.node.sockets_in_use());
         }
     }
 

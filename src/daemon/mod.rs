@@ -2,6 +2,7 @@
 
 mod calls;
 mod control;
+mod fallback;
 mod lan;
 mod mapping;
 mod reflexive;
@@ -76,6 +77,13 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     dataplane::start(&shared)?;
+    if let Some(port) = config.tcp_port {
+        let addr = std::net::SocketAddr::new(main.ip(), port);
+        match std::net::TcpListener::bind(addr) {
+            Ok(listener) => dataplane::accept_streams(&shared, listener)?,
+            Err(error) => tracing::warn!(%addr, %error, "cannot offer TCP to peers without UDP (listen.tcp_port)"),
+        }
+    }
     tracing::info!(
         name = config.name,
         node = %node.id(),

@@ -7,13 +7,13 @@ mod tx;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -24,7 +24,7 @@ use crate::{
     config::RelayLimits,
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
-    transport::{Sockets, StunServer, UdpTransport},
+    transport::{Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     types::NodeId,
     wire::{ip, vnet::VnetHeader},
@@ -173,5 +173,31 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
             }
         })?;
     }
+    Ok(())
+}
+
+/// Takes in a TCP connection that carries datagrams, and starts its two threads.
+pub fn start_stream(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<Arc<Stream>> {
+    let stream = shared.sockets.add_stream(socket)?;
+    let thread = || thread::Builder::new().name("aegis-stream".to_owned()).stack_size(256 << 10);
+    let writer = Arc::clone(&stream);
+    thread().spawn(move || writer.write())?;
+    let (shared, reader) = (Arc::clone(shared), Arc::clone(&stream));
+    thread().spawn(move || rx::run_stream(&shared, &reader))?;
+    Ok(stream)
+}
+
+/// Takes in every connection that comes to `listener`.
+pub fn accept_streams(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    let thread = thread::Builder::new().name("aegis-accept".to_owned()).stack_size(256 << 10);
+    thread.spawn(move || {
+        for socket in listener.incoming() {
+            // Too many, or already gone: whoever it is tries again.
+            if socket.and_then(|s| start_stream(&shared, s)).is_err() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    })?;
     Ok(())
 }

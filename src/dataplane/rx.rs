@@ -14,7 +14,7 @@ use crate::{
         forward::{self, Drop, Ingress},
     },
     session::Via,
-    transport::{Datagram, Datagrams, SendList, UdpTransport},
+    transport::{Datagram, Datagrams, SendList, Stream, StreamReader, UdpTransport},
     tun::IoVectors,
     wire::{
         coalesce::{Coalescer, Group},
@@ -23,6 +23,17 @@ use crate::{
         vnet::VnetHeader,
     },
 };
+
+/// Receives from a stream until it ends.
+pub(super) fn run_stream(shared: &Shared, stream: &Stream) {
+    let mut reader = StreamReader::default();
+    let mut receiver = Receiver::new(shared);
+    while reader.read(stream).is_ok() {
+        receiver.take_all(&mut reader.datagrams);
+    }
+    stream.close();
+    shared.tell(Input::SendError(stream.path));
+}
 
 struct Receiver<'a> {
     shared: &'a Shared,
@@ -66,11 +77,15 @@ impl<'a> Receiver<'a> {
 
     /// Waits for what `socket` has, and does it all.
     fn batch(&mut self, socket: &UdpTransport, datagrams: &mut Datagrams) {
-        let shared = self.shared;
         // An asynchronous error (ICMP) of an earlier send shows up here; it concerns no datagram of ours.
         let Ok(too_long) = datagrams.receive(socket) else { return };
+        (0..too_long).for_each(|_| self.shared.counters.drop(Drop::Malformed));
+        self.take_all(datagrams);
+    }
+
+    fn take_all(&mut self, datagrams: &mut Datagrams) {
+        let shared = self.shared;
         Counters::add(&shared.counters.udp_receives, 1);
-        (0..too_long).for_each(|_| shared.counters.drop(Drop::Malformed));
         let tables = shared.tables.load();
         for i in 0..datagrams.len() {
             let Some(datagram) = datagrams.get(i) else { continue };

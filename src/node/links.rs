@@ -146,6 +146,10 @@ impl Node {
             }
             return;
         }
+        if link.up && path::is_stream(from) && !path::is_stream(link.addr) {
+            // What was still on its way over the stream when the link moved to UDP.
+            return;
+        }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
         if newest && !recently {
             // Roaming: it is there once a probe to the new address comes back.
@@ -240,7 +244,7 @@ impl Node {
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
                 // Any place where the peer answers is a good one to begin with.
-                None if !link.up => 0,
+                None if !link.up || path::is_stream(link.addr) => 0,
                 None => return,
             };
             let moved = link.up;
@@ -439,6 +443,7 @@ impl Node {
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
+            self.look_for_udp(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

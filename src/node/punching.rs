@@ -16,6 +16,7 @@ use crate::{
 
 const MAX_ENDPOINTS: usize = 16;
 const MAX_REFLEXIVE: usize = 4;
+const UDP_EVERY_S: u64 = 5;
 
 impl Node {
     /// Offers an attempt to a peer that users talk to and that has no direct link.
@@ -80,6 +81,30 @@ impl Node {
             peer.link.get_or_insert_with(|| Link::new(now, addr, first_id));
             self.send_probe(now, id, addr);
         }
+    }
+
+    /// A link over a stream is a makeshift: every few seconds UDP is tried again.
+    pub(super) fn look_for_udp(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(link) = peer.link.as_ref().filter(|l| l.up && path::is_stream(l.addr)) else { return };
+        if now.since(link.since).as_secs().is_multiple_of(UDP_EVERY_S) {
+            let mut places = peer.info.record.endpoints.clone();
+            places.push(path::plain(link.addr));
+            places.truncate(MAX_ENDPOINTS);
+            places.into_iter().for_each(|place| self.send_probe(now, id, place));
+        }
+    }
+
+    /// Tries a path that was opened: a stream to a node that may be anybody.
+    pub fn try_path(&mut self, now: Instant, path: SocketAddr) {
+        self.sessions.connect(now, Via::Direct(path), None);
+        self.pump(now);
+    }
+
+    /// Whether any link is up.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        self.peers.values().any(super::Peer::is_up)
     }
 
     /// The sockets beside the main one that are in use, by their numbers ([`path`]).

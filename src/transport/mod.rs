@@ -5,11 +5,13 @@ mod cmsg;
 mod receive;
 mod send;
 mod sockets;
+mod stream;
 mod stun;
 mod udp;
 
 pub use receive::{Datagram, Datagrams};
 pub use send::{SendList, SendQueue};
 pub use sockets::Sockets;
+pub use stream::{Stream, StreamReader};
 pub use stun::StunServer;
 pub use udp::{Offloads, UdpTransport};

@@ -44,7 +44,15 @@ impl Datagrams {
     /// Buffers for what `socket` receives.
     #[must_use]
     pub fn new(socket: &UdpTransport) -> Self {
-        let (slots, slot) = if socket.offloads().receive { JOINED } else { SINGLE };
+        Self::with_room(if socket.offloads().receive { JOINED } else { SINGLE })
+    }
+
+    /// Room for what comes over a stream.
+    pub(super) fn for_stream() -> Self {
+        Self::with_room((1, SINGLE.0 * SINGLE.1))
+    }
+
+    fn with_room((slots, slot): (usize, usize)) -> Self {
         // SAFETY: all-zero bytes are a valid sockaddr_storage.
         let name: libc::sockaddr_storage = unsafe { mem::zeroed() };
         Self {
@@ -104,6 +112,11 @@ impl Datagrams {
             self.list.extend(starts.map(|at| Datagram { from, interface, ecn, range: at..end.min(at + step) }));
         }
         Ok(too_long)
+    }
+
+    /// The buffer and the list, for who fills them from elsewhere.
+    pub(super) fn parts(&mut self) -> (&mut [u8], &mut Vec<Datagram>) {
+        (&mut self.buffer, &mut self.list)
     }
 
     /// The number of datagrams of the last batch.

@@ -100,6 +100,16 @@ impl SendList {
             let number = path::socket_of(runs[done].to);
             let together = runs[done..].iter().take(RUNS).take_while(|r| path::socket_of(r.to) == number);
             let end = done + together.count();
+            if number >= path::FIRST_STREAM {
+                let datagrams = runs[done..end].iter().flat_map(|r| r.datagrams());
+                self.calls += 1;
+                let sent = sockets.stream(number).and_then(|s| s.send(datagrams.map(|at| &buffer[at])));
+                if let Err(e) = sent {
+                    failed(runs[done].to, e);
+                }
+                done = end;
+                continue;
+            }
             let scout = if number == 0 { Ok(None) } else { sockets.scout(number).map(Some) };
             let sent = match &scout {
                 Ok(scout) => self.send_runs(scout.as_deref().unwrap_or(main), buffer, &runs[done..end]),

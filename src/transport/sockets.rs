@@ -5,17 +5,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
-use super::{Offloads, UdpTransport};
+use super::{Offloads, Stream, UdpTransport};
 use crate::types::path;
 
 type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
+
+/// Streams open at the same time.
+const MAX_STREAMS: usize = 256;
+/// A stream that no link has come to use in this time is closed.
+const STREAM_TRIAL: Duration = Duration::from_secs(10);
 
 /// All sockets that datagrams leave through and arrive at.
 pub struct Sockets {
@@ -25,6 +34,8 @@ pub struct Sockets {
     /// Held while scouts are opened or closed.
     changing: Mutex<()>,
     poll: OwnedFd,
+    streams: ArcSwap<BTreeMap<u32, Arc<Stream>>>,
+    next_stream: AtomicU32,
 }
 
 impl Sockets {
@@ -41,7 +52,15 @@ impl Sockets {
             }
             OwnedFd::from(File::from_raw_fd(fd))
         };
-        Ok(Self { main, wanted, scouts: ArcSwap::default(), changing: Mutex::new(()), poll })
+        Ok(Self {
+            main,
+            wanted,
+            scouts: ArcSwap::default(),
+            changing: Mutex::new(()),
+            poll,
+            streams: ArcSwap::default(),
+            next_stream: AtomicU32::new(path::FIRST_STREAM),
+        })
     }
 
     /// Those at the port that everybody knows; the first is the one to send from.
@@ -54,6 +73,7 @@ impl Sockets {
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
             0 => self.main[0].send(to, bytes),
+            number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
             number => self.scout(number)?.send(to, bytes),
         }
     }
@@ -62,6 +82,7 @@ impl Sockets {
     pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
             0 => self.main[0].send_whole(to, bytes),
+            number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
             number => self.scout(number)?.send_whole(to, bytes),
         }
     }
@@ -71,7 +92,7 @@ impl Sockets {
         if let Some(scout) = self.scouts.load().get(&number) {
             return Ok(Arc::clone(scout));
         }
-        let _guard = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Scouts::clone(&self.scouts.load());
         if let Some(scout) = all.get(&number) {
             return Ok(Arc::clone(scout));
@@ -94,18 +115,45 @@ impl Sockets {
         Ok(scout)
     }
 
-    /// How many scouts are open.
-    #[must_use]
-    pub fn scouts(&self) -> usize {
-        self.scouts.load().len()
+    pub(super) fn stream(&self, number: u32) -> io::Result<Arc<Stream>> {
+        self.streams.load().get(&number).cloned().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Closes every scout but these.
+    /// Takes in a TCP connection as a carrier of datagrams. Its bytes are the caller's to read and write.
+    pub fn add_stream(&self, socket: TcpStream) -> io::Result<Arc<Stream>> {
+        let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = BTreeMap::clone(&self.streams.load());
+        if all.len() >= MAX_STREAMS {
+            return Err(io::Error::other("too many streams"));
+        }
+        let number = self.next_stream.fetch_add(1, Ordering::Relaxed) | path::FIRST_STREAM;
+        let stream = Arc::new(Stream::new(socket, number)?);
+        all.insert(number, Arc::clone(&stream));
+        self.streams.store(Arc::new(all));
+        Ok(stream)
+    }
+
+    /// How many scouts and streams are open.
+    #[must_use]
+    pub fn extra(&self) -> usize {
+        self.scouts.load().len() + self.streams.load().len()
+    }
+
+    /// Closes every scout and every stream but these, and streams that had no time to prove themselves.
     pub fn keep(&self, numbers: &BTreeSet<u32>) {
-        let _guard = self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut all = Scouts::clone(&self.scouts.load());
-        all.retain(|number, _| numbers.contains(number));
-        self.scouts.store(Arc::new(all));
+        let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scouts = Scouts::clone(&self.scouts.load());
+        scouts.retain(|number, _| numbers.contains(number));
+        self.scouts.store(Arc::new(scouts));
+        let mut streams = BTreeMap::clone(&self.streams.load());
+        streams.retain(|number, stream| {
+            let stays = !stream.is_closed() && (numbers.contains(number) || stream.since.elapsed() < STREAM_TRIAL);
+            if !stays {
+                stream.close();
+            }
+            stays
+        });
+        self.streams.store(Arc::new(streams));
     }
 
     /// Waits until datagrams are there for scouts, and returns these.

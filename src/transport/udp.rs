@@ -300,7 +300,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!((from.len(), sockets.scouts()), (3, 2));
+        assert_eq!((from.len(), sockets.extra()), (3, 2));
         assert_eq!(from[&0].port(), sockets.main()[0].local_addr().unwrap().port());
         peer.send(from[&6], b"back").unwrap();
         let scout = sockets.wait_for_scouts().pop().unwrap();
@@ -308,6 +308,6 @@ mod tests {
         datagrams.receive(&scout).unwrap();
         assert_eq!(datagrams.get(0).unwrap().from, path::through(to, 6), "it tells the socket");
         sockets.keep(&[6].into());
-        assert_eq!(sockets.scouts(), 1);
+        assert_eq!(sockets.extra(), 1);
     }
 }

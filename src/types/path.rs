@@ -19,6 +19,15 @@ pub fn through(addr: SocketAddr, number: u32) -> SocketAddr {
     SocketAddrV6::new(ip, addr.port(), number, 0).into()
 }
 
+/// Numbers from here up are of streams, which carry datagrams over TCP.
+pub const FIRST_STREAM: u32 = 1 << 31;
+
+/// Whether `addr` is reached through a stream.
+#[must_use]
+pub fn is_stream(addr: SocketAddr) -> bool {
+    socket_of(addr) >= FIRST_STREAM
+}
+
 /// The number of the socket that leads to `addr`.
 #[must_use]
 pub fn socket_of(addr: SocketAddr) -> u32 {

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         ("every_pair_of_nats_is_connected", matrix::every_pair),
         ("a_transfer_survives_every_change_of_path", transfer::survives),
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
+        ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
     ])

@@ -189,3 +189,37 @@ pub fn relay_limits() {
     assert!((4.0..44.0).contains(&rate), "{rate}");
     assert!(status.node.dropped["relay_limit"] > 0 && status.traffic["relayed_bytes"] > 1_000_000);
 }
+
+/// Where no UDP passes, a node joins over TCP, and moves to UDP when that opens, in the middle of a transfer.
+pub fn without_udp() {
+    let p = pair([Kind::Blocked, Kind::PortRestricted], |_| ());
+    let [(site, a), (other, b)] = &p.sites;
+    let start = Instant::now();
+    need_route(a, &b.name);
+    need_route(b, &a.name);
+    println!("  no UDP: a route over TCP after {:.1} s", start.elapsed().as_secs_f64());
+    let address = need(b, "addresses", || b.addresses()).0;
+    let rate = load::tcp(&site.host, &other.host, address, 1, Duration::from_secs(2)).unwrap() / 1e9;
+    println!("  {rate:.2} Gbit/s over TCP and a relay");
+    let is_over_udp = || {
+        let hub = a.peers().into_iter().find(|p| p.name == "hub")?;
+        // The hub has seen the stream's port, which is not the mesh's.
+        let seen = p.hub.peers().into_iter().find(|p| p.name == a.name)?.link?.addr;
+        hub.link?.up.then_some(seen.port() == 51_900)
+    };
+    assert_eq!(is_over_udp(), Some(false));
+    let outcome = std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            nft(&site.routers[0], "flush chain inet fw forward");
+            let start = Instant::now();
+            need(a, "UDP", || is_over_udp().filter(|udp| *udp));
+            start.elapsed()
+        });
+        let outcome = transfer(&site.host, &other.host, address).expect("the transfer survives");
+        println!("  over UDP {:.1} s after it was let through", opening.join().unwrap().as_secs_f64());
+        outcome
+    });
+    println!("  {} MiB, longest stall {} ms", outcome.received >> 20, outcome.longest_stall.as_millis());
+    assert_eq!((outcome.received, outcome.wrong), (BYTES, 0));
+}

@@ -1,0 +1,187 @@
+//! Datagrams over TCP, for networks that let no UDP through: each behind its length in two bytes, big-endian.
+//!
+//! A stream stays a carrier of datagrams: what finds the queue full is dropped, as a router would, so that a slow stream
+//! delays nobody and the ends notice.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Datagram, Datagrams};
+use crate::types::path;
+
+/// Bytes that wait to be written.
+const QUEUE: usize = 256 << 10;
+const MAX_DATAGRAM: usize = 2048;
+/// A peer that takes nothing for so long is gone.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// One TCP connection that carries datagrams.
+pub struct Stream {
+    socket: TcpStream,
+    /// The peer, as a path through this stream.
+    pub path: SocketAddr,
+    pub since: Instant,
+    queue: Mutex<Vec<u8>>,
+    filled: Condvar,
+    closed: AtomicBool,
+}
+
+impl Stream {
+    pub(super) fn new(socket: TcpStream, number: u32) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(WRITE_TIME))?;
+        let peer = socket.peer_addr()?;
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Ok(Self {
+            socket,
+            path: path::through(peer, number),
+            since: Instant::now(),
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Queues datagrams; those that find it full are dropped.
+    pub(super) fn send<'a>(&self, datagrams: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+        if self.is_closed() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for datagram in datagrams {
+            let Some(len) = u16::try_from(datagram.len()).ok().filter(|_| queue.len() + datagram.len() + 2 <= QUEUE)
+            else {
+                continue;
+            };
+            queue.extend_from_slice(&len.to_be_bytes());
+            queue.extend_from_slice(datagram);
+        }
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Writes what is queued until the stream is closed.
+    pub fn write(&self) {
+        let mut bytes = Vec::new();
+        while !self.is_closed() {
+            {
+                let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let waited = self.filled.wait_timeout_while(queue, Duration::from_secs(1), |q| q.is_empty());
+                let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                std::mem::swap(&mut *queue, &mut bytes);
+            }
+            if (&self.socket).write_all(&bytes).is_err() {
+                self.close();
+            }
+            bytes.clear();
+        }
+    }
+
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        // It may be closed from the other end already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.filled.notify_one();
+    }
+}
+
+impl Default for StreamReader {
+    fn default() -> Self {
+        Self { datagrams: Datagrams::for_stream(), filled: 0, taken: 0 }
+    }
+}
+
+/// Takes a stream's bytes apart into datagrams.
+pub struct StreamReader {
+    pub datagrams: Datagrams,
+    filled: usize,
+    taken: usize,
+}
+
+impl StreamReader {
+    /// Waits for bytes, and leaves the whole datagrams among them in [`Self::datagrams`]. An error ends the stream.
+    pub fn read(&mut self, stream: &Stream) -> io::Result<()> {
+        let (buffer, list) = self.datagrams.parts();
+        // The beginning of a datagram may have come with the last bytes.
+        buffer.copy_within(self.taken..self.filled, 0);
+        self.filled -= self.taken;
+        self.taken = 0;
+        list.clear();
+        let n = (&stream.socket).read(&mut buffer[self.filled..])?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.filled += n;
+        while let Some(head) = buffer[self.taken..self.filled].first_chunk::<2>() {
+            let len = usize::from(u16::from_be_bytes(*head));
+            if len == 0 || len > MAX_DATAGRAM {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let range = self.taken + 2..self.taken + 2 + len;
+            if range.end > self.filled {
+                break;
+            }
+            self.taken = range.end;
+            list.push(Datagram { from: stream.path, interface: 0, ecn: 0, range });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Offloads, Sockets};
+    use std::net::TcpListener;
+
+    #[test]
+    fn datagrams_cross_a_stream_in_order_however_it_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), Offloads::default(), 1).unwrap();
+        let out = sockets.add_stream(TcpStream::connect(to).unwrap()).unwrap();
+        assert_eq!((path::plain(out.path), path::is_stream(out.path)), (to, true));
+        let incoming = Stream::new(listener.accept().unwrap().0, 9).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| out.write());
+            let mut reader = StreamReader::default();
+            let (mut sent, mut seen) = (0u32, 0u32);
+            while seen < 3000 {
+                for _ in 0..50 {
+                    let mut datagram = sent.to_be_bytes().to_vec();
+                    datagram.resize(4 + (sent as usize * 7) % 1400, 1);
+                    sockets.send(out.path, &datagram).unwrap();
+                    sent += 1;
+                }
+                // Never more on the way than the queue holds.
+                while seen < sent {
+                    reader.read(&incoming).unwrap();
+                    for i in 0..reader.datagrams.len() {
+                        let d = reader.datagrams.get(i).unwrap();
+                        assert_eq!(d.range.len(), 4 + (seen as usize * 7) % 1400);
+                        assert_eq!(reader.datagrams.buffer()[d.range][..4], seen.to_be_bytes());
+                        seen += 1;
+                    }
+                }
+            }
+            (&incoming.socket).write_all(&[0xff, 0xff, 1, 2]).unwrap();
+            let mut back = StreamReader::default();
+            assert!(back.read(&out).is_err(), "longer than any datagram of ours");
+            out.close();
+            assert!(sockets.send(out.path, b"late").is_err());
+        });
+    }
+}
