@@ -25,12 +25,12 @@ pub(super) struct NetcheckArgs {
 }
 
 pub(super) fn run(args: &NetcheckArgs, config: &Path) -> Result<(), Failure> {
-    let names = if args.server.is_empty() {
-        let config = Config::load(config)?;
-        [config.bootstrap, config.stun_servers].concat()
-    } else {
-        args.server.clone()
-    };
+    // Nodes answer members only; other servers can be asked without a configuration.
+    let config = if args.server.is_empty() || config.exists() { Some(Config::load(config)?) } else { None };
+    let mut names = args.server.clone();
+    if let Some(config) = config.as_ref().filter(|_| names.is_empty()) {
+        names = [&config.bootstrap[..], &config.stun_servers].concat();
+    }
     if names.is_empty() {
         return Err(anyhow::anyhow!(
             "nobody to ask: the configuration names no peers.bootstrap and no peers.stun_servers; give --server HOST:PORT"
@@ -44,7 +44,7 @@ pub(super) fn run(args: &NetcheckArgs, config: &Path) -> Result<(), Failure> {
             Err(e) => eprintln!("aegisray: {name}: {e}; going on with the others"),
         }
     }
-    let report = netcheck::run(&servers)?;
+    let report = netcheck::run(&servers, config.as_ref().map(|c| c.network.gate()))?;
     if args.json {
         print_json(&report)
     } else {

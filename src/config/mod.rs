@@ -27,6 +27,14 @@ pub const DEFAULT_CONFIG: &str = "/etc/aegisray/peer.yaml";
 pub const DEFAULT_STATE: &str = "/var/lib/aegisray";
 pub const DEFAULT_SOCKET: &str = "/run/aegisray/aegisray.sock";
 
+/// Who gets answers to STUN requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StunClients {
+    /// Who proves to know the network's key: strangers see nothing.
+    Members,
+    Everybody,
+}
+
 /// What a relay gives to others; `None`: as much as they want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RelayLimits {
@@ -63,8 +71,8 @@ pub struct Config {
     pub punch: bool,
     /// `HOST:PORT` of STUN servers to ask where this node is seen.
     pub stun_servers: Vec<String>,
-    /// Answer STUN requests.
-    pub stun: bool,
+    /// Whom to answer STUN requests; `None`: nobody.
+    pub stun: Option<StunClients>,
     /// TCP port for who has no UDP; `None`: not offered.
     pub tcp_port: Option<u16>,
     /// Ask the router for a public port.
@@ -284,7 +292,7 @@ impl Reader<'_> {
             lan_discovery: raw.peers.lan_discovery,
             punch: raw.peers.punch,
             stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
-            stun: raw.listen.stun,
+            stun: raw.listen.stun.0,
             port_mapping: raw.listen.port_mapping,
             tcp_port: Some(raw.listen.tcp_port.unwrap_or(raw.listen.port)).filter(|p| *p != 0),
             cost: raw.routing.cost.0,

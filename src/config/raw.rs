@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::StunClients;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -70,7 +71,7 @@ pub(super) struct RawListen {
     pub port: u16,
     pub advertise: Vec<Endpoint>,
     pub offload: bool,
-    pub stun: bool,
+    pub stun: StunFor,
     pub port_mapping: bool,
     pub tcp_port: Option<u16>,
 }
@@ -82,7 +83,7 @@ impl Default for RawListen {
             port: DEFAULT_PORT,
             advertise: Vec::new(),
             offload: true,
-            stun: true,
+            stun: StunFor(Some(StunClients::Members)),
             port_mapping: true,
             tcp_port: None,
         }
@@ -288,6 +289,15 @@ checked!(MaxPeers(usize) from i64, |v| ranged(v, 8, 1000, "a number").map(|v| v 
 checked!(Cost(Metric) from i64, |v| ranged(v, 0, 1_000_000, "microseconds").map(|v| v as Metric));
 checked!(Seconds(Duration) from i64, |v| ranged(v, 10, 86_400, "seconds").map(|v| Duration::from_secs(v as u64)));
 checked!(RekeyMib(u64) from i64, |v| ranged(v, 1, 16_777_216, "MiB").map(|v| v as u64));
+checked!(
+    /// Whom to answer STUN requests.
+    StunFor(Option<StunClients>) from String, |s| match s.as_str() {
+        "members" => Ok(Some(StunClients::Members)),
+        "everybody" => Ok(Some(StunClients::Everybody)),
+        "off" => Ok(None),
+        _ => Err(format!("expected `members`, `everybody` or `off`, got `{s}`")),
+    }
+);
 checked!(CipherName(String) from String, |s| match s.as_str() {
     "auto" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
     _ => Err(format!("expected `auto`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),

@@ -14,13 +14,7 @@ use tokio::{
 };
 
 use super::{
-    calls::Pending,
-    fallback::Fallback,
-    lan::Lan,
-    mapping::PortMapper,
-    reflexive::{self, Reflexive},
-    resolve,
-    state::StateFile,
+    calls::Pending, fallback::Fallback, lan::Lan, mapping::PortMapper, reflexive::Reflexive, resolve, state::StateFile,
     unix_now,
 };
 use crate::{
@@ -87,6 +81,7 @@ impl Control {
         clock: Clock,
         addresses: [IpAddr; 2],
     ) -> Self {
+        let reflexive = Reflexive::new(node.network().gate().clone());
         Self {
             config,
             node,
@@ -100,7 +95,7 @@ impl Control {
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
-            reflexive: Reflexive::default(),
+            reflexive,
         }
     }
 
@@ -115,8 +110,6 @@ impl Control {
         let mut fallback = Fallback::new(opened_tx);
         let mut second = time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut ask_stun = time::interval(reflexive::TICK);
-        ask_stun.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
         let mut lan = self.open_lan();
         let mut lan_buf = [0; 512];
@@ -171,13 +164,13 @@ impl Control {
                 _ = second.tick() => {
                     fallback.tick(&self.shared, self.node.has_links());
                     self.close_unused();
+                    self.reflexive.tick(self.shared.socket());
                 }
                 Some(path) = opened.recv() => {
                     let now = self.clock.now();
                     self.node.try_path(now, path);
                 }
                 Some(servers) = stun_servers.recv() => self.reflexive.set_servers(servers),
-                _ = ask_stun.tick(), if self.reflexive.has_servers() => self.reflexive.tick(self.shared.socket()),
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
                     self.node.handle_control(now, Via::Direct(from), &lan_buf[..n]);
@@ -353,7 +346,7 @@ impl Control {
                 let next_name = next.map(|n| self.name_of(&n)).unwrap_or_default();
                 self.pending.step(id, &from, next, next_name, metric, link_rtt);
             }
-            Event::StunServer(addr) => self.reflexive.add_peer(addr),
+            Event::StunServer(addr) => self.reflexive.add_peer(self.shared.socket(), addr),
             Event::Certified(certificate) => self.keep_certificate(certificate),
             Event::LinkUp { peer, addr } => {
                 tracing::info!(peer = self.name_of(&peer), %addr, "link up");

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api,
-    config::Config,
+    config::{Config, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
@@ -62,7 +62,10 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let queues = config.queues.unwrap_or_else(default_queues);
     let sockets = Sockets::bind(config.listen, udp, queues).map_err(|e| StartError::Listen(config.listen, e))?;
     let main = sockets.main()[0].local_addr()?;
-    let stun = config.stun.then(|| StunServer::new(main, &public_addresses(&config)));
+    let stun = config.stun.map(|clients| {
+        let members = (clients == StunClients::Members).then(|| config.network.gate().clone());
+        StunServer::new(main, &public_addresses(&config), members)
+    });
     let stun_port = stun.as_ref().and_then(StunServer::second_port).unwrap_or(0);
     let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
     let tun = Tun::open(&config.interface, tun, queues).map_err(|e| StartError::Tun(config.interface.clone(), e))?;

@@ -7,21 +7,20 @@ use std::{
 };
 
 use crate::{
+    crypto::HmacKey,
     host,
     transport::UdpTransport,
     wire::stun::{Binding, Change},
 };
 
-/// How often [`Reflexive::tick`] wants to be called; an unanswered request is repeated then (RFC 8489 §6.2.1).
-pub(super) const TICK: Duration = Duration::from_millis(500);
 /// Requests per round that may stay without an answer.
 const TRIES: u32 = 4;
 const MAX_SERVERS: usize = 3;
 /// A NAT's mapping may have moved: ask again.
 const ROUND: Duration = Duration::from_secs(120);
 
-#[derive(Default)]
 pub(super) struct Reflexive {
+    network: HmacKey,
     servers: Vec<SocketAddr>,
     /// Requests without an answer: transaction and tries so far.
     open: HashMap<SocketAddr, ([u8; 12], u32)>,
@@ -29,16 +28,22 @@ pub(super) struct Reflexive {
 }
 
 impl Reflexive {
+    /// `network` proves to peers that a member asks.
+    pub fn new(network: HmacKey) -> Self {
+        Self { network, servers: Vec::new(), open: HashMap::new(), next_round: None }
+    }
+
     pub fn set_servers(&mut self, servers: Vec<SocketAddr>) {
         self.servers = servers;
         self.ask_again();
     }
 
     /// A peer that answers STUN too. A few of them are enough.
-    pub fn add_peer(&mut self, addr: SocketAddr) {
+    pub fn add_peer(&mut self, socket: &UdpTransport, addr: SocketAddr) {
         if self.servers.len() < MAX_SERVERS && !self.servers.contains(&addr) {
             self.servers.push(addr);
             self.ask_again();
+            self.tick(socket);
         }
     }
 
@@ -47,11 +52,11 @@ impl Reflexive {
         self.next_round = None;
     }
 
-    pub fn has_servers(&self) -> bool {
-        !self.servers.is_empty()
-    }
-
+    /// To be called every second: an unanswered request is repeated then.
     pub fn tick(&mut self, socket: &UdpTransport) {
+        if self.servers.is_empty() {
+            return;
+        }
         if self.next_round.is_none_or(|at| at <= Instant::now()) {
             self.next_round = Some(Instant::now() + ROUND);
             let Ok(seed) = host::random_seed() else { return };
@@ -69,7 +74,7 @@ impl Reflexive {
             }
             *tries += 1;
             // Without a way out now, there may be one at the next try.
-            let _ = socket.send(*server, &Binding::request(*id, Change::default()).encode());
+            let _ = socket.send(*server, &Binding::request(*id, Change::default()).with_proof(&self.network).encode());
             true
         });
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    crypto::HmacKey,
     host,
     wire::stun::{Binding, Change, Class},
 };
@@ -27,16 +28,18 @@ pub(super) struct Answer {
 pub(super) struct Asker {
     socket: UdpSocket,
     is_v6: bool,
+    /// Proves to nodes of a network that a member asks.
+    network: Option<HmacKey>,
 }
 
 impl Asker {
-    pub fn open() -> io::Result<Self> {
+    pub fn open(network: Option<&HmacKey>) -> io::Result<Self> {
         let (socket, is_v6) = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
             Ok(socket) => (socket, true),
             Err(_) => (UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, false),
         };
         socket.set_read_timeout(Some(Duration::from_millis(10)))?;
-        Ok(Self { socket, is_v6 })
+        Ok(Self { socket, is_v6, network: network.cloned() })
     }
 
     pub fn port(&self) -> u16 {
@@ -91,7 +94,12 @@ impl Asker {
             if sends.next_if(|at| start.elapsed() >= **at).is_some() {
                 last_sent = Instant::now();
                 for (i, server) in servers.iter().enumerate().filter(|(i, _)| answers[*i].is_none()) {
-                    self.send(*server, &Binding::request(id(i), change).encode());
+                    let request = Binding::request(id(i), change);
+                    let request = match &self.network {
+                        Some(network) => request.with_proof(network),
+                        None => request,
+                    };
+                    self.send(*server, &request.encode());
                 }
             }
             let Some((from, message)) = self.receive() else { continue };

@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 
 use self::ask::Asker;
-use crate::{host, portmap, wire::stun::Change};
+use crate::{crypto::HmacKey, host, portmap, wire::stun::Change};
 
 /// A host that answers nobody (TEST-NET-1, RFC 5737): who accepts a connection to it is in the middle.
 const NOBODY: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
@@ -65,11 +65,11 @@ pub struct Server {
     pub discovers: bool,
 }
 
-/// Examines the network with the help of `servers`.
-pub fn run(servers: &[SocketAddr]) -> io::Result<Report> {
+/// Examines the network with the help of `servers`; nodes among them answer members, who know the key `network`.
+pub fn run(servers: &[SocketAddr], network: Option<&HmacKey>) -> io::Result<Report> {
     let interception = thread::spawn(|| TcpStream::connect_timeout(&NOBODY.into(), Duration::from_secs(2)).is_ok());
     let port_mapping = thread::spawn(portmap::probe);
-    let main = Asker::open()?;
+    let main = Asker::open(network)?;
     let answers: Vec<_> = main.ask_all(servers);
     let mut list: Vec<Server> = servers
         .iter()
@@ -99,10 +99,10 @@ pub fn run(servers: &[SocketAddr]) -> io::Result<Report> {
                 alike.filter(|(s, _)| s.is_ipv4() == server.is_ipv4()).map(|(s, a)| (s, a.mapped)).collect();
             let mapping = mapping(&main, server, answer, &seen);
             let filtering = match answer.other {
-                Some(_) => filtering(server)?,
+                Some(_) => filtering(server, network)?,
                 None => Behaviour::Unknown,
             };
-            let hairpin = if nat { hairpin(&main, server, answer.mapped, mapping)? } else { None };
+            let hairpin = if nat { hairpin((&main, network), server, answer.mapped, mapping)? } else { None };
             (mapping, filtering, hairpin)
         }
     };
@@ -151,8 +151,8 @@ fn mapping(main: &Asker, server: SocketAddr, first: &ask::Answer, seen: &[(Socke
 }
 
 /// RFC 5780 §4.4, from a socket that has spoken with nobody else.
-fn filtering(server: SocketAddr) -> io::Result<Behaviour> {
-    let fresh = Asker::open()?;
+fn filtering(server: SocketAddr, network: Option<&HmacKey>) -> io::Result<Behaviour> {
+    let fresh = Asker::open(network)?;
     if fresh.ask(server, Change::default()).is_none() {
         return Ok(Behaviour::Unknown);
     }
@@ -166,12 +166,17 @@ fn filtering(server: SocketAddr) -> io::Result<Behaviour> {
 }
 
 /// Whether a second socket reaches `mapped` from inside (RFC 5780 §4.5); each end speaks first, for filters' sake.
-fn hairpin(main: &Asker, server: SocketAddr, mapped: SocketAddr, mapping: Behaviour) -> io::Result<Option<bool>> {
+fn hairpin(
+    (main, network): (&Asker, Option<&HmacKey>),
+    server: SocketAddr,
+    mapped: SocketAddr,
+    mapping: Behaviour,
+) -> io::Result<Option<bool>> {
     if mapping != Behaviour::EndpointIndependent {
         // Its public endpoint towards itself can't be known.
         return Ok(None);
     }
-    let second = Asker::open()?;
+    let second = Asker::open(network)?;
     let Some(answer) = second.ask(server, Change::default()) else { return Ok(None) };
     Ok(Some(main.meets(&second, mapped, answer.mapped)))
 }

@@ -5,7 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Datagrams, Offloads, UdpTransport};
-use crate::wire::stun::{self, Binding, Change, Class};
+use crate::{
+    crypto::HmacKey,
+    wire::stun::{self, Binding, Change, Class},
+};
 
 /// `CHANGE-REQUEST`, which a server with one address does not understand.
 const CHANGE_REQUEST: u16 = 0x0003;
@@ -16,13 +19,15 @@ pub struct StunServer {
     port: u16,
     second: Option<(u16, UdpTransport)>,
     addresses: Option<[IpAddr; 2]>,
+    /// Only members of this network are answered; `None`: everybody.
+    members: Option<HmacKey>,
 }
 
 impl StunServer {
     /// A server beside the socket at `main`. Its second port is 3478 if that is free. `public`: the addresses of this
-    /// host under which the internet knows it.
+    /// host under which the internet knows it. `members`: the key of a network whose members alone are answered.
     #[must_use]
-    pub fn new(main: SocketAddr, public: &[IpAddr]) -> Self {
+    pub fn new(main: SocketAddr, public: &[IpAddr], members: Option<HmacKey>) -> Self {
         let second = [stun::PORT, main.port().wrapping_add(2)]
             .into_iter()
             .filter(|port| *port != main.port() && *port != 0)
@@ -31,7 +36,7 @@ impl StunServer {
                 Some((port, socket))
             });
         let addresses = public.first_chunk::<2>().copied();
-        Self { port: main.port(), second, addresses }
+        Self { port: main.port(), second, addresses, members }
     }
 
     /// The second port; `None`: none was free.
@@ -46,6 +51,9 @@ impl StunServer {
     }
 
     fn answer(&self, main: &UdpTransport, local: SocketAddr, from: SocketAddr, request: &Binding) {
+        if self.members.as_ref().is_some_and(|network| !request.is_members(network)) {
+            return;
+        }
         let (source, answer) = self.decide(local, from, request);
         let socket = self.second.as_ref().filter(|(port, _)| *port == source.port()).map_or(main, |(_, socket)| socket);
         // A lost answer is asked for again.

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Malformed;
+use crate::crypto::HmacKey;
 
 /// The port that STUN servers listen on unless told otherwise (RFC 8489 §8.1).
 pub const PORT: u16 = 3478;
 const COOKIE: u32 = 0x2112_a442;
 const HEADER: usize = 20;
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
+const PROOF_LABEL: &[u8] = b"aegisray stun v1";
 
 mod attr {
     pub const MAPPED_ADDRESS: u16 = 0x0001;
@@ -16,7 +18,8 @@ mod attr {
     pub const ERROR_CODE: u16 = 0x0009;
     pub const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-    pub const SOFTWARE: u16 = 0x8022;
+    /// Ours: a member's proof. Servers that don't know it ignore it, as its number says.
+    pub const PROOF: u16 = 0xc057;
     pub const FINGERPRINT: u16 = 0x8028;
     pub const RESPONSE_ORIGIN: u16 = 0x802b;
     pub const OTHER_ADDRESS: u16 = 0x802c;
@@ -53,6 +56,8 @@ pub struct Binding {
     pub other: Option<SocketAddr>,
     /// 300 to 699.
     pub error: Option<u16>,
+    /// That the sender is a member of a network: a MAC over the transaction's number.
+    pub proof: Option<[u8; 16]>,
     /// Attributes that must be understood (below 0x8000) and aren't.
     pub unknown: Vec<u16>,
 }
@@ -67,6 +72,18 @@ impl Binding {
     #[must_use]
     pub fn request(id: [u8; 12], change: Change) -> Self {
         Self { id, change, ..Self::default() }
+    }
+
+    /// The request with a member's proof.
+    #[must_use]
+    pub fn with_proof(self, network: &HmacKey) -> Self {
+        Self { proof: Some(network.tag(&[PROOF_LABEL, &self.id])), ..self }
+    }
+
+    /// Whether the sender has proved to be a member.
+    #[must_use]
+    pub fn is_members(&self, network: &HmacKey) -> bool {
+        self.proof.is_some_and(|proof| network.verify(&[PROOF_LABEL, &self.id], &proof))
     }
 
     /// An answer of `class` to this request.
@@ -119,6 +136,7 @@ impl Binding {
                     }
                 }
                 attr::UNKNOWN_ATTRIBUTES => {}
+                attr::PROOF => message.proof = Some(value.try_into().map_err(|_| bad)?),
                 kind if kind < 0x8000 => message.unknown.push(kind),
                 _ => {}
             }
@@ -171,7 +189,9 @@ impl Binding {
             }
             put(kind, &value);
         }
-        put(attr::SOFTWARE, b"aegisray");
+        if let Some(proof) = &self.proof {
+            put(attr::PROOF, proof);
+        }
         // The fingerprint covers a length that counts it.
         let len = (out.len() - HEADER + 8) as u16;
         out[2..4].copy_from_slice(&len.to_be_bytes());
@@ -254,10 +274,11 @@ mod tests {
             flags: (bool, bool),
             addresses in proptest::array::uniform3(proptest::option::of(socket_addr())),
             error in proptest::option::of(300u16..700),
+            proof: Option<[u8; 16]>,
         ) {
             let [mapped, origin, other] = addresses;
             let change = Change { ip: flags.0, port: flags.1 };
-            let message = Binding { class: Class::Error, id, change, mapped, origin, other, error, unknown: Vec::new() };
+            let message = Binding { class: Class::Error, id, change, mapped, origin, other, error, proof, unknown: Vec::new() };
             prop_assert_eq!(Binding::parse(&message.encode()), Ok(message));
         }
 

@@ -46,6 +46,12 @@ pub fn wrong_secret() {
     let answer = [&from_b[..], &[198, 51, 100, 1], &port, &port].concat();
     let (answers, frames) = capture(&a, &answer, || {
         stranger.start(&a).unwrap();
+        // Nor does it get an answer to STUN, neither as a stranger's netcheck nor as a stranger's node.
+        for config in ["/nonexistent".into(), stranger.dir.join("peer.yaml")] {
+            let ask = ["netcheck", "--json", "--server", "198.51.100.2:51900", "--config"];
+            let found = run(a.ns.command(program()).args(ask).arg(config));
+            assert!(found.contains("\"udp\": false"), "{found}");
+        }
         std::thread::sleep(Duration::from_secs(4));
     })
     .unwrap();

@@ -86,8 +86,9 @@ pub fn every_protocol() {
         nft(&router, RULES);
         let _running = miniupnpd(&dir, &router, natpmp, upnp);
         std::thread::sleep(Duration::from_millis(300));
-        let netcheck = ["netcheck", "--server", &format!("{HUB}:51900")];
-        let output = host.ns.command(program()).args(netcheck).output().unwrap();
+        let netcheck = ["netcheck", "--server", &format!("{HUB}:51900"), "--config"];
+        let mut command = host.ns.command(program());
+        let output = command.args(netcheck).arg(hub.dir.join("peer.yaml")).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains(&format!("mapping by {expected}\n")), "{text}");
         let mut a = node(&dir, "mapped", &bootstrap(HUB));

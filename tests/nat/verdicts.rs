@@ -34,8 +34,9 @@ pub fn every_nat() {
     for (kind, n) in Kind::ALL.into_iter().chain([Kind::Hairpin, Kind::Blocked]).zip(1..) {
         let site = Site::new(&mut internet, kind, n);
         let ask = |format: &[&str]| {
-            let servers = ["netcheck", "--server", "203.0.113.250:51900"];
-            let output = site.host.ns.command(program()).args(servers).args(format).output().unwrap();
+            let servers = ["netcheck", "--server", "203.0.113.250:51900", "--config"];
+            let mut command = site.host.ns.command(program());
+            let output = command.args(servers).arg(daemon.dir.join("peer.yaml")).args(format).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap()
         };
