@@ -2,10 +2,13 @@
 //! put in.
 #![no_main]
 
-use aegisray::wire::{
-    coalesce::{Coalescer, Group},
-    ip, mss, packet,
-    vnet::{self, Split, VNET_HEADER, VnetHeader},
+use aegisray::{
+    portmap::{pcp, upnp},
+    wire::{
+        coalesce::{Coalescer, Group},
+        ip, mss, packet, stun,
+        vnet::{self, Split, VNET_HEADER, VnetHeader},
+    },
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +29,12 @@ fn packets(data: &[u8]) -> Vec<Vec<u8>> {
 
 fuzz_target!(|data: &[u8]| {
     let _ = packet::parse(data);
+    if let Ok(binding) = stun::Binding::parse(data) {
+        let _ = stun::Binding::parse(&binding.encode()).expect("what is read can be written");
+    }
+    let request = pcp::Request { client: [10, 0, 0, 1].into(), port: 1, outside: 1, lifetime_s: 1, nonce: [0; 12] };
+    let _ = (pcp::pcp_answer(&request, data), pcp::natpmp_answer(&request, data), pcp::natpmp_address(data));
+    let _ = upnp::control_url(&String::from_utf8_lossy(data));
     if let Some((header, packet)) = data.split_first_chunk::<VNET_HEADER>() {
         let header = VnetHeader::parse(header);
         let _ = vnet::finish_checksum(&header, &mut packet.to_vec());

@@ -79,7 +79,8 @@ fn describe(host: SocketAddr, path: &str) -> Result<Gateway, PortMapError> {
 }
 
 /// The service that keeps mappings, and where it is controlled.
-fn control_url(description: &str) -> Option<(String, String)> {
+#[must_use]
+pub fn control_url(description: &str) -> Option<(String, String)> {
     let services = description.split("<service>").skip(1);
     let mut found = services.filter_map(|s| {
         let service = element(s, "serviceType")?;
