@@ -1,11 +1,13 @@
 //! Floor 4: the host: interfaces, addresses, routes (rtnetlink), network namespaces, NAT (nftables), privileges.
-#![allow(unsafe_code)] // netlink sockets, setns, unshare and getifaddrs
+#![allow(unsafe_code)] // netlink and packet sockets, setns, unshare and getifaddrs
 
+mod cable;
 mod netlink;
 mod netns;
 mod nft;
 mod system;
 
+pub use cable::{CableEnd, MAX_FRAME, wait_for_frames};
 pub use netlink::{LinkChange, Monitor, Netlink};
 pub use netns::{NetNs, become_root_in_user_namespace, can_make_namespaces};
 pub use nft::masquerade;

@@ -7,6 +7,7 @@ pub mod load;
 mod story;
 pub mod topology;
 pub mod traffic;
+pub mod wire;
 
 use std::{io, io::Write as _, path::PathBuf};
 

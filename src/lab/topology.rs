@@ -2,6 +2,7 @@
 
 use std::{io, net::IpAddr};
 
+use super::wire::{Weather, Wire};
 use crate::{
     host::{NetNs, Netlink, masquerade},
     types::IpPrefix,
@@ -11,6 +12,9 @@ use crate::{
 pub struct Internet {
     ns: NetNs,
     ports: u32,
+    weather: Option<Weather>,
+    /// The namespaces in which cables with weather run.
+    wires: Vec<(NetNs, Wire)>,
 }
 
 /// A host: a namespace with one or more interfaces.
@@ -32,18 +36,35 @@ impl Internet {
             n.add_bridge("br0")?;
             n.set_up("br0", true)
         })?;
-        Ok(Self { ns, ports: 0 })
+        Ok(Self { ns, ports: 0, weather: None, wires: Vec::new() })
+    }
+
+    /// What the cables of hosts that are plugged in from now on do to frames.
+    pub fn set_weather(&mut self, weather: Option<Weather>) {
+        self.weather = weather;
     }
 
     fn plug(&mut self, into: &NetNs, interface: &str, address: IpAddr) -> io::Result<String> {
         self.ports += 1;
         let port = format!("port{}", self.ports);
+        let middle = self.weather.map(|weather| NetNs::new().map(|ns| (weather, ns))).transpose()?;
+        let (name, end) = middle.as_ref().map_or((interface, into), |(_, middle)| ("out", middle));
         self.ns.run(|| {
             let mut n = Netlink::open()?;
-            n.add_veth(&port, interface, into)?;
+            n.add_veth(&port, name, end)?;
             n.set_master(&port, Some("br0"))?;
             n.set_up(&port, true)
         })?;
+        if let Some((weather, middle)) = middle {
+            middle.run(|| {
+                let mut n = Netlink::open()?;
+                n.add_veth("in", interface, into)?;
+                n.set_up("in", true)?;
+                n.set_up("out", true)
+            })?;
+            let wire = Wire::join(&middle, ["in", "out"], weather, u64::from(self.ports))?;
+            self.wires.push((middle, wire));
+        }
         into.run(|| {
             let mut n = Netlink::open()?;
             n.add_address(interface, address, 24)?;

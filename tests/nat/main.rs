@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
+        ("over_distance_and_loss", matrix::distance),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
     ])
 }

@@ -7,11 +7,11 @@ use std::{
 
 use aegisray::{
     api::{Request, Response},
-    lab::{daemon::Daemon, topology::Internet},
+    lab::{daemon::Daemon, topology::Internet, wire::Weather},
 };
 
 use super::{
-    harness::{Dir, bootstrap, need_route, node, quiet},
+    harness::{Dir, bootstrap, need, need_route, node, quiet},
     routers::{Kind, Site},
 };
 
@@ -110,9 +110,15 @@ pub fn pair(kinds: [Kind; 2], prepare: impl Fn(&[Site; 2])) -> Pair {
 
 /// Two sites and a hub, whose configuration gets `more`; `prepare` is called before the sites' daemons start.
 pub fn pair_with(kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
+    pair_in(None, kinds, more, prepare)
+}
+
+/// [`pair_with`], with weather on the cables of the two sites.
+pub fn pair_in(weather: Option<Weather>, kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
     let host = internet.public(HUB.parse().unwrap()).unwrap();
+    internet.set_weather(weather);
     let mut hub = node(&dir, "hub", &format!("{}{more}", quiet()));
     hub.start(&host).unwrap();
     let mut n = 0;
@@ -163,4 +169,42 @@ pub fn hard_pairs() {
     let [(_, a), (_, b)] = &pairs[*times.keys().next().unwrap()].sites;
     std::thread::sleep(Duration::from_secs(8));
     assert!(is_direct(a, b) && echoes(a, b) && echoes(b, a));
+}
+
+/// How long the first packets take over distance, with and without loss.
+pub fn distance() {
+    let delay = Duration::from_millis(20);
+    for loss in [0.0, 0.05] {
+        let weather = Weather { delay, jitter: Duration::from_millis(2), loss, rate: None };
+        // Two symmetric NATs, whose packets go through the relay for ever; and two that meet.
+        let relayed = pair_in(Some(weather), [Kind::Symmetric, Kind::Symmetric], "", |_| ());
+        let [(_, a), (_, b)] = &relayed.sites;
+        need_route(a, &b.name);
+        need_route(b, &a.name);
+        let first = echo_time(a, b);
+        let mut later: Vec<Duration> = (0..9).map(|_| echo_time(a, b)).collect();
+        later.sort_unstable();
+        let meets = pair_in(Some(weather), [Kind::PortRestricted, Kind::Double], "", |_| ());
+        let [(_, c), (_, d)] = &meets.sites;
+        need_route(c, &d.name);
+        let start = Instant::now();
+        need(c, "direct path", || {
+            echoes(c, d);
+            is_direct(c, d).then_some(())
+        });
+        println!(
+            "  80 ms round trip, {} % lost: first ping through the relay {} ms, later {} ms; direct {:.1} s after the route",
+            loss * 100.0,
+            first.as_millis(),
+            later[4].as_millis(),
+            start.elapsed().as_secs_f64()
+        );
+        assert!(later[4] > 4 * delay, "the cables are as long as they should be");
+    }
+}
+
+fn echo_time(from: &Daemon, to: &Daemon) -> Duration {
+    let start = Instant::now();
+    need(from, "echo", || echoes(from, to).then_some(()));
+    start.elapsed()
 }
