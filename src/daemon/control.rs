@@ -164,6 +164,7 @@ impl Control {
                 _ = second.tick() => {
                     fallback.tick(&self.shared, self.node.has_links());
                     self.close_unused();
+                    self.check_clock();
                     self.reflexive.tick(self.shared.socket());
                 }
                 Some(path) = opened.recv() => {
@@ -276,7 +277,6 @@ impl Control {
     }
 
     fn send_beacon(&mut self, lan: &mut Option<Lan>) {
-        self.check_clock();
         let Some(lan) = lan else { return };
         let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let mut interfaces = host::interface_addresses().unwrap_or_default();

@@ -150,6 +150,9 @@ impl Node {
             // What was still on its way over the stream when the link moved to UDP.
             return;
         }
+        if link.has_left(now, from) {
+            return;
+        }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
         if newest && !recently {
             // Roaming: it is there once a probe to the new address comes back.
@@ -238,16 +241,20 @@ impl Node {
             self.tables_dirty |= changed;
             return;
         }
-        let Some(addr) = link.replied(now, reply.id) else { return };
+        let Some((addr, rtt)) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
         if addr != link.addr {
+            let is_better = link.up && link.compare(addr, rtt);
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
                 // Any place where the peer answers is a good one to begin with.
-                None if !link.up || path::is_stream(link.addr) => 0,
+                None if !link.up || path::is_stream(link.addr) || is_better => 0,
                 None => return,
             };
             let moved = link.up;
+            if is_better {
+                link.leave(now);
+            }
             link.move_to(now, addr);
             link.interface = interface;
             self.tables_dirty = true;
@@ -443,7 +450,7 @@ impl Node {
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
-            self.look_for_udp(now, id);
+            self.look_around(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

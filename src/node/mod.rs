@@ -12,11 +12,11 @@ mod gate;
 mod link;
 mod links;
 mod own;
+mod paths;
 mod peer;
 mod peers;
 mod pmtu;
 mod pump;
-mod punching;
 mod snapshot;
 mod status;
 

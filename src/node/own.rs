@@ -81,7 +81,7 @@ impl Own {
     /// What is known of the NAT before this node.
     pub fn mapping(&self) -> crate::wire::proto::Mapping {
         let seen: Vec<SocketAddr> = self.observed.iter().map(|(_, a)| *a).collect();
-        super::punching::mapping(&seen, &self.local)
+        super::paths::mapping(&seen, &self.local)
     }
 
     fn update_endpoints(&mut self) {

@@ -1,8 +1,12 @@
-//! Direct paths for who is reached through relays: offers, answers, probes.
+//! Where peers can be reached: offers of direct paths to who is reached through relays, and better places for who is
+//! reached already.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Node, Via, link::Link};
+use super::{
+    Node, Via,
+    link::{COMPARED, Link},
+};
 use crate::{
     punch::Places,
     session::Transport,
@@ -17,6 +21,9 @@ use crate::{
 const MAX_ENDPOINTS: usize = 16;
 const MAX_REFLEXIVE: usize = 4;
 const UDP_EVERY_S: u64 = 5;
+/// Other places are compared at this age of a link in seconds, and again after so many.
+const LOOK_S: u64 = 2;
+const LOOK_EVERY_S: u64 = 60;
 
 impl Node {
     /// Offers an attempt to a peer that users talk to and that has no direct link.
@@ -83,16 +90,27 @@ impl Node {
         }
     }
 
-    /// A link over a stream is a makeshift: every few seconds UDP is tried again.
-    pub(super) fn look_for_udp(&mut self, now: Instant, id: NodeId) {
+    /// Once a second: whether the peer can be reached better elsewhere. Links that users' packets flow over are compared
+    /// now and then with the other places where the peer may be. A link over a stream is a makeshift: UDP is tried every
+    /// few seconds.
+    pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let Some(link) = peer.link.as_ref().filter(|l| l.up && path::is_stream(l.addr)) else { return };
-        if now.since(link.since).as_secs().is_multiple_of(UDP_EVERY_S) {
-            let mut places = peer.info.record.endpoints.clone();
-            places.push(path::plain(link.addr));
-            places.truncate(MAX_ENDPOINTS);
-            places.into_iter().for_each(|place| self.send_probe(now, id, place));
+        let Some(link) = peer.link.as_ref().filter(|l| l.up) else { return };
+        let age = now.since(link.since).as_secs();
+        let is_time = if path::is_stream(link.addr) {
+            age.is_multiple_of(UDP_EVERY_S)
+        } else {
+            link.is_active(now) && (LOOK_S..LOOK_S + u64::from(COMPARED)).contains(&(age % LOOK_EVERY_S))
+        };
+        if !is_time {
+            return;
         }
+        let mut places = peer.info.record.endpoints.clone();
+        places.push(path::plain(link.addr));
+        places.truncate(MAX_ENDPOINTS);
+        let current = link.addr;
+        places.retain(|place| *place != current);
+        places.into_iter().for_each(|place| self.send_probe(now, id, place));
     }
 
     /// Tries a path that was opened: a stream to a node that may be anybody.
