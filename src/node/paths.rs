@@ -68,7 +68,7 @@ impl Node {
                 return;
             }
         } else {
-            if !self.puncher.accepts(own, &id, &theirs) {
+            if !self.puncher.accepts(now, own, &id, &theirs) {
                 return;
             }
             self.send_punch(session, true);

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use crate::{
@@ -40,6 +40,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// Bytes on a session below which nobody is said to use it.
 const USED: u64 = 400;
 const MAX_PLACES: usize = 16;
+/// Attempts with the same peer begin at least so far apart, whoever offers them: nobody can keep us sending.
+const BEGIN_GAP: Duration = Duration::from_secs(25);
 
 /// What a peer said of where it may be.
 #[derive(Debug, Clone, Default)]
@@ -88,8 +90,16 @@ struct History {
     next: Instant,
     /// When an offer was sent that has no answer yet.
     offered: Option<Instant>,
+    /// When the last attempt began.
+    begun: Option<Instant>,
     /// Bytes on the sessions with the peer when the last attempt was over.
     bytes: u64,
+}
+
+impl History {
+    fn new(now: Instant) -> Self {
+        Self { wait: RETRY.0, next: now, offered: None, begun: None, bytes: 0 }
+    }
 }
 
 /// All attempts of a node.
@@ -110,7 +120,7 @@ impl Puncher {
     /// Whether to offer an attempt to a node that is reached through relays only; notes that it is offered. `bytes`:
     /// what its sessions have carried so far.
     pub fn offers(&mut self, now: Instant, id: NodeId, bytes: u64) -> bool {
-        let history = self.history.entry(id).or_insert(History { wait: RETRY.0, next: now, offered: None, bytes: 0 });
+        let history = self.history.entry(id).or_insert_with(|| History::new(now));
         if self.attempts.contains_key(&id) || history.offered.is_some_and(|at| now.since(at) < ANSWER_TIME) {
             history.bytes = bytes;
             return false;
@@ -127,7 +137,11 @@ impl Puncher {
 
     /// Whether to take part in an attempt that `id` offers.
     #[must_use]
-    pub fn accepts(&self, own: Mapping, id: &NodeId, theirs: &Places) -> bool {
+    pub fn accepts(&self, now: Instant, own: Mapping, id: &NodeId, theirs: &Places) -> bool {
+        let begun = self.history.get(id).and_then(|h| h.begun);
+        if begun.is_some_and(|at| now.since(at) < BEGIN_GAP) {
+            return false;
+        }
         let is_free = match birthday_kind(own, theirs.mapping) {
             Some(true) => !self.attempts.values().any(Attempt::has_scouts),
             Some(false) => self.attempts.values().filter(|a| a.birthday.is_some()).count() < MAX_SPRAYS,
@@ -144,24 +158,29 @@ impl Puncher {
 
     /// Both ends have agreed: send from now on.
     pub fn begin(&mut self, now: Instant, id: NodeId, own: Mapping, theirs: &Places) {
-        let accepted = self.accepts(own, &id, theirs);
-        if let Some(history) = self.history.get_mut(&id) {
-            history.offered = None;
-        }
         if self.attempts.contains_key(&id) {
             return;
         }
+        let accepted = self.accepts(now, own, &id, theirs);
+        let history = self.history.entry(id).or_insert_with(|| History::new(now));
+        history.offered = None;
+        history.begun = Some(now);
         let mut places: Vec<SocketAddr> = theirs.reflexive.clone();
         places.extend(theirs.endpoints.iter().filter(|e| !theirs.reflexive.contains(e)));
+        places.retain(|place| is_place(place.ip()));
         places.truncate(MAX_PLACES);
         let birthday = match (birthday_kind(own, theirs.mapping), theirs.reflexive.first()) {
             (Some(true), Some(target)) if accepted => {
+                if self.next_number + SCOUTS > path::FIRST_STREAM {
+                    self.next_number = 1;
+                }
                 let numbers = self.next_number..self.next_number + SCOUTS;
-                // Far from wrapping: a billion years of attempts.
                 self.next_number = numbers.end;
                 Some(Birthday::Scouts { target: *target, numbers, sent: 0 })
             }
-            (Some(false), Some(target)) if accepted => Some(Birthday::Spray { target: target.ip() }),
+            (Some(false), Some(target)) if accepted && is_public(target.ip()) => {
+                Some(Birthday::Spray { target: target.ip() })
+            }
             _ => None,
         };
         let next_birthday = now + BIRTHDAY_AFTER;
@@ -226,6 +245,16 @@ impl Puncher {
         }
         out
     }
+}
+
+/// Whether a peer can be at this address at all.
+fn is_place(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// Whether this can be the public address of a NAT: no network of ours is sprayed because a peer says so.
+fn is_public(ip: IpAddr) -> bool {
+    is_place(ip) && matches!(ip, IpAddr::V4(ip) if !ip.is_private() && !ip.is_link_local())
 }
 
 /// Whether it takes many ports to meet: of ours (true), of the other end's (false). Between two NATs of that kind
@@ -308,10 +337,32 @@ mod tests {
     fn one_side_with_many_ports_at_a_time() {
         let mut p = Puncher::new(Rng::from_seed([1; 32]));
         let easy = places(Mapping::Independent);
-        assert!(p.accepts(Mapping::Dependent, &id(1), &easy));
-        p.begin(Instant(0), id(1), Mapping::Dependent, &easy);
-        assert!(!p.accepts(Mapping::Dependent, &id(2), &easy));
+        let now = Instant(0);
+        assert!(p.accepts(now, Mapping::Dependent, &id(1), &easy));
+        p.begin(now, id(1), Mapping::Dependent, &easy);
+        assert!(!p.accepts(now, Mapping::Dependent, &id(2), &easy));
         p.end(&id(1));
-        assert!(p.accepts(Mapping::Dependent, &id(2), &easy));
+        assert!(p.accepts(now, Mapping::Dependent, &id(2), &easy));
+    }
+
+    #[test]
+    fn nobody_can_keep_us_sending_or_aim_us_at_ourselves() {
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        let hard = places(Mapping::Dependent);
+        let mut sent = 0;
+        for second in 0..300u64 {
+            let now = Instant(second * 1_000_000);
+            if p.accepts(now, Mapping::Independent, &id(1), &hard) {
+                p.begin(now, id(1), Mapping::Independent, &hard);
+            }
+            sent += run(&mut p, now, now + Duration::from_secs(1)).len();
+        }
+        assert!(sent < 300 * 64 * 9 / 10, "{sent}");
+        for aim in ["127.0.0.1:9", "224.0.0.1:9", "0.0.0.0:9", "255.255.255.255:9", "192.168.1.1:9"] {
+            let mut p = Puncher::new(Rng::from_seed([1; 32]));
+            let theirs = Places { reflexive: vec![aim.parse().unwrap()], ..places(Mapping::Dependent) };
+            p.begin(Instant(0), id(1), Mapping::Independent, &theirs);
+            assert!(run(&mut p, Instant(0), Instant(60_000_000)).len() <= 2 * ROUNDS.len(), "{aim}");
+        }
     }
 }

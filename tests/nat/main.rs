@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         ("routers_give_public_ports_and_take_them_back", mapping::every_protocol),
         ("every_pair_of_nats_is_connected", matrix::every_pair),
         ("a_transfer_survives_every_change_of_path", transfer::survives),
+        ("an_upgrade_loses_and_reorders_nothing", transfer::upgrade),
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),

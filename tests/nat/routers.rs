@@ -130,6 +130,10 @@ impl Site {
                 Kind::Open | Kind::PortRestricted | Kind::Double | Kind::Blocked => masquerade(""),
             };
             nft(router, &format!("{FIREWALL}\n{nat}"));
+            // The strictest routers forget a flow after 30 seconds (RFC 4787 §4.3 asks for two minutes).
+            for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+                router.ns.run(|| std::fs::write(format!("/proc/sys/net/netfilter/{timeout}"), "30")).unwrap();
+            }
             if kind == Kind::Blocked {
                 nft(router, "insert rule inet fw forward meta l4proto udp drop");
             }

@@ -223,3 +223,28 @@ pub fn without_udp() {
     println!("  {} MiB, longest stall {} ms", outcome.received >> 20, outcome.longest_stall.as_millis());
     assert_eq!((outcome.received, outcome.wrong), (BYTES, 0));
 }
+
+/// Counted datagrams while a relayed path becomes a direct one.
+pub fn upgrade() {
+    let p = pair([Kind::PortRestricted, Kind::PortRestricted], |sites| {
+        allow_direct(&sites[0].routers[0], 2, false);
+    });
+    let [(site, a), (other, b)] = &p.sites;
+    need_route(a, &b.name);
+    need_route(b, &a.name);
+    let address = need(b, "addresses", || b.addresses()).0;
+    load::round_trips(&site.host, &other.host, address, 20, Duration::from_millis(10)).unwrap();
+    let flood = std::thread::scope(|scope| {
+        let time = Duration::from_secs(8);
+        let flood = scope.spawn(move || load::udp(&site.host, &other.host, address, 1000, 5000, time));
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!is_direct(a, b), "relayed at first");
+        allow_direct(&site.routers[0], 2, true);
+        need(a, "direct path", || is_direct(a, b).then_some(()));
+        flood.join().unwrap().unwrap()
+    });
+    let lost = flood.sent - flood.received;
+    println!("  {} datagrams over an upgrade to a direct path: {lost} lost, {} reordered", flood.sent, flood.reordered);
+    assert!(is_direct(a, b));
+    assert_eq!((flood.received, flood.reordered), (flood.sent, 0));
+}
