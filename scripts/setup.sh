@@ -12,12 +12,15 @@ command -v make >/dev/null || missing+=(make)
 # The NAT routers of the tests.
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables)
 command -v miniupnpd >/dev/null || [ -x /usr/sbin/miniupnpd ] || missing+=(miniupnpd miniupnpd-nftables)
+if ! command -v turnserver >/dev/null; then missing+=(coturn); fi
 command -v conntrack >/dev/null || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
 if [ ${#missing[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null; then
         echo "installing: ${missing[*]}"
         $sudo apt-get update -qq
         DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
+        # The tests run their own, in namespaces; nobody asked for one that serves this machine.
+        case " ${missing[*]} " in *" coturn "*) $sudo systemctl disable --now coturn >/dev/null 2>&1 || true ;; esac
     else
         echo "missing: ${missing[*]}; install them with your package manager and try again" >&2
         exit 1

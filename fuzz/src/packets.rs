@@ -6,7 +6,7 @@ use aegisray::{
     portmap::{pcp, upnp},
     wire::{
         coalesce::{Coalescer, Group},
-        ip, mss, packet, stun,
+        ip, mss, packet, stun, turn,
         vnet::{self, Split, VNET_HEADER, VnetHeader},
     },
 };
@@ -32,6 +32,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(binding) = stun::Binding::parse(data) {
         let _ = stun::Binding::parse(&binding.encode()).expect("what is read can be written");
     }
+    let _ = turn::parse(data);
     let request = pcp::Request { client: [10, 0, 0, 1].into(), port: 1, outside: 1, lifetime_s: 1, nonce: [0; 12] };
     let _ = (pcp::pcp_answer(&request, data), pcp::natpmp_answer(&request, data), pcp::natpmp_address(data));
     let _ = upnp::control_url(&String::from_utf8_lossy(data));

@@ -27,6 +27,15 @@ pub const DEFAULT_CONFIG: &str = "/etc/aegisray/peer.yaml";
 pub const DEFAULT_STATE: &str = "/var/lib/aegisray";
 pub const DEFAULT_SOCKET: &str = "/run/aegisray/aegisray.sock";
 
+/// A TURN server and what it knows this node by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// `HOST:PORT`.
+    pub server: String,
+    pub username: String,
+    pub password: String,
+}
+
 /// Who gets answers to STUN requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StunClients {
@@ -71,6 +80,8 @@ pub struct Config {
     pub punch: bool,
     /// `HOST:PORT` of STUN servers to ask where this node is seen.
     pub stun_servers: Vec<String>,
+    /// A TURN server to be reached through where nothing else helps.
+    pub turn: Option<Turn>,
     /// Whom to answer STUN requests; `None`: nobody.
     pub stun: Option<StunClients>,
     /// TCP port for who has no UDP; `None`: not offered.
@@ -292,6 +303,14 @@ impl Reader<'_> {
             lan_discovery: raw.peers.lan_discovery,
             punch: raw.peers.punch,
             stun_servers: self.bootstrap(&raw.peers.stun_servers)?,
+            turn: match raw.peers.turn {
+                None => None,
+                Some(turn) => Some(Turn {
+                    server: self.bootstrap(std::slice::from_ref(&turn.server))?.remove(0),
+                    username: turn.username,
+                    password: turn.password,
+                }),
+            },
             stun: raw.listen.stun.0,
             port_mapping: raw.listen.port_mapping,
             tcp_port: Some(raw.listen.tcp_port.unwrap_or(raw.listen.port)).filter(|p| *p != 0),

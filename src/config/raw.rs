@@ -98,12 +98,28 @@ pub(super) struct RawPeers {
     pub lan_discovery: bool,
     pub punch: bool,
     pub stun_servers: Vec<Spanned<Text>>,
+    pub turn: Option<RawTurn>,
 }
 
 impl Default for RawPeers {
     fn default() -> Self {
-        Self { bootstrap: Vec::new(), max: MaxPeers(50), lan_discovery: true, punch: true, stun_servers: Vec::new() }
+        Self {
+            bootstrap: Vec::new(),
+            max: MaxPeers(50),
+            lan_discovery: true,
+            punch: true,
+            stun_servers: Vec::new(),
+            turn: None,
+        }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTurn {
+    pub server: Spanned<Text>,
+    pub username: String,
+    pub password: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,22 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// HMAC-SHA-1 (RFC 2104), for TURN servers, which know nothing else (RFC 8489 §14.5). Nothing of ours rests on it.
+#[must_use]
+pub fn hmac_sha1(key: &[u8], message: &[u8]) -> [u8; 20] {
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
+    let mut out = [0; 20];
+    out.copy_from_slice(hmac::sign(&key, message).as_ref());
+    out
+}
+
+/// MD5 (RFC 1321), for the credentials of TURN servers (RFC 8489 §9.2.2). Nothing of ours rests on it.
+#[must_use]
+pub fn md5(message: &[u8]) -> [u8; 16] {
+    use md5::Digest as _;
+    md5::Md5::digest(message).into()
+}
+
 /// An HMAC-SHA-256 key that gives tags cut to 16 bytes.
 #[derive(Clone, Debug)]
 pub struct HmacKey(hmac::Key);

@@ -10,7 +10,7 @@ mod sign;
 #[cfg(feature = "bench-plaintext")]
 pub use aead::PLAINTEXT;
 pub use aead::{AeadKey, Cipher, TAG_LEN};
-pub use hash::{HmacKey, hkdf_sha256, sha256};
+pub use hash::{HmacKey, hkdf_sha256, hmac_sha1, md5, sha256};
 pub use kem::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KemSecret, encapsulate};
 pub use noise::{NoiseResolver, X25519_LEN, x25519_public};
 pub use rng::Rng;

@@ -14,7 +14,14 @@ use tokio::{
 };
 
 use super::{
-    calls::Pending, fallback::Fallback, lan::Lan, mapping::PortMapper, reflexive::Reflexive, resolve, state::StateFile,
+    calls::Pending,
+    fallback::Fallback,
+    lan::Lan,
+    mapping::PortMapper,
+    reflexive::Reflexive,
+    resolve,
+    state::StateFile,
+    turn::{self, TurnClient},
     unix_now,
 };
 use crate::{
@@ -104,6 +111,11 @@ impl Control {
         tokio::spawn(resolve::run(self.config.bootstrap.clone(), resolved_tx));
         let (stun_tx, mut stun_servers) = mpsc::channel(4);
         tokio::spawn(resolve::run(self.config.stun_servers.clone(), stun_tx));
+        let mut turn = self.config.turn.clone().map(TurnClient::new);
+        let (turn_tx, mut turn_servers) = mpsc::channel(4);
+        if let Some(account) = &self.config.turn {
+            tokio::spawn(resolve::run(vec![account.server.clone()], turn_tx));
+        }
         let (mapped_tx, mut mapped) = mpsc::unbounded_channel();
         let mapper = self.start_mapper(mapped_tx);
         let (opened_tx, mut opened) = mpsc::unbounded_channel();
@@ -139,7 +151,10 @@ impl Control {
                 n = inputs.recv_many(&mut burst, BURST) => {
                     if n == 0 { break }
                     for input in burst.drain(..) {
-                        self.handle_input(input);
+                        match (input, &mut turn) {
+                            (Input::Turn(message), Some(turn)) => turn.handle(&self.shared.sockets, message),
+                            (input, _) => self.handle_input(input),
+                        }
                     }
                 }
                 Some(change) = changes.recv() => {
@@ -166,10 +181,20 @@ impl Control {
                     self.close_unused();
                     self.check_clock();
                     self.reflexive.tick(self.shared.socket());
+                    if let Some(turn) = &mut turn {
+                        turn.tick(&self.shared.sockets, &self.node.places_of_others(turn::MAX_PEERS));
+                        let now = self.clock.now();
+                        self.node.set_relayed_endpoint(now, turn.relayed());
+                    }
                 }
                 Some(path) = opened.recv() => {
                     let now = self.clock.now();
                     self.node.try_path(now, path);
+                }
+                Some(servers) = turn_servers.recv() => {
+                    if let Some(turn) = &mut turn {
+                        turn.set_server(&self.shared.sockets, &servers);
+                    }
                 }
                 Some(servers) = stun_servers.recv() => self.reflexive.set_servers(servers),
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
@@ -194,6 +219,9 @@ impl Control {
         self.node.shutdown();
         self.carry_out();
         self.save();
+        if let Some(turn) = turn {
+            turn.release(&self.shared.sockets);
+        }
         if let Some(mapper) = mapper {
             mapper.stop(UNMAP_TIME).await;
         }
@@ -225,6 +253,8 @@ impl Control {
             Input::Packet(packet) => self.node.handle_tun(now, &packet),
             Input::Activity(session) => self.node.handle_activity(now, &session),
             Input::SendError(to) => self.node.handle_send_error(now, to),
+            // Without a TURN server there is nobody to come from.
+            Input::Turn(_) => {}
             Input::Stun { from, id, mapped } => {
                 if self.reflexive.answered(from, id) {
                     self.node.note_reflexive(now, from, mapped);

@@ -8,6 +8,7 @@ mod mapping;
 mod reflexive;
 mod resolve;
 mod state;
+mod turn;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
 

@@ -27,7 +27,7 @@ use crate::{
     transport::{Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     types::NodeId,
-    wire::{ip, vnet::VnetHeader},
+    wire::{ip, turn, vnet::VnetHeader},
 };
 
 /// What the threads hand to the control side.
@@ -47,6 +47,8 @@ pub enum Input {
     SendError(SocketAddr),
     /// An answer to a STUN request of ours, with its transaction's number: where the server saw us.
     Stun { from: SocketAddr, id: [u8; 12], mapped: SocketAddr },
+    /// What the TURN server answers.
+    Turn(turn::Message),
 }
 
 /// Counters of the threads.

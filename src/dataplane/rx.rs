@@ -16,10 +16,12 @@ use crate::{
     session::Via,
     transport::{Datagram, Datagrams, SendList, Stream, StreamReader, UdpTransport},
     tun::IoVectors,
+    types::path,
     wire::{
         coalesce::{Coalescer, Group},
         ip, mss,
         stun::{self, Binding, Class},
+        turn,
         vnet::VnetHeader,
     },
 };
@@ -91,7 +93,9 @@ impl<'a> Receiver<'a> {
             let Some(datagram) = datagrams.get(i) else { continue };
             if stun::is_stun(&datagrams.buffer()[datagram.range.clone()]) {
                 let local = datagrams.local(&datagram);
-                take_stun(shared, datagram.from, local, &datagrams.buffer()[datagram.range]);
+                if let Some(inner) = take_stun(shared, &datagram, local, &datagrams.buffer()[datagram.range.clone()]) {
+                    self.take(&tables, &inner, datagrams.buffer());
+                }
             } else {
                 self.take(&tables, &datagram, datagrams.buffer());
             }
@@ -171,8 +175,20 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// A STUN message: requests are answered here, which takes no state; answers concern the control side.
-fn take_stun(shared: &Shared, from: SocketAddr, local: Option<IpAddr>, bytes: &[u8]) {
+/// A STUN message: requests are answered here, which takes no state; answers concern the control side. What our TURN
+/// server passes on is returned: a peer's datagram.
+fn take_stun(shared: &Shared, datagram: &Datagram, local: Option<IpAddr>, bytes: &[u8]) -> Option<Datagram> {
+    let from = datagram.from;
+    if shared.sockets.turn_server() == Some(from)
+        && let Some(message) = turn::parse(bytes)
+    {
+        if let turn::Message::Data { peer, at } = message {
+            let range = datagram.range.start + at.start..datagram.range.start + at.end;
+            return Some(Datagram { from: path::through(peer, path::TURN), range, ..datagram.clone() });
+        }
+        shared.tell(Input::Turn(message));
+        return None;
+    }
     match (Binding::parse(bytes), &shared.stun) {
         (Ok(request), Some(server)) if request.class == Class::Request => {
             Counters::add(&shared.counters.stun_requests, 1);
@@ -185,6 +201,7 @@ fn take_stun(shared: &Shared, from: SocketAddr, local: Option<IpAddr>, bytes: &[
         }
         _ => shared.counters.drop(Drop::Malformed),
     }
+    None
 }
 
 fn write(shared: &Shared, vectors: &mut IoVectors, buffer: &[u8], header: &VnetHeader, group: &Group) {

@@ -146,7 +146,7 @@ impl Node {
             }
             return;
         }
-        if link.up && path::is_stream(from) && !path::is_stream(link.addr) {
+        if link.up && path::is_makeshift(from) && !path::is_makeshift(link.addr) {
             // What was still on its way over the stream when the link moved to UDP.
             return;
         }
@@ -248,7 +248,7 @@ impl Node {
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
                 // Any place where the peer answers is a good one to begin with.
-                None if !link.up || path::is_stream(link.addr) || is_better => 0,
+                None if !link.up || path::is_makeshift(link.addr) || is_better => 0,
                 None => return,
             };
             let moved = link.up;

@@ -32,6 +32,8 @@ pub(super) struct Own {
     local: Vec<SocketAddr>,
     /// The public port that the router keeps for this node.
     mapped: Option<SocketAddr>,
+    /// Where a TURN server takes in datagrams for this node.
+    relayed: Option<SocketAddr>,
     observed: Vec<(Observer, SocketAddr)>,
     dirty: bool,
     needed: SeqNo,
@@ -47,6 +49,7 @@ impl Own {
             seqno,
             local: Vec::new(),
             mapped: None,
+            relayed: None,
             observed: Vec::new(),
             dirty: false,
             needed: 0,
@@ -87,7 +90,7 @@ impl Own {
     fn update_endpoints(&mut self) {
         let mut endpoints = self.configured.clone();
         let observed = self.observed.iter().rev().map(|(_, a)| *a);
-        for addr in self.mapped.into_iter().chain(self.local.iter().copied()).chain(observed) {
+        for addr in self.mapped.into_iter().chain(self.local.iter().copied()).chain(observed).chain(self.relayed) {
             if !endpoints.contains(&addr) && endpoints.len() < MAX_ENDPOINTS {
                 endpoints.push(addr);
             }
@@ -123,6 +126,15 @@ impl Node {
     pub fn set_mapped_endpoint(&mut self, now: Instant, mapped: Option<SocketAddr>) {
         if self.own.mapped != mapped {
             self.own.mapped = mapped;
+            self.own.update_endpoints();
+            self.pump(now);
+        }
+    }
+
+    /// A TURN server takes in datagrams for this node at this address, or none does any more.
+    pub fn set_relayed_endpoint(&mut self, now: Instant, relayed: Option<SocketAddr>) {
+        if self.own.relayed != relayed {
+            self.own.relayed = relayed;
             self.own.update_endpoints();
             self.pump(now);
         }

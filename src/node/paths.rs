@@ -91,13 +91,13 @@ impl Node {
     }
 
     /// Once a second: whether the peer can be reached better elsewhere. Links that users' packets flow over are compared
-    /// now and then with the other places where the peer may be. A link over a stream is a makeshift: UDP is tried every
-    /// few seconds.
+    /// now and then with the other places where the peer may be. A link over a stream or a TURN server is a makeshift: UDP is tried
+    /// every few seconds.
     pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = peer.link.as_ref().filter(|l| l.up) else { return };
         let age = now.since(link.since).as_secs();
-        let is_time = if path::is_stream(link.addr) {
+        let is_time = if path::is_makeshift(link.addr) {
             age.is_multiple_of(UDP_EVERY_S)
         } else {
             link.is_active(now) && (LOOK_S..LOOK_S + u64::from(COMPARED)).contains(&(age % LOOK_EVERY_S))
@@ -111,6 +111,20 @@ impl Node {
         let current = link.addr;
         places.retain(|place| *place != current);
         places.into_iter().for_each(|place| self.send_probe(now, id, place));
+    }
+
+    /// The IPv4 addresses where nodes without a direct link may be: who is to be let in by a TURN server.
+    #[must_use]
+    pub fn places_of_others(&self, most: usize) -> Vec<std::net::IpAddr> {
+        let routing = &self.routing;
+        let unlinked = self.by_tag.values().filter(|id| self.peers.get(id).is_none_or(|p| !p.is_up()));
+        let records = unlinked.filter_map(|id| routing.announcement(routing.origin(id)?));
+        let mut places: Vec<_> = records.flat_map(|known| &known.record.endpoints).map(SocketAddr::ip).collect();
+        places.retain(std::net::IpAddr::is_ipv4);
+        places.sort_unstable();
+        places.dedup();
+        places.truncate(most);
+        places
     }
 
     /// Tries a path that was opened: a stream to a node that may be anybody.

@@ -171,7 +171,7 @@ impl Puncher {
         places.truncate(MAX_PLACES);
         let birthday = match (birthday_kind(own, theirs.mapping), theirs.reflexive.first()) {
             (Some(true), Some(target)) if accepted => {
-                if self.next_number + SCOUTS > path::FIRST_STREAM {
+                if self.next_number + SCOUTS > path::TURN {
                     self.next_number = 1;
                 }
                 let numbers = self.next_number..self.next_number + SCOUTS;

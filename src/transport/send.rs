@@ -100,6 +100,16 @@ impl SendList {
             let number = path::socket_of(runs[done].to);
             let together = runs[done..].iter().take(RUNS).take_while(|r| path::socket_of(r.to) == number);
             let end = done + together.count();
+            if number == path::TURN {
+                for (to, at) in runs[done..end].iter().flat_map(|r| r.datagrams().map(|at| (r.to, at))) {
+                    self.calls += 1;
+                    if let Err(e) = sockets.send_by_turn(to, &buffer[at]) {
+                        failed(to, e);
+                    }
+                }
+                done = end;
+                continue;
+            }
             if number >= path::FIRST_STREAM {
                 let datagrams = runs[done..end].iter().flat_map(|r| r.datagrams());
                 self.calls += 1;

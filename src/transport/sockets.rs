@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Offloads, Stream, UdpTransport};
-use crate::types::path;
+use crate::{types::path, wire::turn};
 
 type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
 
@@ -36,6 +36,7 @@ pub struct Sockets {
     poll: OwnedFd,
     streams: ArcSwap<BTreeMap<u32, Arc<Stream>>>,
     next_stream: AtomicU32,
+    turn: ArcSwapOption<SocketAddr>,
 }
 
 impl Sockets {
@@ -60,6 +61,7 @@ impl Sockets {
             poll,
             streams: ArcSwap::default(),
             next_stream: AtomicU32::new(path::FIRST_STREAM),
+            turn: ArcSwapOption::empty(),
         })
     }
 
@@ -73,6 +75,7 @@ impl Sockets {
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
             0 => self.main[0].send(to, bytes),
+            path::TURN => self.send_by_turn(to, bytes),
             number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
             number => self.scout(number)?.send(to, bytes),
         }
@@ -82,6 +85,7 @@ impl Sockets {
     pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
             0 => self.main[0].send_whole(to, bytes),
+            path::TURN => self.send_by_turn(to, bytes),
             number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
             number => self.scout(number)?.send_whole(to, bytes),
         }
@@ -113,6 +117,21 @@ impl Sockets {
         all.insert(number, Arc::clone(&scout));
         self.scouts.store(Arc::new(all));
         Ok(scout)
+    }
+
+    /// The TURN server that relays for this node, once it does.
+    pub fn set_turn_server(&self, server: Option<SocketAddr>) {
+        self.turn.store(server.map(Arc::new));
+    }
+
+    #[must_use]
+    pub fn turn_server(&self) -> Option<SocketAddr> {
+        self.turn.load().as_deref().copied()
+    }
+
+    pub(super) fn send_by_turn(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let server = self.turn_server().ok_or(io::ErrorKind::NotConnected)?;
+        self.main[0].send(server, &turn::send(path::plain(to), bytes))
     }
 
     pub(super) fn stream(&self, number: u32) -> io::Result<Arc<Stream>> {

@@ -22,6 +22,15 @@ pub fn through(addr: SocketAddr, number: u32) -> SocketAddr {
 /// Numbers from here up are of streams, which carry datagrams over TCP.
 pub const FIRST_STREAM: u32 = 1 << 31;
 
+/// The number of paths by way of a TURN server, which the port that everybody knows speaks with.
+pub const TURN: u32 = FIRST_STREAM - 1;
+
+/// Whether `addr` is reached through a stream or a TURN server: only until UDP leads there straight.
+#[must_use]
+pub fn is_makeshift(addr: SocketAddr) -> bool {
+    socket_of(addr) >= TURN
+}
+
 /// Whether `addr` is reached through a stream.
 #[must_use]
 pub fn is_stream(addr: SocketAddr) -> bool {

@@ -8,6 +8,7 @@ pub mod ip;
 pub mod mss;
 pub mod packet;
 pub mod stun;
+pub mod turn;
 pub mod vnet;
 
 /// The control messages, generated from `proto/aegisray.proto`.

@@ -7,8 +7,8 @@ use crate::crypto::HmacKey;
 
 /// The port that STUN servers listen on unless told otherwise (RFC 8489 §8.1).
 pub const PORT: u16 = 3478;
-const COOKIE: u32 = 0x2112_a442;
-const HEADER: usize = 20;
+pub(super) const COOKIE: u32 = 0x2112_a442;
+pub(super) const HEADER: usize = 20;
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 const PROOF_LABEL: &[u8] = b"aegisray stun v1";
 
@@ -117,10 +117,10 @@ impl Binding {
             let len = usize::from(u16::from_be_bytes([datagram[at + 2], datagram[at + 3]]));
             let value = datagram.get(at + 4..at + 4 + len).ok_or(bad)?;
             match kind {
-                attr::MAPPED_ADDRESS => message.mapped = message.mapped.or(Some(address(value).ok_or(bad)?)),
-                attr::XOR_MAPPED_ADDRESS => message.mapped = Some(xored(address(value).ok_or(bad)?, &id)),
-                attr::RESPONSE_ORIGIN => message.origin = Some(address(value).ok_or(bad)?),
-                attr::OTHER_ADDRESS => message.other = Some(address(value).ok_or(bad)?),
+                attr::MAPPED_ADDRESS => message.mapped = message.mapped.or(Some(read_address(value).ok_or(bad)?)),
+                attr::XOR_MAPPED_ADDRESS => message.mapped = Some(xored(read_address(value).ok_or(bad)?, &id)),
+                attr::RESPONSE_ORIGIN => message.origin = Some(read_address(value).ok_or(bad)?),
+                attr::OTHER_ADDRESS => message.other = Some(read_address(value).ok_or(bad)?),
                 attr::CHANGE_REQUEST => {
                     let flags = value.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).ok_or(bad)?;
                     message.change = Change { ip: flags & 4 != 0, port: flags & 2 != 0 };
@@ -181,13 +181,7 @@ impl Binding {
             (attr::OTHER_ADDRESS, self.other),
         ];
         for (kind, address) in addresses.into_iter().filter_map(|(k, a)| Some((k, a?))) {
-            let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
-            value.extend_from_slice(&address.port().to_be_bytes());
-            match address.ip() {
-                IpAddr::V4(ip) => value.extend_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => value.extend_from_slice(&ip.octets()),
-            }
-            put(kind, &value);
+            put(kind, &address_value(address));
         }
         if let Some(proof) = &self.proof {
             put(attr::PROOF, proof);
@@ -203,7 +197,18 @@ impl Binding {
     }
 }
 
-fn address(value: &[u8]) -> Option<SocketAddr> {
+/// An address as an attribute's value (RFC 8489 §14.1).
+pub(super) fn address_value(address: SocketAddr) -> Vec<u8> {
+    let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
+    value.extend_from_slice(&address.port().to_be_bytes());
+    match address.ip() {
+        IpAddr::V4(ip) => value.extend_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => value.extend_from_slice(&ip.octets()),
+    }
+    value
+}
+
+pub(super) fn read_address(value: &[u8]) -> Option<SocketAddr> {
     let (head, ip) = value.split_first_chunk::<4>()?;
     let port = u16::from_be_bytes([head[2], head[3]]);
     let ip: IpAddr = match head[1] {
@@ -215,7 +220,7 @@ fn address(value: &[u8]) -> Option<SocketAddr> {
 }
 
 /// An address under the cookie and the transaction (RFC 8489 §14.2); its own inverse.
-fn xored(address: SocketAddr, id: &[u8; 12]) -> SocketAddr {
+pub(super) fn xored(address: SocketAddr, id: &[u8; 12]) -> SocketAddr {
     let port = address.port() ^ (COOKIE >> 16) as u16;
     let ip: IpAddr = match address.ip() {
         IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) ^ COOKIE).into(),

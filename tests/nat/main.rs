@@ -6,6 +6,7 @@ mod mapping;
 mod matrix;
 mod routers;
 mod transfer;
+mod turn;
 mod verdicts;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
         ("over_distance_and_loss", matrix::distance),
         ("the_better_place_is_found", matrix::better_place),
+        ("two_symmetric_nats_meet_at_a_turn_server", turn::two_symmetric),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
     ])
 }

@@ -40,7 +40,8 @@ table inet filter {
   }
 }";
 
-struct Running(Child);
+/// A program of others that ends with the test.
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -1,0 +1,50 @@
+//! A relayed address at a real TURN server (coturn).
+
+use std::{process::Stdio, time::Duration};
+
+use aegisray::lab::load;
+
+use super::{
+    harness::{Dir, bootstrap, need, need_route, node, quiet},
+    mapping::Running,
+    matrix::is_direct,
+    routers::{Kind, Site},
+};
+
+const HUB: &str = "203.0.113.250";
+const SERVER: &str = "203.0.113.240";
+
+pub fn two_symmetric() {
+    let dir = Dir::new();
+    let mut internet = aegisray::lab::topology::Internet::new().unwrap();
+    let hub_host = internet.public(HUB.parse().unwrap()).unwrap();
+    let server = internet.public(SERVER.parse().unwrap()).unwrap();
+    let mut command = server.ns.command("turnserver");
+    command.args(["-n", "-a", "-f", "-r", "example.org", "-u", "node:secret", "-L", SERVER, "-p", "3478"]);
+    command.args(["--no-tls", "--no-dtls", "--no-cli", "--no-software-attribute", "--no-stdout-log"]);
+    command.arg("--log-file").arg(dir.0.join("turn.log")).arg("--pidfile").arg(dir.0.join("turn.pid"));
+    command.arg("--userdb").arg(dir.0.join("turn.db"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _server = Running(command.spawn().expect("coturn is installed"));
+    let mut hub = node(&dir, "hub", &quiet());
+    hub.start(&hub_host).unwrap();
+    let sites = [1, 2].map(|n| Site::new(&mut internet, Kind::Symmetric, n));
+    let turn = format!("  turn:\n    server: {SERVER}:3478\n    username: node\n    password: secret\n");
+    let mut a = node(&dir, "A", &format!("{}{turn}", bootstrap(HUB)));
+    let mut c = node(&dir, "C", &bootstrap(HUB));
+    a.start(&sites[0].host).unwrap();
+    c.start(&sites[1].host).unwrap();
+    need_route(&a, "C");
+    need_route(&c, "A");
+    let relayed =
+        need(&a, "relayed address", || a.status()?.node.endpoints.into_iter().find(|e| e.ip().to_string() == SERVER));
+    let started = std::time::Instant::now();
+    need(&a, "link by way of the TURN server", || is_direct(&a, &c).then_some(()));
+    let link = need(&c, "link", || c.peers().into_iter().find(|p| p.name == "A")?.link);
+    assert_eq!(link.addr, relayed, "C sends to the relayed address");
+    println!("  two symmetric NATs are linked through coturn after {:.1} s", started.elapsed().as_secs_f64());
+    let to = need(&c, "addresses", || c.addresses()).0;
+    let rate = load::tcp(&sites[0].host, &sites[1].host, to, 1, Duration::from_secs(2)).unwrap() / 1e6;
+    println!("  {rate:.0} Mbit/s through coturn");
+    assert!(rate > 1.0 && is_direct(&a, &c));
+}
