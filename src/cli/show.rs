@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     api::{Request, Response, request},
+    node::Carrier,
     sim::Report,
     types::INFINITY,
 };
@@ -91,9 +92,13 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
                 p.name.clone(),
                 p.addresses.first().map(ToString::to_string).unwrap_or_default(),
                 match link {
-                    Some(l) if l.up => l.addr.to_string(),
-                    Some(l) => format!("{} (down)", l.addr),
-                    None => "relayed".to_owned(),
+                    Some(l) if l.up => match l.over {
+                        Carrier::Udp => l.addr.to_string(),
+                        Carrier::Tcp => format!("{} (TCP)", l.addr),
+                        Carrier::Turn => format!("{} (TURN)", l.addr),
+                    },
+                    Some(l) if p.obstacle.is_none() => format!("{} (down)", l.addr),
+                    _ => p.obstacle.as_ref().map_or("relayed".to_owned(), |why| format!("relayed: {why}")),
                 },
                 link.and_then(|l| l.rtt_ms).map_or("-".to_owned(), |r| format!("{r:.2} ms")),
                 link.map_or("-".to_owned(), |l| format!("{} %", l.loss_percent)),

@@ -30,7 +30,7 @@ use std::{
 pub use book::{AddressBook, PrefixMap};
 pub use gate::Invitation;
 pub use snapshot::Snapshot;
-pub use status::{Counters, LinkStatus, PeerStatus, RouteStatus, Status};
+pub use status::{Carrier, Counters, LinkStatus, PeerStatus, RouteStatus, Status};
 
 use forward::{Destination, Egress, Hop, Ingress, Tables};
 use peer::{Peer, Session};

@@ -62,6 +62,9 @@ impl Node {
             reflexive: list(&punch.reflexive, MAX_REFLEXIVE),
             mapping: punch.mapping(),
         };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.mapping = theirs.mapping;
+        }
         let own = self.own.mapping();
         if punch.answer {
             if !self.puncher.has_offered(&id) {

@@ -8,6 +8,7 @@ use crate::{
     routing::NeighborId,
     session::Transport,
     types::{Duration, Instant},
+    wire::proto::Mapping,
 };
 
 /// Sessions kept per peer: the one in use, its predecessor, and handshakes that crossed.
@@ -39,6 +40,8 @@ pub(super) struct Peer {
     pub neighbor: Option<NeighborId>,
     pub channel: Channel,
     pub waiting: VecDeque<Vec<u8>>,
+    /// What the peer said of its NAT.
+    pub mapping: Mapping,
     /// A certificate to hand over: the peer is a guest until it comes back with it.
     pub grant: Option<(Vec<u8>, u32)>,
     /// Its place on the agenda.
@@ -56,6 +59,7 @@ impl Peer {
             neighbor: None,
             channel: Channel::new(now),
             waiting: VecDeque::new(),
+            mapping: Mapping::Unknown,
             grant: None,
             due: None,
             touched: false,

@@ -8,6 +8,7 @@ use super::{Node, display_name, forward};
 use crate::{
     identity::Refusal,
     types::{Instant, path},
+    wire::proto::Mapping,
 };
 
 /// Counters of a node since its start.
@@ -77,6 +78,29 @@ pub struct LinkStatus {
     /// The longest IP packet that was seen to pass in one piece; `None`: not known yet.
     pub path_mtu: Option<usize>,
     pub age_s: u64,
+    /// What carries the datagrams.
+    pub over: Carrier,
+}
+
+/// What carries a link's datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    Udp,
+    /// Until UDP passes.
+    Tcp,
+    /// By way of a TURN server, until a straight path is found.
+    Turn,
+}
+
+impl Carrier {
+    fn of(path: std::net::SocketAddr) -> Self {
+        match path::socket_of(path) {
+            path::TURN => Self::Turn,
+            number if number >= path::FIRST_STREAM => Self::Tcp,
+            _ => Self::Udp,
+        }
+    }
 }
 
 /// A peer: a node with a session.
@@ -86,6 +110,8 @@ pub struct PeerStatus {
     pub name: String,
     pub addresses: Vec<IpAddr>,
     pub link: Option<LinkStatus>,
+    /// Why there can't be a direct link, if that is known.
+    pub obstacle: Option<String>,
     pub cipher: Option<String>,
     pub session_age_s: Option<u64>,
     pub sent_bytes: u64,
@@ -159,6 +185,7 @@ impl Node {
 
     #[must_use]
     pub fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
+        let own = self.own.mapping();
         let mut out: Vec<_> = self
             .peers
             .values()
@@ -178,7 +205,10 @@ impl Node {
                         cost: l.told_cost(),
                         path_mtu: l.mtu.is_known().then(|| l.mtu.size() + if l.addr.is_ipv4() { 28 } else { 48 }),
                         age_s: now.since(l.since).as_secs(),
+                        over: Carrier::of(l.addr),
                     }),
+                    obstacle: (!p.is_up() && [own, p.mapping] == [Mapping::Dependent; 2])
+                        .then(|| "both ends are behind symmetric NATs".to_owned()),
                     cipher: current.map(|t| t.cipher.name().to_owned()),
                     session_age_s: session.map(|s| now.since(s.since).as_secs()),
                     sent_bytes: p.sessions.iter().map(|s| s.transport.sent_bytes()).sum(),
