@@ -82,8 +82,12 @@ impl TurnClient {
         if now >= self.refresh {
             self.ask(sockets, |id, c| turn::refresh(id, LIFETIME_S, c));
         }
+        // A server on the internet refuses addresses that mean nothing there, and all others of the same request.
+        let is_private = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if ip.is_private() || ip.is_link_local());
+        let takes_private = self.server.is_some_and(|s| is_private(&s.ip()));
+        let is_due = |ip: &&IpAddr| self.permitted.get(ip).is_none_or(|at| now >= *at);
         let wanted: Vec<IpAddr> =
-            peers.iter().filter(|ip| self.permitted.get(ip).is_none_or(|at| now >= *at)).copied().collect();
+            peers.iter().filter(is_due).filter(|ip| takes_private || !is_private(ip)).copied().collect();
         for some in wanted.chunks(PER_REQUEST) {
             self.ask(sockets, |id, c| turn::create_permission(id, some, c));
             // A lost request is repeated soon after what it asked for would have ended: the margin is a minute.
@@ -108,8 +112,9 @@ impl TurnClient {
                 self.keep(now, lifetime_s);
             }
             Message::Granted { kind: turn::REFRESH, lifetime_s, .. } => self.keep(now, lifetime_s),
-            Message::Refused { code: UNAUTHORIZED | STALE_NONCE, realm: Some(realm), nonce, .. }
-                if self.credentials.as_ref().is_none_or(|c| c.nonce != nonce) =>
+            // The first refusal tells what to sign with. A second one means that the account is wrong.
+            Message::Refused { code, realm: Some(realm), nonce, .. }
+                if code == STALE_NONCE || code == UNAUTHORIZED && self.credentials.is_none() =>
             {
                 let account = &self.account;
                 self.credentials = Some(Credentials::new(&account.username, &account.password, &realm, &nonce));
@@ -119,12 +124,17 @@ impl TurnClient {
                     self.ask(sockets, turn::allocate);
                 }
             }
-            Message::Refused { kind, code, .. } => {
-                tracing::warn!(code, request = kind, "the TURN server refuses (peers.turn)");
+            // Some of these peers are not to its liking; the others are asked for again in time.
+            Message::Refused { kind: turn::CREATE_PERMISSION, code, .. } => {
+                tracing::debug!(code, "the TURN server does not let peers in");
+            }
+            Message::Refused { code, .. } => {
+                let hint =
+                    if code == UNAUTHORIZED { "wrong username or password" } else { "see RFC 8656 for the code" };
+                tracing::warn!(code, hint, "the TURN server refuses (peers.turn)");
                 self.pause = now + RETRY;
-                if kind == turn::REFRESH {
-                    self.relayed = None;
-                }
+                self.relayed = None;
+                self.credentials = None;
             }
             Message::Granted { .. } | Message::Data { .. } => {}
         }

@@ -23,6 +23,8 @@ type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
 
 /// Streams open at the same time.
 const MAX_STREAMS: usize = 256;
+/// And from one address, behind which there may be many nodes.
+const MAX_FROM_ONE: usize = 64;
 /// A stream that no link has come to use in this time is closed.
 const STREAM_TRIAL: Duration = Duration::from_secs(10);
 
@@ -142,7 +144,9 @@ impl Sockets {
     pub fn add_stream(&self, socket: TcpStream) -> io::Result<Arc<Stream>> {
         let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::clone(&self.streams.load());
-        if all.len() >= MAX_STREAMS {
+        let from = socket.peer_addr()?.ip().to_canonical();
+        let alike = all.values().filter(|s| path::plain(s.path).ip() == from).count();
+        if all.len() >= MAX_STREAMS || alike >= MAX_FROM_ONE {
             return Err(io::Error::other("too many streams"));
         }
         let number = self.next_stream.fetch_add(1, Ordering::Relaxed) | path::FIRST_STREAM;

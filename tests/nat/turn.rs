@@ -43,6 +43,12 @@ pub fn two_symmetric() {
     let link = need(&c, "link", || c.peers().into_iter().find(|p| p.name == "A")?.link);
     assert_eq!(link.addr, relayed, "C sends to the relayed address");
     println!("  two symmetric NATs are linked through coturn after {:.1} s", started.elapsed().as_secs_f64());
+    // Who is not known there is told so, and is a node all the same.
+    let stranger = internet.public("203.0.113.3".parse().unwrap()).unwrap();
+    let mut x = node(&dir, "X", &format!("{}{}", bootstrap(HUB), turn.replace("secret", "guess")));
+    x.start(&stranger).unwrap();
+    need(&x, "refusal", || x.log_tail().contains("wrong username or password").then_some(()));
+    need_route(&x, "A");
     let to = need(&c, "addresses", || c.addresses()).0;
     let rate = load::tcp(&sites[0].host, &sites[1].host, to, 1, Duration::from_secs(2)).unwrap() / 1e6;
     println!("  {rate:.0} Mbit/s through coturn");
