@@ -76,7 +76,10 @@ fn print(r: &Report) {
         println!("filtering  {}", behaviour(r.filtering));
         println!("hairpin    {}", r.hairpin.map_or("unknown", yes));
     }
-    println!("mapping by {}", if r.port_mapping.is_empty() { "nobody".to_owned() } else { r.port_mapping.join(", ") });
+    match &r.port_mapping[..] {
+        [] => println!("router     gives out no ports"),
+        protocols => println!("router     gives out ports by {}", protocols.join(", ")),
+    }
     println!(
         "portal     {}",
         if r.intercepted { "TCP is answered in others' names: captive portal or proxy" } else { "none seen" }

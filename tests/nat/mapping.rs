@@ -91,7 +91,7 @@ pub fn every_protocol() {
         let mut command = host.ns.command(program());
         let output = command.args(netcheck).arg(hub.dir.join("peer.yaml")).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains(&format!("mapping by {expected}\n")), "{text}");
+        assert!(text.contains(&format!("gives out ports by {expected}\n")), "{text}");
         let mut a = node(&dir, "mapped", &bootstrap(HUB));
         a.start(&host).unwrap();
         let endpoint = format!("{ROUTER}:51900").parse().unwrap();
