@@ -30,8 +30,11 @@ impl Node {
         interface: u32,
         plaintext: &[u8],
     ) {
-        self.handle_opened(now, session, via, newest, interface);
-        let Ok(kind) = frame::parse(plaintext) else {
+        let kind = frame::parse(plaintext);
+        // Who only looks has not moved, and an answer comes from wherever we asked.
+        let moves = !matches!(&kind, Ok(Kind::Probe(proto::Probe { looking: true, .. }) | Kind::ProbeReply(_)));
+        self.handle_opened(now, session, via, newest && moves, interface);
+        let Ok(kind) = kind else {
             self.counters.drop(super::forward::Drop::Malformed);
             return;
         };

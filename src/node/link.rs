@@ -28,7 +28,7 @@ const TEMPORARY_COST: Metric = 200_000;
 const OUTSTANDING: usize = 64;
 const RTT_SAMPLES: usize = 16;
 /// Round trips to another place before it is compared with the present one.
-pub(super) const COMPARED: u32 = 4;
+const COMPARED: u32 = 4;
 const MAX_OTHERS: usize = 16;
 /// How long packets from a place that was left may still arrive.
 const LEFT_FOR: Duration = Duration::from_secs(2);

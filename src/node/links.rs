@@ -176,19 +176,17 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
-        let probe_id = link.sent_probe(now, addr);
-        self.send_on(
-            &transport,
-            Via::Direct(addr),
-            Kind::Probe(proto::Probe { id: probe_id, wish: wish.into(), padding: Vec::new() }),
-        );
+        let id = link.sent_probe(now, addr);
+        let looking = link.up && addr != link.addr;
+        let probe = proto::Probe { id, wish: wish.into(), looking, ..Default::default() };
+        self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
     }
 
     /// Probes of given lengths that must arrive in one piece.
     fn send_padded(&mut self, transport: &Transport, to: SocketAddr, wish: i32, probes: &[(u32, usize)]) {
         for (id, size) in probes {
             // Too long by its headers first; their length is the same once they are taken off.
-            let mut probe = proto::Probe { id: *id, wish, padding: vec![0; *size] };
+            let mut probe = proto::Probe { id: *id, wish, padding: vec![0; *size], ..Default::default() };
             let excess = frame::encode(Kind::Probe(probe.clone())).len() + DATA_OVERHEAD - size;
             probe.padding.truncate(size - excess);
             let mut bytes = Vec::with_capacity(*size);
@@ -418,7 +416,7 @@ impl Node {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
-                        let probe = proto::Probe { id: probe_id, wish, padding: Vec::new() };
+                        let probe = proto::Probe { id: probe_id, wish, ..Default::default() };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
                     }
                 }

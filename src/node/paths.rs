@@ -3,10 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{
-    Node, Via,
-    link::{COMPARED, Link},
-};
+use super::{Node, Via, link::Link};
 use crate::{
     punch::Places,
     session::Transport,
@@ -23,6 +20,8 @@ const MAX_REFLEXIVE: usize = 4;
 const UDP_EVERY_S: u64 = 5;
 /// Other places are compared at this age of a link in seconds, and again after so many.
 const LOOK_S: u64 = 2;
+/// For so many seconds, a probe in each: a new address of the peer takes a while to be known.
+const LOOKS_S: u64 = 8;
 const LOOK_EVERY_S: u64 = 60;
 
 impl Node {
@@ -93,8 +92,8 @@ impl Node {
         }
     }
 
-    /// Once a second: whether the peer can be reached better elsewhere. Links that users' packets flow over are compared
-    /// now and then with the other places where the peer may be. A link over a stream or a TURN server is a makeshift: UDP is tried
+    /// Once a second: whether the peer can be reached better elsewhere. A link is compared with the other places where the
+    /// peer may be when it is new, and now and then while users' packets flow over it. A link over a stream or a TURN server is a makeshift: UDP is tried
     /// every few seconds.
     pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
@@ -103,7 +102,7 @@ impl Node {
         let is_time = if path::is_makeshift(link.addr) {
             age.is_multiple_of(UDP_EVERY_S)
         } else {
-            link.is_active(now) && (LOOK_S..LOOK_S + u64::from(COMPARED)).contains(&(age % LOOK_EVERY_S))
+            (age < LOOK_EVERY_S || link.is_active(now)) && (LOOK_S..LOOK_S + LOOKS_S).contains(&(age % LOOK_EVERY_S))
         };
         if !is_time {
             return;

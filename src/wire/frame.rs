@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn round_trip_and_unknown_kinds() {
-        let kind = Kind::Probe(proto::Probe { id: 7, wish: 1, padding: Vec::new() });
+        let kind = Kind::Probe(proto::Probe { id: 7, wish: 1, ..Default::default() });
         assert_eq!(parse(&encode(kind.clone())), Ok(kind));
         assert_eq!(parse(&[FRAME]), Err(Malformed("frame: unknown kind")));
         assert_eq!(parse(&[0x45, 1]), Err(Malformed("frame")));
