@@ -3,10 +3,7 @@
 //! A probe that comes back proves both directions. While users' packets flow, probes go every 100 ms, and every 30 ms
 //! once one is missing; an idle link is probed every five seconds.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, net::SocketAddr};
 
 use super::pmtu::PathMtu;
 use crate::{
@@ -27,11 +24,6 @@ const HOP_COST: f64 = 1500.0;
 const TEMPORARY_COST: Metric = 200_000;
 const OUTSTANDING: usize = 64;
 const RTT_SAMPLES: usize = 16;
-/// Round trips to another place before it is compared with the present one.
-const COMPARED: u32 = 4;
-const MAX_OTHERS: usize = 16;
-/// How long packets from a place that was left may still arrive.
-const LEFT_FOR: Duration = Duration::from_secs(2);
 
 /// What the passing of time means for a link.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,10 +63,6 @@ pub(super) struct Link {
     advertised: Metric,
     advertised_at: Instant,
     suspect: bool,
-    /// The least round trip to other places of the peer, and how many were measured.
-    others: BTreeMap<SocketAddr, (Duration, u32)>,
-    /// The address that the link was moved away from.
-    left: Option<(SocketAddr, Instant)>,
 }
 
 impl Link {
@@ -102,8 +90,6 @@ impl Link {
             advertised: 0,
             advertised_at: now,
             suspect: false,
-            others: BTreeMap::new(),
-            left: None,
         }
     }
 
@@ -226,12 +212,12 @@ impl Link {
             return Tick::Nothing;
         }
         let patience = self.patience();
-        while let Some((_, _, at)) = self.outstanding.front()
-            && now.since(*at) > 2 * patience + Duration::from_millis(100)
+        while let Some((_, addr, at)) = self.outstanding.front().copied()
+            && now.since(at) > 2 * patience + Duration::from_millis(100)
         {
             self.outstanding.pop_front();
-            // What is lost while the link is down says nothing of how it will be.
-            if self.up {
+            // What is lost while the link is down, or elsewhere, says nothing of how it is.
+            if self.up && addr == self.addr {
                 self.loss += (1.0 - self.loss) / 32.0;
             }
         }
@@ -260,38 +246,15 @@ impl Link {
         self.next_id
     }
 
-    /// A reply came back: returns the address that its probe went to, and the round trip, if we sent such a probe.
-    pub fn replied(&mut self, now: Instant, id: u32) -> Option<(SocketAddr, Duration)> {
+    /// A reply came back: returns the address that its probe went to, if we sent such a probe.
+    pub fn replied(&mut self, now: Instant, id: u32) -> Option<SocketAddr> {
         let at = self.outstanding.iter().position(|o| o.0 == id)?;
         let (_, addr, sent) = self.outstanding.remove(at)?;
-        self.loss -= self.loss / 32.0;
         if addr == self.addr {
+            self.loss -= self.loss / 32.0;
             self.confirm(sent, now);
         }
-        Some((addr, now.since(sent)))
-    }
-
-    /// Takes in a round trip to another place of the peer. Returns whether it is clearly better there.
-    pub fn compare(&mut self, addr: SocketAddr, rtt: Duration) -> bool {
-        let Some(here) = self.min_rtt() else { return false };
-        if self.others.len() >= MAX_OTHERS && !self.others.contains_key(&addr) {
-            return false;
-        }
-        let (best, count) = self.others.entry(addr).or_insert((rtt, 0));
-        *best = rtt.min(*best);
-        *count += 1;
-        // Hysteresis: a third less and two milliseconds, or a link would wander between equals.
-        *count >= COMPARED && *best + Duration::from_millis(2) < here * 2 / 3
-    }
-
-    /// The link is about to be moved although it works.
-    pub fn leave(&mut self, now: Instant) {
-        self.left = Some((self.addr, now));
-    }
-
-    /// Whether the link has just been moved away from `addr`: packets that still come from there say nothing.
-    pub fn has_left(&self, now: Instant, addr: SocketAddr) -> bool {
-        self.left.is_some_and(|(left, at)| left == addr && now.since(at) < LEFT_FOR)
+        Some(addr)
     }
 
     fn confirm(&mut self, sent: Instant, now: Instant) {
@@ -317,7 +280,6 @@ impl Link {
 
     /// Moves the link to another address that has just been confirmed.
     pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
-        self.others.clear();
         self.addr = addr;
         self.mtu = PathMtu::new(now, addr);
         self.candidate = None;

@@ -150,9 +150,6 @@ impl Node {
             // What was still on its way over the stream when the link moved to UDP.
             return;
         }
-        if link.has_left(now, from) {
-            return;
-        }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
         if newest && !recently {
             // Roaming: it is there once a probe to the new address comes back.
@@ -239,20 +236,16 @@ impl Node {
             self.tables_dirty |= changed;
             return;
         }
-        let Some((addr, rtt)) = link.replied(now, reply.id) else { return };
+        let Some(addr) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
         if addr != link.addr {
-            let is_better = link.up && link.compare(addr, rtt);
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
                 // Any place where the peer answers is a good one to begin with.
-                None if !link.up || path::is_makeshift(link.addr) || is_better => 0,
+                None if !link.up || path::is_makeshift(link.addr) => 0,
                 None => return,
             };
             let moved = link.up;
-            if is_better {
-                link.leave(now);
-            }
             link.move_to(now, addr);
             link.interface = interface;
             self.tables_dirty = true;

@@ -18,11 +18,6 @@ use crate::{
 const MAX_ENDPOINTS: usize = 16;
 const MAX_REFLEXIVE: usize = 4;
 const UDP_EVERY_S: u64 = 5;
-/// Other places are compared at this age of a link in seconds, and again after so many.
-const LOOK_S: u64 = 2;
-/// For so many seconds, a probe in each: a new address of the peer takes a while to be known.
-const LOOKS_S: u64 = 8;
-const LOOK_EVERY_S: u64 = 60;
 
 impl Node {
     /// Offers an attempt to a peer that users talk to and that has no direct link.
@@ -92,19 +87,11 @@ impl Node {
         }
     }
 
-    /// Once a second: whether the peer can be reached better elsewhere. A link is compared with the other places where the
-    /// peer may be when it is new, and now and then while users' packets flow over it. A link over a stream or a TURN server is a makeshift: UDP is tried
-    /// every few seconds.
+    /// Once a second: a link over a stream or a TURN server is a makeshift, and UDP is tried every few seconds.
     pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
-        let Some(link) = peer.link.as_ref().filter(|l| l.up) else { return };
-        let age = now.since(link.since).as_secs();
-        let is_time = if path::is_makeshift(link.addr) {
-            age.is_multiple_of(UDP_EVERY_S)
-        } else {
-            (age < LOOK_EVERY_S || link.is_active(now)) && (LOOK_S..LOOK_S + LOOKS_S).contains(&(age % LOOK_EVERY_S))
-        };
-        if !is_time {
+        let Some(link) = peer.link.as_ref().filter(|l| l.up && path::is_makeshift(l.addr)) else { return };
+        if !now.since(link.since).as_secs().is_multiple_of(UDP_EVERY_S) {
             return;
         }
         let mut places = peer.info.record.endpoints.clone();
