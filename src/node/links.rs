@@ -24,6 +24,8 @@ const CANDIDATE_GAP: Duration = Duration::from_millis(50);
 /// End-to-end sessions without a link are dropped after so long without a packet.
 const IDLE_SESSION: Duration = Duration::from_secs(900);
 const GRANT_REPEATS: u32 = 20;
+/// By then the other end has noticed by itself that a busy link is gone.
+const TELL_FOR: Duration = Duration::from_secs(2);
 
 impl Node {
     pub(super) fn on_established(
@@ -301,11 +303,22 @@ impl Node {
         self.drop_neighbor(now, id);
         self.counters.links_down += 1;
         self.events.push_back(Event::LinkDown { peer: id, reason });
-        // The other end may not have noticed: tell it the long way round.
-        if let Some(destination) = self.destination_node(&id)
-            && let Some(transport) = destination.transport.clone()
-        {
-            self.send_on(&transport, Via::Relayed(id.tag()), Kind::PathDown(proto::PathDown {}));
+        self.untold.push((id, now));
+        self.tell_of_lost_links(now);
+    }
+
+    /// The other end of a link that went down may not have noticed: tell it the long way round, as soon as there is one.
+    pub(super) fn tell_of_lost_links(&mut self, now: Instant) {
+        for (id, since) in std::mem::take(&mut self.untold) {
+            if now.since(since) > TELL_FOR || self.peers.get(&id).is_none_or(Peer::is_up) {
+                continue;
+            }
+            match self.destination_node(&id).and_then(|d| d.transport) {
+                Some(transport) => {
+                    self.send_on(&transport, Via::Relayed(id.tag()), Kind::PathDown(proto::PathDown {}));
+                }
+                None => self.untold.push((id, since)),
+            }
         }
     }
 

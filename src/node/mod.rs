@@ -170,6 +170,8 @@ pub struct Node {
     discovery: Discovery,
     puncher: Puncher,
     peers: Peers,
+    /// Links that went down, while the way round on which to tell the other end is still to be found.
+    untold: Vec<(NodeId, Instant)>,
     by_index: HashMap<u32, Arc<Transport>>,
     by_tag: HashMap<NodeTag, NodeId>,
     /// The announcement of each origin that the book and discovery have.
@@ -232,6 +234,7 @@ impl Node {
             verifier,
             rng,
             peers: Peers::default(),
+            untold: Vec::new(),
             by_index: HashMap::new(),
             by_tag: HashMap::new(),
             shown: HashMap::new(),

@@ -132,6 +132,7 @@ impl Node {
                 break;
             }
         }
+        self.tell_of_lost_links(now);
     }
 
     fn pump_sessions(&mut self, now: Instant) -> bool {

@@ -145,8 +145,7 @@ pub fn survives() {
         outcome.longest_stall.as_millis()
     );
     assert_eq!((outcome.received, outcome.wrong), (BYTES, 0));
-    // The figure is printed; what is asserted must hold on a machine that is busy with other things.
-    assert!(outcome.longest_stall < Duration::from_secs(5), "{:?}", outcome.longest_stall);
+    assert!(outcome.longest_stall < Duration::from_secs(1), "{:?}", outcome.longest_stall);
 }
 
 /// The routers lose all they know of connections, as when they are started anew, while packets flow.
@@ -169,7 +168,7 @@ pub fn reboots() {
         let seen = echoes(&site.host, address, run, 64, (Duration::from_secs(1), &reboot)).unwrap();
         let outage = seen.longest_outage(interval);
         println!("  {} and {}: outage {} ms", kinds[0].name(), kinds[1].name(), outage.as_millis());
-        assert!(seen.answered.len() > 100 && outage <= Duration::from_secs(3), "{outage:?}");
+        assert!(seen.answered.len() > 100 && outage <= Duration::from_secs(1), "{outage:?}");
     }
 }
 
