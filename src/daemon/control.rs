@@ -346,7 +346,7 @@ impl Control {
     /// Closes the sockets that no attempt and no link needs any more.
     fn close_unused(&self) {
         if self.shared.sockets.extra() > 0 {
-            self.shared.sockets.keep(&self.node.sockets_in_use());
+            self.shared.sockets.keep(&self.node.sockets_in_use(self.clock.now()));
         }
     }
 

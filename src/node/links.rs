@@ -286,28 +286,33 @@ impl Node {
         }
         peer.neighbor = Some(self.routing.neighbor_up(now, id, cost));
         self.discovery.linked(now, id, addr);
-        self.puncher.end(&id);
+        self.puncher.end(now, &id);
         self.tables_dirty = true;
         self.counters.links_up += 1;
         self.events.push_back(Event::LinkUp { peer: id, addr });
         self.flush_waiting(now, id);
     }
 
-    /// A link stopped working. It is probed for a while longer; routing has already moved on.
+    /// A link stopped working, and the other end is to know.
     pub(super) fn link_down(&mut self, now: Instant, id: NodeId, reason: &'static str) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(link) = peer.link.as_mut().filter(|l| l.up) else { return };
+        if self.take_down(now, id, reason) {
+            self.untold.push((id, now));
+        }
+    }
+
+    /// A link is no longer used. It is probed for a while longer; routing has already moved on. Returns whether it was up.
+    fn take_down(&mut self, now: Instant, id: NodeId, reason: &'static str) -> bool {
+        let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) else { return false };
         let mut fresh = Link::new(now, link.addr, self.rng.next_u32());
         fresh.interface = link.interface;
         *link = fresh;
         self.drop_neighbor(now, id);
         self.counters.links_down += 1;
         self.events.push_back(Event::LinkDown { peer: id, reason });
-        self.untold.push((id, now));
-        self.tell_of_lost_links(now);
+        true
     }
 
-    /// The other end of a link that went down may not have noticed: tell it the long way round, as soon as there is one.
+    /// The other ends of lost links may not have noticed: tell them the long way round, as soon as there is one.
     pub(super) fn tell_of_lost_links(&mut self, now: Instant) {
         for (id, since) in std::mem::take(&mut self.untold) {
             if now.since(since) > TELL_FOR || self.peers.get(&id).is_none_or(Peer::is_up) {
@@ -324,7 +329,7 @@ impl Node {
 
     /// The peer said that it no longer uses the direct path.
     pub(super) fn on_path_down(&mut self, now: Instant, id: NodeId) {
-        self.link_down(now, id, "the peer no longer hears us");
+        self.take_down(now, id, "the peer no longer hears us");
     }
 
     fn drop_neighbor(&mut self, now: Instant, id: NodeId) {
@@ -342,7 +347,7 @@ impl Node {
             self.events.push_back(Event::LinkDown { peer: id, reason });
         }
         self.drop_neighbor(now, id);
-        self.puncher.end(&id);
+        self.puncher.end(now, &id);
         if let Some(peer) = self.peers.remove(&id) {
             self.release_sessions(peer.sessions);
         }
@@ -454,7 +459,7 @@ impl Node {
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
-            self.look_around(now, id);
+            self.try_udp(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

@@ -1,5 +1,4 @@
-//! Where peers can be reached: offers of direct paths to who is reached through relays, and better places for who is
-//! reached already.
+//! Straight paths: offers of one to who is reached through relays, and UDP for who is reached over a makeshift.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -79,7 +78,7 @@ impl Node {
         for (id, addr) in self.puncher.poll(now) {
             let first_id = self.rng.next_u32();
             let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.is_up()) else {
-                self.puncher.end(&id);
+                self.puncher.end(now, &id);
                 continue;
             };
             peer.link.get_or_insert_with(|| Link::new(now, addr, first_id));
@@ -88,17 +87,14 @@ impl Node {
     }
 
     /// Once a second: a link over a stream or a TURN server is a makeshift, and UDP is tried every few seconds.
-    pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn try_udp(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let Some(link) = peer.link.as_ref().filter(|l| l.up && path::is_makeshift(l.addr)) else { return };
         if !now.since(link.since).as_secs().is_multiple_of(UDP_EVERY_S) {
             return;
         }
-        let mut places = peer.info.record.endpoints.clone();
-        places.push(path::plain(link.addr));
-        places.truncate(MAX_ENDPOINTS);
-        let current = link.addr;
-        places.retain(|place| *place != current);
+        let mut places = vec![path::plain(link.addr)];
+        places.extend(peer.info.record.endpoints.iter().take(MAX_ENDPOINTS));
         places.into_iter().for_each(|place| self.send_probe(now, id, place));
     }
 
@@ -130,8 +126,8 @@ impl Node {
 
     /// The sockets beside the main one that are in use, by their numbers ([`path`]).
     #[must_use]
-    pub fn sockets_in_use(&self) -> std::collections::BTreeSet<u32> {
-        let mut used = self.puncher.scouts();
+    pub fn sockets_in_use(&self, now: Instant) -> std::collections::BTreeSet<u32> {
+        let mut used = self.puncher.scouts(now);
         let links = self.peers.values().filter_map(|p| p.link.as_ref());
         used.extend(links.flat_map(|l| [Some(l.addr), l.candidate.map(|c| c.0)]).flatten().map(path::socket_of));
         used

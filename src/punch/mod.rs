@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
 };
 
 use crate::{
@@ -30,6 +31,9 @@ const BIRTHDAY_AFTER: Duration = Duration::from_millis(700);
 const GAP: Duration = Duration::from_micros(15_625);
 const SCOUTS: u32 = 256;
 const LIFE: Duration = Duration::from_secs(20);
+/// Scouts stay open so long after a link was found: both ends may have met more than one, and may not have settled on
+/// the same yet.
+const LINGER: Duration = Duration::from_secs(5);
 /// NATs take public ports from here up.
 const FIRST_PORT: u64 = 1024;
 /// Attempts of that kind at the same time: each costs the routers on the way an entry per datagram.
@@ -55,7 +59,7 @@ pub struct Places {
 #[derive(Debug)]
 enum Birthday {
     /// Send from many ports to one.
-    Scouts { target: SocketAddr, numbers: std::ops::Range<u32>, sent: u32 },
+    Scouts { target: SocketAddr, numbers: Range<u32>, sent: u32 },
     /// Send from one port to many.
     Spray { target: IpAddr },
 }
@@ -77,10 +81,6 @@ impl Attempt {
             Some(_) => Some(self.next_birthday),
         };
         [round, birthday].into_iter().flatten().min().unwrap_or(self.since + LIFE).min(self.since + LIFE)
-    }
-
-    fn has_scouts(&self) -> bool {
-        matches!(self.birthday, Some(Birthday::Scouts { .. }))
     }
 }
 
@@ -107,6 +107,8 @@ impl History {
 pub struct Puncher {
     attempts: BTreeMap<NodeId, Attempt>,
     history: BTreeMap<NodeId, History>,
+    /// Scouts whose attempts ended with a link, and until when they stay open.
+    closing: Vec<(Instant, Range<u32>)>,
     next_number: u32,
     rng: Rng,
 }
@@ -114,7 +116,7 @@ pub struct Puncher {
 impl Puncher {
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), next_number: 1, rng }
+        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), closing: Vec::new(), next_number: 1, rng }
     }
 
     /// Whether to offer an attempt to a node that is reached through relays only; notes that it is offered. `bytes`:
@@ -143,7 +145,7 @@ impl Puncher {
             return false;
         }
         let is_free = match birthday_kind(own, theirs.mapping) {
-            Some(true) => !self.attempts.values().any(Attempt::has_scouts),
+            Some(true) => self.scouts(now).is_empty(),
             Some(false) => self.attempts.values().filter(|a| a.birthday.is_some()).count() < MAX_SPRAYS,
             None => true,
         };
@@ -188,8 +190,11 @@ impl Puncher {
     }
 
     /// The attempt is over: there is a link, or the peer is gone.
-    pub fn end(&mut self, id: &NodeId) {
-        self.attempts.remove(id);
+    pub fn end(&mut self, now: Instant, id: &NodeId) {
+        if let Some(Attempt { birthday: Some(Birthday::Scouts { numbers, .. }), .. }) = self.attempts.remove(id) {
+            self.closing.retain(|(until, _)| *until > now);
+            self.closing.push((now + LINGER, numbers));
+        }
         self.history.remove(id);
     }
 
@@ -203,13 +208,14 @@ impl Puncher {
         self.attempts.retain(|_, a| !matches!(&a.birthday, Some(Birthday::Spray { target }) if *target == addr.ip()));
     }
 
-    /// The numbers of the scouts that attempts need.
-    pub fn scouts(&self) -> BTreeSet<u32> {
+    /// The numbers of the scouts that attempts need, or needed a moment ago.
+    pub fn scouts(&self, now: Instant) -> BTreeSet<u32> {
         let used = self.attempts.values().filter_map(|a| match &a.birthday {
-            Some(Birthday::Scouts { numbers, .. }) => Some(numbers.clone()),
+            Some(Birthday::Scouts { numbers, .. }) => Some(numbers),
             _ => None,
         });
-        used.flatten().collect()
+        let closing = self.closing.iter().filter(|(until, _)| *until > now).map(|(_, numbers)| numbers);
+        used.chain(closing).cloned().flatten().collect()
     }
 
     /// When [`Self::poll`] has something to do.
@@ -310,8 +316,20 @@ mod tests {
                 assert!(sockets.len() == 1 && ports.len() > 1000, "{}", ports.len());
             }
             assert!(sent.iter().all(|(at, _)| at.since(start) <= LIFE) && p.poll_timeout().is_none());
-            assert!(p.scouts().is_empty(), "nothing stays open");
+            assert!(p.scouts(start + LIFE).is_empty(), "nothing stays open");
         }
+    }
+
+    #[test]
+    fn scouts_outlive_a_met_peer_for_a_moment() {
+        let start = Instant(1_000_000);
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        p.begin(start, id(1), Mapping::Dependent, &places(Mapping::Independent));
+        run(&mut p, start, start + Duration::from_secs(3));
+        let met = start + Duration::from_secs(3);
+        p.end(met, &id(1));
+        assert_eq!(p.scouts(met + LINGER / 2).len(), SCOUTS as usize);
+        assert!(p.scouts(met + LINGER).is_empty() && p.poll_timeout().is_none());
     }
 
     #[test]
@@ -329,7 +347,7 @@ mod tests {
         let mut idle = Puncher::new(Rng::from_seed([1; 32]));
         assert!(idle.offers(now, id(1), 1000));
         assert!(!idle.offers(now + Duration::from_secs(60), id(1), 1000), "nobody uses it");
-        idle.end(&id(1));
+        idle.end(now, &id(1));
         assert!(idle.offers(now + Duration::from_secs(60), id(1), 1000));
     }
 
@@ -341,7 +359,7 @@ mod tests {
         assert!(p.accepts(now, Mapping::Dependent, &id(1), &easy));
         p.begin(now, id(1), Mapping::Dependent, &easy);
         assert!(!p.accepts(now, Mapping::Dependent, &id(2), &easy));
-        p.end(&id(1));
+        p.end(now, &id(1));
         assert!(p.accepts(now, Mapping::Dependent, &id(2), &easy));
     }
 

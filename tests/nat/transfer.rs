@@ -18,7 +18,7 @@ use aegisray::{
 
 use super::{
     harness::{need, need_route},
-    matrix::{is_direct, pair, pair_with},
+    matrix::{Pair, is_direct, pair, pair_with},
     routers::{Kind, nft},
 };
 
@@ -95,14 +95,21 @@ fn allow_direct(router: &Host, other: u8, allowed: bool) {
     }
 }
 
-pub fn survives() {
+/// Two sites that reach each other through the hub only, and the second one's address in the mesh.
+fn relayed_pair() -> (Pair, IpAddr) {
     let p = pair([Kind::PortRestricted, Kind::PortRestricted], |sites| {
         allow_direct(&sites[0].routers[0], 2, false);
     });
-    let [(site, a), (other, b)] = &p.sites;
+    let [(_, a), (_, b)] = &p.sites;
     need_route(a, &b.name);
     need_route(b, &a.name);
     let address = need(b, "addresses", || b.addresses()).0;
+    (p, address)
+}
+
+pub fn survives() {
+    let (p, address) = relayed_pair();
+    let [(site, a), (other, b)] = &p.sites;
     let router = &site.routers[0];
     let changes = |start: Instant| {
         let mut log = Vec::new();
@@ -226,13 +233,8 @@ pub fn without_udp() {
 
 /// Counted datagrams while a relayed path becomes a direct one.
 pub fn upgrade() {
-    let p = pair([Kind::PortRestricted, Kind::PortRestricted], |sites| {
-        allow_direct(&sites[0].routers[0], 2, false);
-    });
+    let (p, address) = relayed_pair();
     let [(site, a), (other, b)] = &p.sites;
-    need_route(a, &b.name);
-    need_route(b, &a.name);
-    let address = need(b, "addresses", || b.addresses()).0;
     load::round_trips(&site.host, &other.host, address, 20, Duration::from_millis(10)).unwrap();
     let flood = std::thread::scope(|scope| {
         let time = Duration::from_secs(8);
