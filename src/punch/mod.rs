@@ -360,7 +360,7 @@ mod tests {
         p.begin(now, id(1), Mapping::Dependent, &easy);
         assert!(!p.accepts(now, Mapping::Dependent, &id(2), &easy));
         p.end(now, &id(1));
-        assert!(p.accepts(now, Mapping::Dependent, &id(2), &easy));
+        assert!(p.accepts(now + LINGER, Mapping::Dependent, &id(2), &easy));
     }
 
     #[test]
