@@ -15,13 +15,9 @@ use tokio::{
 
 use super::{
     calls::Pending,
-    fallback::Fallback,
     lan::Lan,
-    mapping::PortMapper,
-    reflexive::Reflexive,
-    resolve,
+    outside::{News, Outside},
     state::StateFile,
-    turn::{self, TurnClient},
     unix_now,
 };
 use crate::{
@@ -39,8 +35,6 @@ const BEACON: Duration = Duration::from_secs(30);
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Items taken from the data plane before the node's timers are looked at again.
 const BURST: usize = 256;
-/// How long the router may take to take its port back when the daemon stops.
-const UNMAP_TIME: Duration = Duration::from_millis(800);
 
 /// This process' monotonic clock as the node's [`Instant`].
 #[derive(Clone, Copy)]
@@ -76,7 +70,8 @@ pub(super) struct Control {
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
-    reflexive: Reflexive,
+    outside: Outside,
+    news: mpsc::UnboundedReceiver<News>,
 }
 
 impl Control {
@@ -88,7 +83,7 @@ impl Control {
         clock: Clock,
         addresses: [IpAddr; 2],
     ) -> Self {
-        let reflexive = Reflexive::new(node.network().gate().clone());
+        let (outside, news) = Outside::start(&config, &node, &shared);
         Self {
             config,
             node,
@@ -102,24 +97,12 @@ impl Control {
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
-            reflexive,
+            outside,
+            news,
         }
     }
 
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut calls: mpsc::Receiver<Call>) {
-        let (resolved_tx, mut resolved) = mpsc::channel(4);
-        tokio::spawn(resolve::run(self.config.bootstrap.clone(), resolved_tx));
-        let (stun_tx, mut stun_servers) = mpsc::channel(4);
-        tokio::spawn(resolve::run(self.config.stun_servers.clone(), stun_tx));
-        let mut turn = self.config.turn.clone().map(TurnClient::new);
-        let (turn_tx, mut turn_servers) = mpsc::channel(4);
-        if let Some(account) = &self.config.turn {
-            tokio::spawn(resolve::run(vec![account.server.clone()], turn_tx));
-        }
-        let (mapped_tx, mut mapped) = mpsc::unbounded_channel();
-        let mapper = self.start_mapper(mapped_tx);
-        let (opened_tx, mut opened) = mpsc::unbounded_channel();
-        let mut fallback = Fallback::new(opened_tx);
         let mut second = time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
@@ -150,53 +133,18 @@ impl Control {
                 Some(call) = calls.recv() => self.handle_call(call),
                 n = inputs.recv_many(&mut burst, BURST) => {
                     if n == 0 { break }
-                    for input in burst.drain(..) {
-                        match (input, &mut turn) {
-                            (Input::Turn(message), Some(turn)) => turn.handle(&self.shared.sockets, message),
-                            (input, _) => self.handle_input(input),
-                        }
-                    }
+                    burst.drain(..).for_each(|input| self.handle_input(input));
                 }
-                Some(change) = changes.recv() => {
-                    if self.handle_change(change)
-                        && let Some(mapper) = &mapper
-                    {
-                        mapper.again();
-                    }
-                }
-                Some(external) = mapped.recv() => {
-                    if let Some(external) = external {
-                        tracing::info!(%external, "the router keeps a public port for this node");
-                    }
+                Some(change) = changes.recv() => self.handle_change(change),
+                Some(news) = self.news.recv() => {
                     let now = self.clock.now();
-                    self.node.set_mapped_endpoint(now, external);
-                }
-                Some(addresses) = resolved.recv() => {
-                    let now = self.clock.now();
-                    self.node.set_bootstrap(now, &addresses);
-                    fallback.set_addresses(&addresses);
+                    self.outside.handle(now, &mut self.node, news);
                 }
                 _ = second.tick() => {
-                    fallback.tick(&self.shared, self.node.has_links());
-                    self.close_unused();
                     self.check_clock();
-                    self.reflexive.tick(self.shared.socket());
-                    if let Some(turn) = &mut turn {
-                        turn.tick(&self.shared.sockets, &self.node.places_of_others(turn::MAX_PEERS));
-                        let now = self.clock.now();
-                        self.node.set_relayed_endpoint(now, turn.relayed());
-                    }
-                }
-                Some(path) = opened.recv() => {
                     let now = self.clock.now();
-                    self.node.try_path(now, path);
+                    self.outside.tick(now, &mut self.node);
                 }
-                Some(servers) = turn_servers.recv() => {
-                    if let Some(turn) = &mut turn {
-                        turn.set_server(&self.shared.sockets, &servers);
-                    }
-                }
-                Some(servers) = stun_servers.recv() => self.reflexive.set_servers(servers),
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
                     self.node.handle_control(now, Via::Direct(from), &lan_buf[..n]);
@@ -219,12 +167,7 @@ impl Control {
         self.node.shutdown();
         self.carry_out();
         self.save();
-        if let Some(turn) = turn {
-            turn.release(&self.shared.sockets);
-        }
-        if let Some(mapper) = mapper {
-            mapper.stop(UNMAP_TIME).await;
-        }
+        self.outside.stop().await;
         // Whoever asked for the end gets an answer.
         time::sleep(Duration::from_millis(10)).await;
         let _ = std::fs::remove_file(&self.config.socket);
@@ -253,33 +196,12 @@ impl Control {
             Input::Packet(packet) => self.node.handle_tun(now, &packet),
             Input::Activity(session) => self.node.handle_activity(now, &session),
             Input::SendError(to) => self.node.handle_send_error(now, to),
-            // Without a TURN server there is nobody to come from.
-            Input::Turn(_) => {}
-            Input::Stun { from, id, mapped } => {
-                if self.reflexive.answered(from, id) {
-                    self.node.note_reflexive(now, from, mapped);
-                }
-            }
+            Input::Turn(message) => self.outside.handle_turn(message),
+            Input::Stun { from, id, mapped } => self.outside.note_reflexive(now, &mut self.node, from, id, mapped),
         }
     }
 
-    /// Changes that come to the mapped address are told, not every renewal.
-    fn start_mapper(&self, tell: mpsc::UnboundedSender<Option<SocketAddr>>) -> Option<PortMapper> {
-        let port = self.shared.socket().local_addr().ok()?.port();
-        let last = std::sync::Mutex::new(None);
-        let found = move |external: Option<SocketAddr>| {
-            let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if *last != external {
-                *last = external;
-                // The daemon may be about to stop.
-                let _ = tell.send(external);
-            }
-        };
-        if self.config.port_mapping { PortMapper::start(port, found) } else { None }
-    }
-
-    /// Returns whether the change concerns another interface than the mesh's.
-    fn handle_change(&mut self, change: LinkChange) -> bool {
+    fn handle_change(&mut self, change: LinkChange) {
         let now = self.clock.now();
         let (index, up) = match change {
             LinkChange::Interface { index, up } => (index, up),
@@ -287,11 +209,10 @@ impl Control {
         };
         let ours = Netlink::open().and_then(|n| n.index(&self.config.interface)).unwrap_or(0);
         if index != ours {
-            self.reflexive.ask_again();
+            self.outside.network_changed();
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
         }
-        index != ours
     }
 
     fn refresh_endpoints(&mut self) {
@@ -343,13 +264,6 @@ impl Control {
         }
     }
 
-    /// Closes the sockets that no attempt and no link needs any more.
-    fn close_unused(&self) {
-        if self.shared.sockets.extra() > 0 {
-            self.shared.sockets.keep(&self.node.sockets_in_use(self.clock.now()));
-        }
-    }
-
     fn transmit(&mut self, transmit: &Transmit) {
         if transmit.whole {
             // One that doesn't even fit the first cable is as good as lost.
@@ -376,7 +290,7 @@ impl Control {
                 let next_name = next.map(|n| self.name_of(&n)).unwrap_or_default();
                 self.pending.step(id, &from, next, next_name, metric, link_rtt);
             }
-            Event::StunServer(addr) => self.reflexive.add_peer(self.shared.socket(), addr),
+            Event::StunServer(addr) => self.outside.add_stun_server(addr),
             Event::Certified(certificate) => self.keep_certificate(certificate),
             Event::LinkUp { peer, addr } => {
                 tracing::info!(peer = self.name_of(&peer), %addr, "link up");

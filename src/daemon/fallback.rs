@@ -9,6 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::outside::News;
 use crate::dataplane::{self, Shared};
 
 /// So long without any link, and UDP is taken to be blocked.
@@ -24,18 +25,18 @@ pub(super) struct Fallback {
     linked: Instant,
     next: Instant,
     wait: Duration,
-    opened: mpsc::UnboundedSender<SocketAddr>,
+    opened: mpsc::UnboundedSender<News>,
 }
 
 impl Fallback {
-    /// `opened` gets the path of each stream that could be opened.
-    pub fn new(opened: mpsc::UnboundedSender<SocketAddr>) -> Self {
+    /// `opened` is told of each stream that could be opened.
+    pub fn new(opened: mpsc::UnboundedSender<News>) -> Self {
         let now = Instant::now();
         Self { addresses: Vec::new(), linked: now, next: now, wait: RETRY.0, opened }
     }
 
-    pub fn set_addresses(&mut self, addresses: &[SocketAddr]) {
-        self.addresses = addresses.to_vec();
+    pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses = addresses;
     }
 
     /// To be called every second or so.
@@ -63,7 +64,7 @@ impl Fallback {
                 if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s)) {
                     tracing::info!(%addr, "no UDP path: trying TCP");
                     // The daemon may be about to stop.
-                    let _ = opened.send(stream.path);
+                    let _ = opened.send(News::Opened(stream.path));
                     return;
                 }
             }

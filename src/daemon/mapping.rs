@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::outside::News;
 use crate::portmap::{Lease, PortMapError};
 
 /// How long to wait after nobody took a mapping: short at first, for a network that is still coming up.
@@ -25,11 +28,11 @@ pub(super) struct PortMapper {
 }
 
 impl PortMapper {
-    /// Maps UDP `port`; `found` gets the public address, and `None` when it is lost.
-    pub fn start(port: u16, found: impl Fn(Option<SocketAddr>) + Send + 'static) -> Option<Self> {
+    /// Maps UDP `port`, and tells the public address, and `None` when it is lost.
+    pub fn start(port: u16, tell: UnboundedSender<News>) -> Option<Self> {
         let (orders, inbox) = mpsc::channel();
         let thread = thread::Builder::new().name("aegis-portmap".to_owned()).stack_size(256 << 10);
-        let thread = thread.spawn(move || keep(port, &inbox, &found)).ok()?;
+        let thread = thread.spawn(move || keep(port, &inbox, &tell)).ok()?;
         Some(Self { orders, thread })
     }
 
@@ -48,9 +51,13 @@ impl PortMapper {
     }
 }
 
-fn keep(port: u16, inbox: &mpsc::Receiver<Order>, found: &dyn Fn(Option<SocketAddr>)) {
+fn keep(port: u16, inbox: &mpsc::Receiver<Order>, tell: &UnboundedSender<News>) {
     let mut held: Option<Lease> = None;
     let mut wait = RETRY.0;
+    let found = |external: Option<SocketAddr>| {
+        // The daemon may be about to stop.
+        let _ = tell.send(News::Mapped(external));
+    };
     loop {
         let outcome = match held.take() {
             Some(mut lease) => lease.renew().map(|()| lease),

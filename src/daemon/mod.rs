@@ -5,6 +5,7 @@ mod control;
 mod fallback;
 mod lan;
 mod mapping;
+mod outside;
 mod reflexive;
 mod resolve;
 mod state;

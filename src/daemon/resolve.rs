@@ -1,4 +1,4 @@
-//! Bootstrap names to addresses, again when their time to live is over and again after a failure.
+//! Names to addresses, again when their time to live is over and again after a failure.
 
 use std::{
     net::SocketAddr,
@@ -6,21 +6,24 @@ use std::{
 };
 
 use hickory_resolver::TokioResolver;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::outside::News;
 
 const MIN_TTL: Duration = Duration::from_secs(30);
 const MAX_TTL: Duration = Duration::from_secs(600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// Resolves `entries` (`HOST:PORT`) for ever and sends the whole list of addresses whenever it was renewed.
-pub(super) async fn run(entries: Vec<String>, found: mpsc::Sender<Vec<SocketAddr>>) {
+/// Resolves `entries` (`HOST:PORT`) for ever and tells the whole list of addresses whenever it was renewed, as news of the kind that `what`
+/// makes.
+pub(super) async fn run(entries: Vec<String>, tell: UnboundedSender<News>, what: fn(Vec<SocketAddr>) -> News) {
     let fixed: Vec<SocketAddr> = entries.iter().filter_map(|e| e.parse().ok()).collect();
     let names: Vec<(&str, u16)> = entries
         .iter()
         .filter(|e| e.parse::<SocketAddr>().is_err())
         .filter_map(|e| e.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))))
         .collect();
-    if found.send(fixed.clone()).await.is_err() || names.is_empty() {
+    if tell.send(what(fixed.clone())).is_err() || names.is_empty() {
         return;
     }
     let mut wait = RETRY.0;
@@ -43,11 +46,11 @@ pub(super) async fn run(entries: Vec<String>, found: mpsc::Sender<Vec<SocketAddr
                 }
                 Err(error) => {
                     failed = true;
-                    tracing::warn!(host, error, retry_s = wait.as_secs(), "cannot resolve a bootstrap name");
+                    tracing::warn!(host, error, retry_s = wait.as_secs(), "cannot resolve a name");
                 }
             }
         }
-        if all.len() > fixed.len() && found.send(all).await.is_err() {
+        if all.len() > fixed.len() && tell.send(what(all)).is_err() {
             return;
         }
         let pause = if failed { wait } else { next };

@@ -34,9 +34,7 @@ impl Snapshot {
     pub fn is_at(&self, index: u32, addr: SocketAddr) -> bool {
         self.sessions.get(&index).is_some_and(|(_, link)| *link == Some(addr))
     }
-}
 
-impl Snapshot {
     /// The longest IP packet that the way to a node takes.
     #[must_use]
     pub fn mtu_to(&self, node: &NodeId) -> usize {

@@ -94,7 +94,7 @@ pub enum Carrier {
 }
 
 impl Carrier {
-    fn of(path: std::net::SocketAddr) -> Self {
+    fn of(path: SocketAddr) -> Self {
         match path::socket_of(path) {
             path::TURN => Self::Turn,
             number if number >= path::FIRST_STREAM => Self::Tcp,
