@@ -240,6 +240,13 @@ impl Node {
         }
         let Some(addr) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
+        let observed = crate::wire::decode_endpoint(&reply.observed);
+        if let Ok(observed) = observed
+            && self.gauge_answered(now, addr, observed)
+        {
+            return;
+        }
+        let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
         if addr != link.addr {
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
@@ -253,7 +260,7 @@ impl Node {
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
         }
-        if let Ok(observed) = crate::wire::decode_endpoint(&reply.observed) {
+        if let Ok(observed) = observed {
             self.note_observed(super::own::Observer::Peer(id), observed);
         }
         self.link_confirmed(now, id);

@@ -9,6 +9,7 @@ mod channel;
 pub mod forward;
 mod frames;
 mod gate;
+mod gauge;
 mod link;
 mod links;
 mod own;
@@ -169,6 +170,7 @@ pub struct Node {
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,
+    gauge: Option<gauge::Gauge>,
     peers: Peers,
     /// Links that went down, while the way round on which to tell the other end is still to be found.
     untold: Vec<(NodeId, Instant)>,
@@ -227,6 +229,7 @@ impl Node {
             routing: Routing::new(announced, now),
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
             puncher: Puncher::new(rng.fork()),
+            gauge: None,
             own,
             identity,
             network,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{Node, Via, link::Link};
 use crate::{
-    punch::Places,
+    punch::{Counter, Places},
     session::Transport,
     types::{Instant, NodeId, path},
     wire::{
@@ -24,12 +24,19 @@ impl Node {
         let Some(peer) = self.peers.get(&id).filter(|p| !p.is_up() && p.grant.is_none()) else { return };
         let Some(transport) = peer.transport().cloned() else { return };
         let bytes = peer.sessions.iter().map(|s| s.transport.sent_bytes() + s.transport.received_bytes()).sum();
-        if self.config.punch && self.puncher.offers(now, id, bytes) {
-            self.send_punch(&transport, false);
+        if self.config.punch && self.puncher.offers(now, id, bytes) && !self.start_gauge(now, id, None) {
+            self.send_punch(&transport, false, None);
         }
     }
 
-    fn send_punch(&mut self, transport: &Transport, answer: bool) {
+    /// Offers an attempt, with what was measured for it.
+    pub(super) fn send_offer(&mut self, id: NodeId, counter: Option<Counter>) {
+        if let Some(transport) = self.peers.get(&id).and_then(|p| p.transport()).cloned() {
+            self.send_punch(&transport, false, counter);
+        }
+    }
+
+    fn send_punch(&mut self, transport: &Transport, answer: bool, counter: Option<Counter>) {
         let list = |addresses: &[SocketAddr]| addresses.iter().map(|a| encode_endpoint(*a)).collect();
         let reflexive = self.own.reflexive();
         let punch = proto::Punch {
@@ -37,6 +44,8 @@ impl Node {
             reflexive: list(&reflexive[..reflexive.len().min(MAX_REFLEXIVE)]),
             mapping: self.own.mapping().into(),
             answer,
+            last_port: counter.map_or(0, |c| c.port.into()),
+            step: counter.map_or(0, |c| c.step.into()),
         };
         self.send_on(transport, Via::Relayed(transport.peer.tag()), Kind::Punch(punch));
     }
@@ -50,27 +59,43 @@ impl Node {
         let list = |endpoints: &[Vec<u8>], most| -> Vec<SocketAddr> {
             endpoints.iter().take(most).filter_map(|e| decode_endpoint(e).ok()).collect()
         };
+        let counter = match (u16::try_from(punch.last_port), u16::try_from(punch.step)) {
+            (Ok(port), Ok(step @ 1..)) => Some(Counter { port, step }),
+            _ => None,
+        };
         let theirs = Places {
             endpoints: list(&punch.endpoints, MAX_ENDPOINTS),
             reflexive: list(&punch.reflexive, MAX_REFLEXIVE),
             mapping: punch.mapping(),
+            counter,
         };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.mapping = theirs.mapping;
         }
-        let own = self.own.mapping();
         if punch.answer {
-            if !self.puncher.has_offered(&id) {
-                return;
+            if self.puncher.has_offered(&id) {
+                self.begin_punch(now, id, &theirs);
             }
-        } else {
-            if !self.puncher.accepts(now, own, &id, &theirs) {
-                return;
-            }
-            self.send_punch(session, true);
+        } else if self.puncher.accepts(now, self.own.mapping(), &id, &theirs)
+            && !self.start_gauge(now, id, Some(&theirs))
+        {
+            self.take_part(now, id, &theirs, None);
         }
+    }
+
+    /// Answers an offer, and begins.
+    pub(super) fn take_part(&mut self, now: Instant, id: NodeId, theirs: &Places, counter: Option<Counter>) {
+        let Some(transport) = self.peers.get(&id).filter(|p| !p.is_up()).and_then(|p| p.transport()).cloned() else {
+            return;
+        };
+        self.send_punch(&transport, true, counter);
+        self.begin_punch(now, id, theirs);
+    }
+
+    fn begin_punch(&mut self, now: Instant, id: NodeId, theirs: &Places) {
         self.counters.punches += 1;
-        self.puncher.begin(now, id, own, &theirs);
+        let leads = self.identity.id() < id;
+        self.puncher.begin(now, id, (self.own.mapping(), leads), theirs);
     }
 
     /// The probes that attempts want sent.

@@ -34,6 +34,7 @@ impl Node {
         next = self.sessions.poll_timeout().map_or(next, |t| t.min(next));
         next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
         next = self.puncher.poll_timeout().map_or(next, |t| t.min(next));
+        next = self.gauge_timeout().map_or(next, |t| t.min(next));
         self.settle_agenda(now);
         next = self.peers.next().map_or(next, |t| t.min(next));
         // Never in the past, and never in a tight loop.
@@ -45,6 +46,7 @@ impl Node {
         self.sessions.handle_timeout(now);
         self.routing.handle_timeout(now);
         self.tick_links(now);
+        self.tick_gauge(now);
         self.send_punches(now);
         if now >= self.housekeeping {
             self.housekeeping = now + super::HOUSEKEEPING;

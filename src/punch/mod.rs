@@ -6,38 +6,28 @@
 //! It is polite: at most 64 datagrams a second to a target, at most 256 ports of our own at a time, an end after
 //! 20 seconds, and ever longer pauses between attempts.
 
+mod attempt;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
 };
 
+pub use self::attempt::Counter;
+use self::attempt::{Attempt, COUNTED, Search};
 use crate::{
     crypto::Rng,
     types::{Duration, Instant, NodeId, path},
     wire::proto::Mapping,
 };
 
-/// When all places are probed, counted from the start.
-const ROUNDS: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_millis(1000),
-];
-/// When the many ports begin, if nothing else has helped until then.
-const BIRTHDAY_AFTER: Duration = Duration::from_millis(700);
-const GAP: Duration = Duration::from_micros(15_625);
 const SCOUTS: u32 = 256;
-const LIFE: Duration = Duration::from_secs(20);
 /// Scouts stay open so long after a link was found: both ends may have met more than one, and may not have settled on
 /// the same yet.
 const LINGER: Duration = Duration::from_secs(5);
-/// NATs take public ports from here up.
-const FIRST_PORT: u64 = 1024;
-/// Attempts of that kind at the same time: each costs the routers on the way an entry per datagram.
-const MAX_SPRAYS: usize = 2;
+/// Searches from one port at the same time: each costs the routers on the way an entry per datagram.
+const MAX_SEARCHES: usize = 2;
 /// How long an answer to an offer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
@@ -54,34 +44,8 @@ pub struct Places {
     /// Where others have seen it, the latest first.
     pub reflexive: Vec<SocketAddr>,
     pub mapping: Mapping,
-}
-
-#[derive(Debug)]
-enum Birthday {
-    /// Send from many ports to one.
-    Scouts { target: SocketAddr, numbers: Range<u32>, sent: u32 },
-    /// Send from one port to many.
-    Spray { target: IpAddr },
-}
-
-#[derive(Debug)]
-struct Attempt {
-    since: Instant,
-    places: Vec<SocketAddr>,
-    rounds: usize,
-    birthday: Option<Birthday>,
-    next_birthday: Instant,
-}
-
-impl Attempt {
-    fn next(&self) -> Instant {
-        let round = ROUNDS.get(self.rounds).map(|at| self.since + *at);
-        let birthday = match &self.birthday {
-            Some(Birthday::Scouts { sent: SCOUTS, .. }) | None => None,
-            Some(_) => Some(self.next_birthday),
-        };
-        [round, birthday].into_iter().flatten().min().unwrap_or(self.since + LIFE).min(self.since + LIFE)
-    }
+    /// Its NAT counts.
+    pub counter: Option<Counter>,
 }
 
 #[derive(Debug)]
@@ -94,11 +58,13 @@ struct History {
     begun: Option<Instant>,
     /// Bytes on the sessions with the peer when the last attempt was over.
     bytes: u64,
+    /// What the last offer or answer said of this node's NAT.
+    counter: Option<Counter>,
 }
 
 impl History {
     fn new(now: Instant) -> Self {
-        Self { wait: RETRY.0, next: now, offered: None, begun: None, bytes: 0 }
+        Self { wait: RETRY.0, next: now, offered: None, begun: None, bytes: 0, counter: None }
     }
 }
 
@@ -144,10 +110,11 @@ impl Puncher {
         if begun.is_some_and(|at| now.since(at) < BEGIN_GAP) {
             return false;
         }
-        let is_free = match birthday_kind(own, theirs.mapping) {
-            Some(true) => self.scouts(now).is_empty(),
-            Some(false) => self.attempts.values().filter(|a| a.birthday.is_some()).count() < MAX_SPRAYS,
-            None => true,
+        let is_free = match role(own, theirs.mapping) {
+            Role::Scouts => self.scouts(now).len() < COUNTED as usize,
+            Role::Spray => self.attempts.values().filter(|a| a.search.is_some()).count() < MAX_SEARCHES,
+            Role::Count => theirs.counter.is_none() || self.attempts.values().all(|a| a.search.is_none()),
+            Role::Plain => true,
         };
         is_free && !self.attempts.contains_key(id)
     }
@@ -158,8 +125,9 @@ impl Puncher {
         self.history.get(id).is_some_and(|h| h.offered.is_some())
     }
 
-    /// Both ends have agreed: send from now on.
-    pub fn begin(&mut self, now: Instant, id: NodeId, own: Mapping, theirs: &Places) {
+    /// Both ends have agreed: send from now on. `own`: what is known of this node's NAT; `leads`: of the two ends of a
+    /// path, it is true at one.
+    pub fn begin(&mut self, now: Instant, id: NodeId, (own, leads): (Mapping, bool), theirs: &Places) {
         if self.attempts.contains_key(&id) {
             return;
         }
@@ -171,29 +139,66 @@ impl Puncher {
         places.extend(theirs.endpoints.iter().filter(|e| !theirs.reflexive.contains(e)));
         places.retain(|place| is_place(place.ip()));
         places.truncate(MAX_PLACES);
-        let birthday = match (birthday_kind(own, theirs.mapping), theirs.reflexive.first()) {
-            (Some(true), Some(target)) if accepted => {
-                if self.next_number + SCOUTS > path::TURN {
-                    self.next_number = 1;
-                }
-                let numbers = self.next_number..self.next_number + SCOUTS;
-                self.next_number = numbers.end;
-                Some(Birthday::Scouts { target: *target, numbers, sent: 0 })
+        let counter = history.counter.take();
+        let target = theirs.reflexive.first().copied().filter(|_| accepted);
+        let search = match (role(own, theirs.mapping), target) {
+            (Role::Scouts, Some(target)) => {
+                Some(Search::Scouts { target, numbers: self.take_numbers(SCOUTS), sent: 0 })
             }
-            (Some(false), Some(target)) if accepted && is_public(target.ip()) => {
-                Some(Birthday::Spray { target: target.ip() })
+            (Role::Spray, Some(target)) if is_public(target.ip()) => {
+                Some(Search::Spray { target: target.ip(), counter: theirs.counter, sent: 0 })
+            }
+            (Role::Count, Some(target)) if is_public(target.ip()) && counter.is_some() => {
+                self.count(theirs.counter, target.ip(), leads)
             }
             _ => None,
         };
-        let next_birthday = now + BIRTHDAY_AFTER;
-        self.attempts.insert(id, Attempt { since: now, places, rounds: 0, birthday, next_birthday });
+        self.attempts.insert(id, Attempt::new(now, places, search));
+    }
+
+    /// Both NATs count. One end opens the ports that come next, all to the same port of the other end's NAT, some way
+    /// ahead. The other end sends to these one after another, and with one of the datagrams its NAT has come to the port
+    /// that is ahead: they meet there, however many other flows either NAT sees meanwhile, up to that distance.
+    fn count(&mut self, theirs: Option<Counter>, target: IpAddr, leads: bool) -> Option<Search> {
+        let counter = theirs?;
+        Some(if leads {
+            let target = SocketAddr::new(target, counter.nth(COUNTED)?);
+            Search::Scouts { target, numbers: self.take_numbers(COUNTED), sent: 0 }
+        } else {
+            Search::Follow { target, counter, sent: 0 }
+        })
+    }
+
+    fn take_numbers(&mut self, count: u32) -> Range<u32> {
+        if self.next_number + count > path::TURN {
+            self.next_number = 1;
+        }
+        let numbers = self.next_number..self.next_number + count;
+        self.next_number = numbers.end;
+        numbers
+    }
+
+    /// Scouts for a question that is answered at once or never.
+    pub fn lend_scouts(&mut self, now: Instant, count: u32) -> Range<u32> {
+        let numbers = self.take_numbers(count);
+        self.close_later(now, numbers.clone());
+        numbers
+    }
+
+    fn close_later(&mut self, now: Instant, numbers: Range<u32>) {
+        self.closing.retain(|(until, _)| *until > now);
+        self.closing.push((now + LINGER, numbers));
+    }
+
+    /// Notes what `id` is told of this node's NAT.
+    pub fn note_counter(&mut self, now: Instant, id: NodeId, counter: Option<Counter>) {
+        self.history.entry(id).or_insert_with(|| History::new(now)).counter = counter;
     }
 
     /// The attempt is over: there is a link, or the peer is gone.
     pub fn end(&mut self, now: Instant, id: &NodeId) {
-        if let Some(Attempt { birthday: Some(Birthday::Scouts { numbers, .. }), .. }) = self.attempts.remove(id) {
-            self.closing.retain(|(until, _)| *until > now);
-            self.closing.push((now + LINGER, numbers));
+        if let Some(Attempt { search: Some(Search::Scouts { numbers, .. }), .. }) = self.attempts.remove(id) {
+            self.close_later(now, numbers);
         }
         self.history.remove(id);
     }
@@ -205,13 +210,14 @@ impl Puncher {
 
     /// An address refuses what is sent there: no more sprays to it.
     pub fn refused(&mut self, addr: SocketAddr) {
-        self.attempts.retain(|_, a| !matches!(&a.birthday, Some(Birthday::Spray { target }) if *target == addr.ip()));
+        let aims_there = |a: &Attempt| matches!(&a.search, Some(Search::Spray { target, .. } | Search::Follow { target, .. }) if *target == addr.ip());
+        self.attempts.retain(|_, a| !aims_there(a));
     }
 
     /// The numbers of the scouts that attempts need, or needed a moment ago.
     pub fn scouts(&self, now: Instant) -> BTreeSet<u32> {
-        let used = self.attempts.values().filter_map(|a| match &a.birthday {
-            Some(Birthday::Scouts { numbers, .. }) => Some(numbers),
+        let used = self.attempts.values().filter_map(|a| match &a.search {
+            Some(Search::Scouts { numbers, .. }) => Some(numbers),
             _ => None,
         });
         let closing = self.closing.iter().filter(|(until, _)| *until > now).map(|(_, numbers)| numbers);
@@ -226,30 +232,11 @@ impl Puncher {
 
     /// The probes to send now: to whom, and where.
     pub fn poll(&mut self, now: Instant) -> Vec<(NodeId, SocketAddr)> {
-        self.attempts.retain(|_, a| now.since(a.since) < LIFE);
-        let mut out = Vec::new();
-        for (id, a) in &mut self.attempts {
-            while ROUNDS.get(a.rounds).is_some_and(|at| a.since + *at <= now) {
-                a.rounds += 1;
-                out.extend(a.places.iter().map(|place| (*id, *place)));
-            }
-            if now < a.next_birthday {
-                continue;
-            }
-            a.next_birthday = now + GAP;
-            match &mut a.birthday {
-                Some(Birthday::Scouts { target, numbers, sent }) if *sent < SCOUTS => {
-                    out.push((*id, path::through(*target, numbers.start + *sent)));
-                    *sent += 1;
-                }
-                Some(Birthday::Spray { target }) => {
-                    let port = FIRST_PORT + self.rng.below(65_536 - FIRST_PORT);
-                    out.push((*id, SocketAddr::new(*target, port as u16)));
-                }
-                _ => {}
-            }
-        }
-        out
+        self.attempts.retain(|_, a| !a.is_over(now));
+        let rng = &mut self.rng;
+        let probes =
+            |(id, a): (&NodeId, &mut Attempt)| -> Vec<_> { a.poll(now, rng).into_iter().map(|to| (*id, to)).collect() };
+        self.attempts.iter_mut().flat_map(probes).collect()
     }
 }
 
@@ -259,24 +246,37 @@ fn is_place(ip: IpAddr) -> bool {
 }
 
 /// Whether this can be the public address of a NAT: no network of ours is sprayed because a peer says so.
-fn is_public(ip: IpAddr) -> bool {
+pub fn is_public(ip: IpAddr) -> bool {
     is_place(ip) && matches!(ip, IpAddr::V4(ip) if !ip.is_private() && !ip.is_link_local())
 }
 
-/// Whether it takes many ports to meet: of ours (true), of the other end's (false). Between two NATs of that kind
-/// even many would not meet in any decent time.
-fn birthday_kind(own: Mapping, theirs: Mapping) -> Option<bool> {
+/// What an end does beside probing the places that it was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Plain,
+    /// Behind a symmetric NAT: many ports of ours look for one.
+    Scouts,
+    /// The other end is: one port of ours looks for many.
+    Spray,
+    /// Both are: only where both NATs count is there hope.
+    Count,
+}
+
+fn role(own: Mapping, theirs: Mapping) -> Role {
     match (own, theirs) {
-        (Mapping::Dependent, Mapping::Dependent) => None,
-        (Mapping::Dependent, _) => Some(true),
-        (_, Mapping::Dependent) => Some(false),
-        _ => None,
+        (Mapping::Dependent, Mapping::Dependent) => Role::Count,
+        (Mapping::Dependent, _) => Role::Scouts,
+        (_, Mapping::Dependent) => Role::Spray,
+        _ => Role::Plain,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        attempt::{LIFE, ROUNDS},
+        *,
+    };
 
     fn id(i: u8) -> NodeId {
         NodeId([i; 32])
@@ -284,7 +284,7 @@ mod tests {
 
     fn places(mapping: Mapping) -> Places {
         let reflexive = vec!["198.51.100.7:4000".parse().unwrap()];
-        Places { endpoints: vec!["10.0.0.7:51900".parse().unwrap()], reflexive, mapping }
+        Places { endpoints: vec!["10.0.0.7:51900".parse().unwrap()], reflexive, mapping, counter: None }
     }
 
     fn run(p: &mut Puncher, mut now: Instant, until: Instant) -> Vec<(Instant, SocketAddr)> {
@@ -301,7 +301,7 @@ mod tests {
         let start = Instant(1_000_000);
         for (own, theirs) in [(Mapping::Dependent, Mapping::Independent), (Mapping::Unknown, Mapping::Dependent)] {
             let mut p = Puncher::new(Rng::from_seed([1; 32]));
-            p.begin(start, id(1), own, &places(theirs));
+            p.begin(start, id(1), (own, true), &places(theirs));
             let sent = run(&mut p, start, start + Duration::from_secs(60));
             let extra: Vec<_> = sent.iter().filter(|(_, to)| !places(theirs).reflexive.contains(to)).collect();
             for (at, _) in &extra {
@@ -320,11 +320,47 @@ mod tests {
         }
     }
 
+    /// Two NATs that count, with other flows in between.
+    fn counted(others: [u16; 2]) -> bool {
+        let start = Instant(1_000_000);
+        let ips: [IpAddr; 2] = ["198.51.100.1".parse().unwrap(), "198.51.100.2".parse().unwrap()];
+        let counters = [Counter { port: 40_000, step: 1 }, Counter { port: 50_000, step: 2 }];
+        let ends = [0, 1].map(|i: usize| {
+            let mut p = Puncher::new(Rng::from_seed([1; 32]));
+            let other = 1 - i;
+            p.note_counter(start, id(9), Some(counters[i]));
+            let reflexive = vec![SocketAddr::new(ips[other], 7)];
+            let theirs =
+                Places { endpoints: vec![], reflexive, mapping: Mapping::Dependent, counter: Some(counters[other]) };
+            assert!(p.accepts(start, Mapping::Dependent, &id(9), &theirs));
+            p.begin(start, id(9), (Mapping::Dependent, i == 0), &theirs);
+            run(&mut p, start, start + Duration::from_secs(60))
+        });
+        // From which port of its NAT each end has sent where: a new port per socket and destination.
+        let sent = [0, 1].map(|i: usize| {
+            let mut ports: BTreeMap<SocketAddr, u16> = BTreeMap::new();
+            for (_, to) in &ends[i] {
+                let next = counters[i].nth(u32::from(others[i]) + ports.len() as u32 + 1).unwrap();
+                ports.entry(*to).or_insert(next);
+            }
+            ports.into_iter().map(|(to, port)| (port, path::plain(to))).collect::<BTreeSet<_>>()
+        });
+        sent[0].iter().any(|(port, to)| sent[1].contains(&(to.port(), SocketAddr::new(ips[0], *port))))
+    }
+
+    #[test]
+    fn counting_nats_meet_whatever_else_they_see() {
+        for others in [[0, 0], [5, 0], [0, 40], [30, 30]] {
+            assert!(counted(others), "{others:?}");
+        }
+        assert!(!counted([60, 60]), "a test that can fail");
+    }
+
     #[test]
     fn scouts_outlive_a_met_peer_for_a_moment() {
         let start = Instant(1_000_000);
         let mut p = Puncher::new(Rng::from_seed([1; 32]));
-        p.begin(start, id(1), Mapping::Dependent, &places(Mapping::Independent));
+        p.begin(start, id(1), (Mapping::Dependent, true), &places(Mapping::Independent));
         run(&mut p, start, start + Duration::from_secs(3));
         let met = start + Duration::from_secs(3);
         p.end(met, &id(1));
@@ -357,7 +393,7 @@ mod tests {
         let easy = places(Mapping::Independent);
         let now = Instant(0);
         assert!(p.accepts(now, Mapping::Dependent, &id(1), &easy));
-        p.begin(now, id(1), Mapping::Dependent, &easy);
+        p.begin(now, id(1), (Mapping::Dependent, true), &easy);
         assert!(!p.accepts(now, Mapping::Dependent, &id(2), &easy));
         p.end(now, &id(1));
         assert!(p.accepts(now + LINGER, Mapping::Dependent, &id(2), &easy));
@@ -371,7 +407,7 @@ mod tests {
         for second in 0..300u64 {
             let now = Instant(second * 1_000_000);
             if p.accepts(now, Mapping::Independent, &id(1), &hard) {
-                p.begin(now, id(1), Mapping::Independent, &hard);
+                p.begin(now, id(1), (Mapping::Independent, true), &hard);
             }
             sent += run(&mut p, now, now + Duration::from_secs(1)).len();
         }
@@ -379,7 +415,7 @@ mod tests {
         for aim in ["127.0.0.1:9", "224.0.0.1:9", "0.0.0.0:9", "255.255.255.255:9", "192.168.1.1:9"] {
             let mut p = Puncher::new(Rng::from_seed([1; 32]));
             let theirs = Places { reflexive: vec![aim.parse().unwrap()], ..places(Mapping::Dependent) };
-            p.begin(Instant(0), id(1), Mapping::Independent, &theirs);
+            p.begin(Instant(0), id(1), (Mapping::Independent, true), &theirs);
             assert!(run(&mut p, Instant(0), Instant(60_000_000)).len() <= 2 * ROUNDS.len(), "{aim}");
         }
     }

@@ -24,5 +24,6 @@ fn main() -> ExitCode {
         ("over_distance_and_loss", matrix::distance),
         ("two_symmetric_nats_meet_at_a_turn_server", turn::two_symmetric),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
+        ("counting_nats_meet", matrix::counting_pairs),
     ])
 }

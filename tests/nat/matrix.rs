@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::UdpSocket,
     time::{Duration, Instant},
 };
 
@@ -144,17 +145,28 @@ const TRIALS: usize = 20;
 /// Attempts last 20 seconds; the second one begins 5 seconds after the first one was offered.
 const TRIAL: Duration = Duration::from_secs(45);
 
-pub fn hard_pairs() {
-    let pairs: Vec<Pair> = (0..TRIALS).map(|_| pair([Kind::Symmetric, Kind::PortRestricted], |_| ())).collect();
+/// How often somebody else behind the same router begins a flow.
+const OTHER_FLOWS: Duration = Duration::from_millis(200);
+
+/// Pairs of these kinds, each in a network of its own, until all are direct or time is over. Returns the pairs, and how
+/// long it took those that are direct.
+fn trials(kinds: [Kind; 2]) -> (Vec<Pair>, BTreeMap<usize, Duration>) {
+    let pairs: Vec<Pair> = (0..TRIALS).map(|_| pair(kinds, |_| ())).collect();
     for p in &pairs {
         need_route(&p.sites[0].1, &p.sites[1].1.name);
     }
     let start = Instant::now();
     let mut times: BTreeMap<usize, Duration> = BTreeMap::new();
+    let mut flows = 0;
     while start.elapsed() < TRIAL && times.len() < TRIALS {
+        let another = start.elapsed() > OTHER_FLOWS * flows;
+        flows += u32::from(another);
         for (i, p) in pairs.iter().enumerate().filter(|(i, _)| !times.contains_key(i)).collect::<Vec<_>>() {
             let [(_, a), (_, b)] = &p.sites;
             assert!(echoes(a, b), "relays carry what has no direct path yet");
+            if another {
+                p.sites.iter().for_each(|(site, _)| other_flow(site));
+            }
             if is_direct(a, b) {
                 times.insert(i, start.elapsed());
             }
@@ -163,16 +175,37 @@ pub fn hard_pairs() {
     let mut sorted: Vec<f64> = times.values().map(Duration::as_secs_f64).collect();
     sorted.sort_by(f64::total_cmp);
     println!(
-        "  symmetric × port-restricted: direct in {} of {TRIALS} trials, median after {:.1} s, the last after {:.1} s",
+        "  {} × {}: direct in {} of {TRIALS} trials, median after {:.1} s, the last after {:.1} s",
+        kinds[0].name(),
+        kinds[1].name(),
         times.len(),
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN),
         sorted.last().copied().unwrap_or(f64::NAN)
     );
+    (pairs, times)
+}
+
+pub fn hard_pairs() {
+    let (pairs, times) = trials([Kind::Symmetric, Kind::PortRestricted]);
     assert!(times.len() * 100 >= TRIALS * 95, "{times:?}");
     // A direct path outlives what routers remember of an idle flow.
     let [(_, a), (_, b)] = &pairs[*times.keys().next().unwrap()].sites;
     std::thread::sleep(Duration::from_secs(35));
     assert!(is_direct(a, b) && echoes(a, b) && echoes(b, a));
+}
+
+/// NATs that take one port after another, while other flows take some too.
+pub fn counting_pairs() {
+    let (_pairs, times) = trials([Kind::Counting, Kind::Counting]);
+    let (_pairs, mixed) = trials([Kind::Counting, Kind::PortRestricted]);
+    assert!(times.len() * 100 >= TRIALS * 95, "{times:?}");
+    assert_eq!(mixed.len(), TRIALS, "{mixed:?}");
+}
+
+/// Takes a port of the site's router.
+fn other_flow(site: &Site) {
+    let sent = site.host.ns.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "203.0.113.249:9"));
+    sent.expect("the router takes it");
 }
 
 /// How long the first packets take over distance, with and without loss.

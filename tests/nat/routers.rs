@@ -17,6 +17,8 @@ pub enum Kind {
     PortRestricted,
     /// Address- and port-dependent mapping (random ports) and filtering.
     Symmetric,
+    /// The same, but each flow gets the port after the one before.
+    Counting,
     /// A port-restricted home behind a port-restricted carrier.
     Double,
     /// A full cone whose inside reaches itself at its public endpoints.
@@ -37,12 +39,16 @@ impl Kind {
             Self::AddressRestricted => "addr-restr",
             Self::PortRestricted => "port-restr",
             Self::Symmetric => "symmetric",
+            Self::Counting => "counting",
             Self::Double => "double",
             Self::Hairpin => "hairpin",
             Self::Blocked => "blocked",
         }
     }
 }
+
+/// Ports of a counting router.
+const COUNTED: u16 = 20_000;
 
 /// A host and the routers between it and the internet, the outermost first.
 pub struct Site {
@@ -91,6 +97,19 @@ fn cone(by_address: bool) -> String {
     )
 }
 
+/// Ports one after another, from somewhere in the middle; all else as by a plain masquerade.
+fn counting(n: u8) -> String {
+    let ports: Vec<String> = (0..COUNTED).map(|i| format!("{i} : {}", 20_000 + 100 * u16::from(n) + i)).collect();
+    format!(
+        "table ip nat {{
+          chain post {{ type nat hook postrouting priority srcnat;
+            oifname eth0 meta l4proto udp snat to 203.0.113.{n} : numgen inc mod {COUNTED} map {{ {} }}
+            oifname eth0 masquerade; }}
+        }}",
+        ports.join(", ")
+    )
+}
+
 /// What comes from inside for the router's public address goes back inside.
 fn hairpin(n: u8) -> String {
     format!(
@@ -126,6 +145,7 @@ impl Site {
                 Kind::FullCone => cone(false),
                 Kind::AddressRestricted => cone(true),
                 Kind::Symmetric => masquerade("fully-random"),
+                Kind::Counting => counting(n),
                 Kind::Hairpin => cone(false) + &hairpin(n),
                 Kind::Open | Kind::PortRestricted | Kind::Double | Kind::Blocked => masquerade(""),
             };
