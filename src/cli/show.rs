@@ -67,6 +67,12 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     println!("interface  {} (MTU {})", s.interface, s.mtu);
     println!("listening  UDP {}", s.listen);
     println!("endpoints  {}", list(n.endpoints.iter().map(ToString::to_string).collect()));
+    if n.keepalive_s > 0 {
+        println!(
+            "keepalive  idle links are probed every {} s at the most rarely, as the NAT here allows",
+            n.keepalive_s
+        );
+    }
     println!("mesh       {} links, {} of {} known nodes reachable", n.links, n.reachable_nodes, n.known_nodes);
     println!("running    {} (version {}, pid {}, {})", duration(s.uptime_s), s.version, s.pid, bytes(s.rss_kib * 1024));
     let offloads = s.offloads.iter().map(|(name, on)| format!("{name} {}", if *on { "on" } else { "off" }));

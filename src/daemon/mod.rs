@@ -4,6 +4,7 @@ mod calls;
 mod control;
 mod fallback;
 mod lan;
+mod lifetime;
 mod mapping;
 mod outside;
 mod reflexive;

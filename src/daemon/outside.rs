@@ -7,6 +7,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::{
     fallback::Fallback,
+    lifetime::LifetimeMeter,
     mapping::PortMapper,
     reflexive::Reflexive,
     resolve,
@@ -26,6 +27,8 @@ pub(super) enum News {
     Mapped(Option<SocketAddr>),
     /// A stream was opened, with this path.
     Opened(SocketAddr),
+    /// What the NAT before this node remembers of idle flows, measured in the network of that number.
+    Lifetime(u32, Option<Duration>),
 }
 
 pub(super) struct Outside {
@@ -35,6 +38,7 @@ pub(super) struct Outside {
     turn: Option<TurnClient>,
     mapper: Option<PortMapper>,
     mapped: Option<SocketAddr>,
+    lifetime: LifetimeMeter,
 }
 
 impl Outside {
@@ -53,8 +57,9 @@ impl Outside {
             reflexive: Reflexive::new(node.network().gate().clone()),
             fallback: Fallback::new(tell.clone()),
             turn: config.turn.clone().map(TurnClient::new),
-            mapper: port.and_then(|port| PortMapper::start(port, tell)),
+            mapper: port.and_then(|port| PortMapper::start(port, tell.clone())),
             mapped: None,
+            lifetime: LifetimeMeter::new(node.network().gate().clone(), tell),
         };
         (outside, news)
     }
@@ -79,6 +84,11 @@ impl Outside {
                 node.set_mapped_endpoint(now, external);
             }
             News::Opened(path) => node.try_path(now, path),
+            News::Lifetime(network, lifetime) => {
+                if self.lifetime.is_current(network) {
+                    node.set_flow_lifetime(lifetime);
+                }
+            }
         }
     }
 
@@ -86,6 +96,7 @@ impl Outside {
     pub fn tick(&mut self, now: Instant, node: &mut Node) {
         self.fallback.tick(&self.shared, node.has_links());
         self.reflexive.tick(self.shared.socket());
+        self.lifetime.tick();
         if let Some(turn) = &mut self.turn {
             turn.tick(&self.shared.sockets, &node.places_of_others(turn::MAX_PEERS));
             node.set_relayed_endpoint(now, turn.relayed());
@@ -99,6 +110,7 @@ impl Outside {
     /// The network changed: what was learned of it may be void.
     pub fn network_changed(&mut self) {
         self.reflexive.ask_again();
+        self.lifetime.again();
         if let Some(mapper) = &self.mapper {
             mapper.again();
         }
@@ -106,6 +118,7 @@ impl Outside {
 
     /// A peer answers STUN.
     pub fn add_stun_server(&mut self, addr: SocketAddr) {
+        self.lifetime.set_server(addr);
         self.reflexive.add_peer(self.shared.socket(), addr);
     }
 

@@ -94,12 +94,7 @@ impl Asker {
             if sends.next_if(|at| start.elapsed() >= **at).is_some() {
                 last_sent = Instant::now();
                 for (i, server) in servers.iter().enumerate().filter(|(i, _)| answers[*i].is_none()) {
-                    let request = Binding::request(id(i), change);
-                    let request = match &self.network {
-                        Some(network) => request.with_proof(network),
-                        None => request,
-                    };
-                    self.send(*server, &request.encode());
+                    self.send(*server, &self.proved(Binding::request(id(i), change)).encode());
                 }
             }
             let Some((from, message)) = self.receive() else { continue };
@@ -117,6 +112,33 @@ impl Asker {
             }
         }
         answers
+    }
+
+    /// Whether an answer of `server` that this socket asks for reaches `sleeper`, whose public port is `port`.
+    pub fn wakes(&self, sleeper: &Self, server: SocketAddr, port: u16) -> bool {
+        let Ok(seed) = host::random_seed() else { return false };
+        let mut id = [0; 12];
+        id.copy_from_slice(&seed[..12]);
+        let request = Binding { response_port: Some(port), ..self.proved(Binding::request(id, Change::default())) };
+        let start = Instant::now();
+        let mut sends = SENDS.iter().peekable();
+        while start.elapsed() < PATIENCE {
+            if sends.next_if(|at| start.elapsed() >= **at).is_some() {
+                self.send(server, &request.encode());
+            }
+            if sleeper.receive().is_some_and(|(_, m)| m.id == id && m.class == Class::Success) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A request that shows that a member asks.
+    fn proved(&self, request: Binding) -> Binding {
+        match &self.network {
+            Some(network) => request.with_proof(network),
+            None => request,
+        }
     }
 
     /// Whether this socket and `other` reach each other at their public endpoints.

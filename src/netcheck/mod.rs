@@ -2,6 +2,7 @@
 //! every node is, from sockets of its own, so that it works with and without a running daemon.
 
 mod ask;
+mod lifetime;
 
 use std::{
     io,
@@ -13,6 +14,7 @@ use std::{
 use serde::Serialize;
 
 use self::ask::Asker;
+pub use self::lifetime::lifetime;
 use crate::{crypto::HmacKey, host, portmap, wire::stun::Change};
 
 /// A host that answers nobody (TEST-NET-1, RFC 5737): who accepts a connection to it is in the middle.

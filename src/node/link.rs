@@ -1,9 +1,13 @@
 //! A link: one transport path to a neighbour, and whether it works in both directions right now.
 //!
 //! A probe that comes back proves both directions. While users' packets flow, probes go every 100 ms, and every 30 ms
-//! once one is missing; an idle link is probed every five seconds.
+//! once one is missing; an idle link is probed every five seconds, and the longer it is idle the more rarely, as far as the
+//! NAT before this node remembers its flows.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 
 use super::pmtu::PathMtu;
 use crate::{
@@ -24,6 +28,13 @@ const HOP_COST: f64 = 1500.0;
 const TEMPORARY_COST: Metric = 200_000;
 const OUTSTANDING: usize = 64;
 const RTT_SAMPLES: usize = 16;
+/// Answers from another place before it is compared with the present one.
+const COMPARED: u32 = 4;
+const MAX_OTHERS: usize = 16;
+/// What a move has to gain, in µs, beside a third of the cost: or a link would wander between equals.
+const MOVE_GAIN: f64 = 1000.0;
+/// How long packets from a place that was left may still arrive.
+const LEFT_FOR: Duration = Duration::from_secs(2);
 
 /// What the passing of time means for a link.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +42,14 @@ pub(super) enum Tick {
     Nothing,
     Probe(u32),
     Dead,
+}
+
+/// What is known of another place where the peer answers.
+#[derive(Debug, Default)]
+struct Place {
+    asked: u32,
+    answered: u32,
+    min_rtt: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -53,6 +72,8 @@ pub(super) struct Link {
     active_until: Instant,
     /// Its sessions don't tell of traffic; they are to be asked at `active_until`.
     awake: bool,
+    /// The longest time between probes of an idle link.
+    pub rest: Duration,
     traffic: u64,
     srtt: Option<Duration>,
     rttvar: Duration,
@@ -63,6 +84,15 @@ pub(super) struct Link {
     advertised: Metric,
     advertised_at: Instant,
     suspect: bool,
+    others: BTreeMap<SocketAddr, Place>,
+    /// The address that the link was moved away from.
+    left: Option<(SocketAddr, Instant)>,
+}
+
+/// What it costs to send over a path, in µs: a constant per hop and half a round trip, both stretched by loss.
+fn path_cost(rtt: Duration, loss: f64) -> f64 {
+    let delivered = (1.0 - loss).max(0.1);
+    (HOP_COST + rtt.as_micros() as f64 / 2.0) / (delivered * delivered)
 }
 
 impl Link {
@@ -81,6 +111,7 @@ impl Link {
             last_probe: None,
             active_until: now,
             awake: true,
+            rest: IDLE_PROBE,
             traffic: 0,
             srtt: None,
             rttvar: Duration::ZERO,
@@ -90,6 +121,8 @@ impl Link {
             advertised: 0,
             advertised_at: now,
             suspect: false,
+            others: BTreeMap::new(),
+            left: None,
         }
     }
 
@@ -160,9 +193,14 @@ impl Link {
             return (IDLE_RETRY, None);
         }
         let (interval, shorter) =
-            if self.is_active(now) { (ACTIVE_PROBE, FAST_PROBE) } else { (IDLE_PROBE, IDLE_RETRY) };
+            if self.is_active(now) { (ACTIVE_PROBE, FAST_PROBE) } else { (self.idle_probe(now), IDLE_RETRY) };
         let overdue = self.confirmed + interval + self.patience();
         if self.suspect || now >= overdue { (shorter, None) } else { (interval, Some((overdue, shorter))) }
+    }
+
+    /// The time between probes of an idle link: an eighth of how long it has been idle.
+    fn idle_probe(&self, now: Instant) -> Duration {
+        (now.since(self.active_until) / 8).min(self.rest).max(IDLE_PROBE)
     }
 
     fn confirmed_age(&self, now: Instant) -> Duration {
@@ -181,7 +219,7 @@ impl Link {
             return Duration::from_secs(8);
         }
         if !self.is_active(now) {
-            return IDLE_PROBE + Duration::from_millis(2500) + 2 * self.patience();
+            return self.idle_probe(now) + Duration::from_millis(2500) + 2 * self.patience();
         }
         let loss = self.loss.clamp(0.02, 0.9);
         let misses = (1e-6f64.ln() / loss.ln()).ceil().clamp(4.0, 40.0) as u32;
@@ -246,15 +284,50 @@ impl Link {
         self.next_id
     }
 
-    /// A reply came back: returns the address that its probe went to, if we sent such a probe.
-    pub fn replied(&mut self, now: Instant, id: u32) -> Option<SocketAddr> {
+    /// A reply came back: returns the address that its probe went to, and the round trip, if we sent such a probe.
+    pub fn replied(&mut self, now: Instant, id: u32) -> Option<(SocketAddr, Duration)> {
         let at = self.outstanding.iter().position(|o| o.0 == id)?;
         let (_, addr, sent) = self.outstanding.remove(at)?;
         if addr == self.addr {
             self.loss -= self.loss / 32.0;
             self.confirm(sent, now);
         }
-        Some(addr)
+        Some((addr, now.since(sent)))
+    }
+
+    /// Notes that another place of the peer is asked.
+    pub fn ask_other(&mut self, addr: SocketAddr) {
+        if self.others.len() < MAX_OTHERS || self.others.contains_key(&addr) {
+            self.others.entry(addr).or_default().asked += 1;
+        }
+    }
+
+    /// Takes in an answer from another place. Returns whether it is clearly better there.
+    pub fn compare(&mut self, addr: SocketAddr, rtt: Duration) -> bool {
+        let Some(here) = self.min_rtt().map(|rtt| path_cost(rtt, self.loss)) else { return false };
+        let Some(place) = self.others.get_mut(&addr) else { return false };
+        place.answered += 1;
+        let best = place.min_rtt.map_or(rtt, |least| least.min(rtt));
+        place.min_rtt = Some(best);
+        // The answer to the last question may be on its way.
+        let lost = place.asked.saturating_sub(place.answered + 1);
+        let there = path_cost(best, f64::from(lost) / f64::from(place.asked));
+        place.answered >= COMPARED && there + MOVE_GAIN < here * 2.0 / 3.0
+    }
+
+    /// Forgets what was measured elsewhere: paths change.
+    pub fn forget_others(&mut self) {
+        self.others.clear();
+    }
+
+    /// The link is about to be moved although it works.
+    pub fn leave(&mut self, now: Instant) {
+        self.left = Some((self.addr, now));
+    }
+
+    /// Whether the link has just been moved away from `addr`: packets that still come from there say nothing.
+    pub fn has_left(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.left.is_some_and(|(left, at)| left == addr && now.since(at) < LEFT_FOR)
     }
 
     fn confirm(&mut self, sent: Instant, now: Instant) {
@@ -281,6 +354,7 @@ impl Link {
     /// Moves the link to another address that has just been confirmed.
     pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
         self.addr = addr;
+        self.others.clear();
         self.mtu = PathMtu::new(now, addr);
         self.candidate = None;
         self.confirmed = now;
@@ -294,9 +368,7 @@ impl Link {
     /// the configuration adds. Returns a new value only if it moved by more than a quarter and 300 µs (hysteresis),
     /// and not more often than every two seconds.
     pub fn cost(&mut self, now: Instant, configured: Metric) -> Option<Metric> {
-        let rtt = self.min_rtt()?.as_micros() as f64;
-        let delivered = (1.0 - self.loss).max(0.1);
-        let cost = ((HOP_COST + rtt / 2.0) / (delivered * delivered)) as Metric + configured;
+        let cost = path_cost(self.min_rtt()?, self.loss) as Metric + configured;
         let parting = self.temporary || self.peer_wish == Wish::NoRoom;
         let cost = cost + if parting { TEMPORARY_COST } else { 0 };
         let moved = cost.abs_diff(self.advertised);
@@ -316,7 +388,7 @@ impl Link {
 
     /// Keeps idle probes of many links apart.
     pub fn spread(&mut self, now: Instant, rng: &mut Rng) {
-        if self.up && self.probe_interval(now).0 == IDLE_PROBE {
+        if self.up && !self.is_active(now) && self.probe_interval(now).0 >= IDLE_PROBE {
             let early = Duration::from_millis(rng.below(1000));
             self.last_probe = self.last_probe.map(|at| Instant(at.0.saturating_sub(early.as_micros() as u64)));
         }
@@ -379,6 +451,57 @@ mod tests {
             let died = death(true, Duration::from_millis(20), cut, loss).unwrap();
             assert!(died >= cut, "killed by {loss} loss at {died:?}");
         }
+    }
+
+    #[test]
+    fn a_long_idle_link_is_probed_as_rarely_as_its_nat_allows() {
+        let (mut now, mut last) = (Instant(0), Instant(0));
+        let mut link = Link::new(now, addr(), 1);
+        link.up = true;
+        link.rest = Duration::from_secs(45);
+        let mut gaps = Vec::new();
+        while now < Instant(0) + Duration::from_secs(1800) {
+            now = link.next_tick(now).max(now + Duration::from_millis(1));
+            if let Tick::Probe(id) = link.tick(now) {
+                gaps.push(now.since(last).as_secs());
+                last = now;
+                link.replied(now + Duration::from_millis(20), id);
+            }
+        }
+        assert!(gaps[2] == 5 && gaps.last() == Some(&45), "{gaps:?}");
+        assert!(gaps.windows(2).all(|g| g[0] <= g[1] + 1 && g[1] <= 45), "{gaps:?}");
+        // Whoever uses it learns at once that it is dead.
+        link.note_traffic(now, 1);
+        let since = now;
+        while link.tick(now) != Tick::Dead {
+            now = link.next_tick(now).max(now + Duration::from_millis(1));
+        }
+        assert!(now.since(since) < Duration::from_millis(400), "{:?}", now.since(since));
+    }
+
+    #[test]
+    fn a_link_moves_only_where_it_is_clearly_better() {
+        let other = SocketAddr::from(([192, 0, 2, 2], 9));
+        let moves = |here_ms: u64, there_ms: u64, lost_here: bool, lost_there: bool| {
+            let mut now = Instant(0);
+            let mut link = Link::new(now, addr(), 1);
+            link.come_up(now);
+            (0..24).any(|i| {
+                now = now + Duration::from_secs(1);
+                let id = link.sent_probe(now, addr());
+                if lost_here && i % 2 == 0 {
+                    link.loss += (1.0 - link.loss) / 32.0;
+                } else {
+                    link.replied(now + Duration::from_millis(here_ms), id);
+                }
+                link.ask_other(other);
+                !(lost_there && i % 2 == 0) && link.compare(other, Duration::from_millis(there_ms))
+            })
+        };
+        assert!(moves(40, 1, false, false) && moves(40, 20, false, false));
+        assert!(!moves(40, 36, false, false) && !moves(3, 1, false, false));
+        assert!(moves(40, 40, true, false), "away from loss");
+        assert!(!moves(40, 20, false, true), "not into loss");
     }
 
     #[test]

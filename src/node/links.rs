@@ -152,6 +152,9 @@ impl Node {
             // What was still on its way over the stream when the link moved to UDP.
             return;
         }
+        if link.has_left(now, from) {
+            return;
+        }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
         if newest && !recently {
             // Roaming: it is there once a probe to the new address comes back.
@@ -238,7 +241,7 @@ impl Node {
             self.tables_dirty |= changed;
             return;
         }
-        let Some(addr) = link.replied(now, reply.id) else { return };
+        let Some((addr, rtt)) = link.replied(now, reply.id) else { return };
         link.peer_wish = reply.wish();
         let observed = crate::wire::decode_endpoint(&reply.observed);
         if let Ok(observed) = observed
@@ -248,13 +251,17 @@ impl Node {
         }
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
         if addr != link.addr {
+            let is_better = link.up && link.compare(addr, rtt);
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,
                 // Any place where the peer answers is a good one to begin with.
-                None if !link.up || path::is_makeshift(link.addr) => 0,
+                None if !link.up || path::is_makeshift(link.addr) || is_better => 0,
                 None => return,
             };
             let moved = link.up;
+            if is_better {
+                link.leave(now);
+            }
             link.move_to(now, addr);
             link.interface = interface;
             self.tables_dirty = true;
@@ -296,7 +303,7 @@ impl Node {
         self.puncher.end(now, &id);
         self.tables_dirty = true;
         self.counters.links_up += 1;
-        self.events.push_back(Event::LinkUp { peer: id, addr });
+        self.events.push_back(Event::LinkUp { peer: id, addr: path::plain(addr) });
         self.flush_waiting(now, id);
     }
 
@@ -373,6 +380,7 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&session.peer) else { return };
         let traffic = peer.traffic();
         if let Some(link) = &mut peer.link {
+            link.rest = self.rest;
             link.note_traffic(now, traffic);
         }
         self.pump(now);
@@ -466,7 +474,7 @@ impl Node {
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
-            self.try_udp(now, id);
+            self.look_around(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

@@ -171,6 +171,8 @@ pub struct Node {
     discovery: Discovery,
     puncher: Puncher,
     gauge: Option<gauge::Gauge>,
+    /// The longest time between probes of an idle link.
+    rest: Duration,
     peers: Peers,
     /// Links that went down, while the way round on which to tell the other end is still to be found.
     untold: Vec<(NodeId, Instant)>,
@@ -230,6 +232,7 @@ impl Node {
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
             puncher: Puncher::new(rng.fork()),
             gauge: None,
+            rest: Duration::ZERO,
             own,
             identity,
             network,

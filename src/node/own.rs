@@ -140,6 +140,12 @@ impl Node {
         }
     }
 
+    /// NATs and firewalls before this node remember an idle flow for so long; `None`: not known, or not long. Idle links
+    /// are then probed as rarely as that allows.
+    pub fn set_flow_lifetime(&mut self, lifetime: Option<Duration>) {
+        self.rest = lifetime.map_or(Duration::ZERO, |t| t * 9 / 10);
+    }
+
     /// A new certificate: announced to everybody; sessions go on.
     pub fn set_certificate(&mut self, now: Instant, certificate: Vec<u8>) {
         self.own.content.certificate = certificate;

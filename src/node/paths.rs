@@ -1,6 +1,7 @@
-//! Straight paths: offers of one to who is reached through relays, and UDP for who is reached over a makeshift.
+//! Where peers can be reached: offers of direct paths to who is reached through relays, and better places for who is
+//! reached already.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, ops::Range, sync::Arc};
 
 use super::{Node, Via, link::Link};
 use crate::{
@@ -17,6 +18,12 @@ use crate::{
 const MAX_ENDPOINTS: usize = 16;
 const MAX_REFLEXIVE: usize = 4;
 const UDP_EVERY_S: u64 = 5;
+/// Other places are compared in these seconds of every minute of a link: a new address of the peer takes a while to be
+/// known.
+const LOOKS_S: Range<u64> = 2..10;
+const LOOK_EVERY_S: u64 = 60;
+/// From this share of lost probes on, other places are compared at once.
+const BAD_LOSS: f64 = 0.1;
 
 impl Node {
     /// Offers an attempt to a peer that users talk to and that has no direct link.
@@ -111,15 +118,34 @@ impl Node {
         }
     }
 
-    /// Once a second: a link over a stream or a TURN server is a makeshift, and UDP is tried every few seconds.
-    pub(super) fn try_udp(&mut self, now: Instant, id: NodeId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let Some(link) = peer.link.as_ref().filter(|l| l.up && path::is_makeshift(l.addr)) else { return };
-        if !now.since(link.since).as_secs().is_multiple_of(UDP_EVERY_S) {
+    /// Once a second: whether the peer can be reached better elsewhere. A new link is compared with the other places
+    /// where the peer may be, and a link in use again every minute, or at once when it loses packets. A link over a stream
+    /// or a TURN server is a makeshift: UDP is tried every few seconds.
+    pub(super) fn look_around(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(link) = peer.link.as_mut().filter(|l| l.up) else { return };
+        let age = now.since(link.since).as_secs();
+        let phase = age % LOOK_EVERY_S;
+        let looks = if path::is_makeshift(link.addr) {
+            age.is_multiple_of(UDP_EVERY_S)
+        } else {
+            let is_due = LOOKS_S.contains(&phase) && (age < LOOK_EVERY_S || link.is_active(now));
+            is_due || link.is_active(now) && link.loss() > BAD_LOSS
+        };
+        if phase == 0 {
+            link.forget_others();
+        }
+        if !looks {
             return;
         }
-        let mut places = vec![path::plain(link.addr)];
-        places.extend(peer.info.record.endpoints.iter().take(MAX_ENDPOINTS));
+        let current = link.addr;
+        let mut places = peer.info.record.endpoints.clone();
+        places.truncate(MAX_ENDPOINTS);
+        places.push(path::plain(current));
+        places.retain(|place| *place != current);
+        if let Some(link) = &mut peer.link {
+            places.iter().for_each(|place| link.ask_other(*place));
+        }
         places.into_iter().for_each(|place| self.send_probe(now, id, place));
     }
 

@@ -62,6 +62,8 @@ pub struct Status {
     pub links: usize,
     pub known_nodes: usize,
     pub reachable_nodes: usize,
+    /// The longest time between probes of an idle link, in seconds, that the NAT before this node allows; 0: not known.
+    pub keepalive_s: u64,
     pub counters: BTreeMap<String, u64>,
     pub dropped: BTreeMap<String, u64>,
     pub refused: BTreeMap<String, u64>,
@@ -177,6 +179,7 @@ impl Node {
             links: self.peers.values().filter(|p| p.is_up()).count(),
             known_nodes: self.routing.announcements().count() - 1,
             reachable_nodes: self.routing.reachable(),
+            keepalive_s: self.rest.as_secs(),
             counters: counters.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
             dropped: forward::Drop::ALL.iter().map(|d| (d.name().to_owned(), c.dropped(*d))).collect(),
             refused,

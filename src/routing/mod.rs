@@ -5,7 +5,8 @@
 //! neighbour advertised is *strictly better* than the best (seqno, metric) that the node itself ever had since its
 //! feasibility distance was made (RFC 8966 §3.5.1). The neighbour's own feasibility distance is at most what it
 //! advertised. So feasibility distances strictly fall along every chain of next hops. They are retained when a route
-//! is lost; a node that has only unfeasible routes asks the origin for a new sequence number (§3.8.2).
+//! is lost; a node that has only unfeasible routes asks the origin for a new sequence number (§3.8.2). A route in use
+//! that gets worse stays in use meanwhile: it lowers no feasibility distance and raises none.
 
 mod neighbor;
 mod origin;
@@ -392,10 +393,10 @@ impl Routing {
         }
         let before = self.origins[o as usize].selected;
         let best = self.feasible(o).min_by_key(|s| (s.metric, s.neighbor));
-        let kept = before.and_then(|b| self.feasible(o).find(|s| s.neighbor == b.neighbor));
+        let kept = before.and_then(|b| self.kept(o, b));
         let after = match (best, kept) {
-            (Some(best), Some(kept)) if !is_clearly_better(best.metric, kept.metric) => Some(kept),
-            (best, _) => best,
+            (Some(best), Some(kept)) if is_clearly_better(best.metric, kept.metric) => Some(best),
+            (best, kept) => kept.or(best),
         };
         if after == before {
             return;
@@ -412,9 +413,21 @@ impl Routing {
             self.events.push(Event::Changed(o));
         }
         self.advertise(now, o, after.is_none());
-        if after.is_none() {
+        let learned = after.map(|s| (s.seqno, self.learned(s.neighbor, o).metric));
+        if learned.is_none_or(|(seqno, metric)| !is_feasible((seqno, self.origins[o as usize].fd.1), seqno, metric)) {
             self.request(now, o);
         }
+    }
+
+    /// The selected route as its neighbour advertises it now. It stays usable when it has become worse than our
+    /// feasibility distance: the neighbour's own feasibility distance is what it was, and ours too (RFC 8966 §3.5.3 lets
+    /// such an update be ignored; packets need a route until the origin's new sequence number is here).
+    fn kept(&self, o: u32, before: Selected) -> Option<Selected> {
+        let learned = self.learned(before.neighbor, o);
+        let seqno = learned.seqno.min(self.origins[o as usize].signed());
+        let metric = metric_add(learned.metric, self.costs[before.neighbor.slot()]);
+        let is_usable = seqno == before.seqno || is_feasible(self.origins[o as usize].fd, seqno, learned.metric);
+        (metric < INFINITY && is_usable).then_some(Selected { neighbor: before.neighbor, seqno, metric })
     }
 
     /// Forgets an origin's announcement: it expired, or its node is no longer admitted. Its number stays as long as a

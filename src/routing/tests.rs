@@ -272,6 +272,33 @@ fn everybody_reachable_has_a_route_after_the_storm() {
 }
 
 #[test]
+fn a_route_that_gets_worse_stays_in_use_until_there_is_a_better_one() {
+    // A line: 0-1-2, whose far link becomes ten times as long.
+    let mut book = Book::new(3);
+    let mut world = World::new(&mut book, 3, Rng::from_seed([1; 32]));
+    world.up(0, 1, 1000);
+    world.up(1, 2, 1000);
+    world.calm();
+    let (one, two) = (world.book.identities[1].id(), world.book.identities[2].id());
+    let o = world.nodes[0].origin(&two).unwrap();
+    let before = world.nodes[0].feasibility_distance(&two).unwrap();
+    let n = world.neighbor(1, 2).unwrap();
+    world.nodes[1].neighbor_cost(world.now, n, 10_000);
+    for _ in 0..100 {
+        world.now = world.now + Duration::from_millis(50);
+        world.nodes.iter_mut().for_each(|node| node.handle_timeout(world.now));
+        world.drain();
+        while world.deliver() {
+            assert_eq!(world.nodes[0].next_hop(o), Some(one));
+            world.drain();
+        }
+    }
+    assert_eq!(world.nodes[0].route(o).unwrap().metric, 11_000);
+    let after = world.nodes[0].feasibility_distance(&two).unwrap();
+    assert!(after.0 > before.0, "and a new sequence number was asked for: {before:?} {after:?}");
+}
+
+#[test]
 fn a_backup_takes_over_in_the_same_call_and_split_horizon_holds() {
     // A triangle: 0-1, 1-2, 0-2. Node 0 reaches 2 directly; its backup is 1.
     let mut book = Book::new(3);

@@ -10,8 +10,9 @@ use crate::{
     wire::stun::{self, Binding, Change, Class},
 };
 
-/// `CHANGE-REQUEST`, which a server with one address does not understand.
+/// Attributes that not every server understands: `CHANGE-REQUEST` takes two addresses.
 const CHANGE_REQUEST: u16 = 0x0003;
+const RESPONSE_PORT: u16 = 0x0027;
 const UNKNOWN_ATTRIBUTE: u16 = 420;
 
 /// Answers Binding requests. It keeps no state.
@@ -54,14 +55,14 @@ impl StunServer {
         if self.members.as_ref().is_some_and(|network| !request.is_members(network)) {
             return;
         }
-        let (source, answer) = self.decide(local, from, request);
+        let (source, to, answer) = self.decide(local, from, request);
         let socket = self.second.as_ref().filter(|(port, _)| *port == source.port()).map_or(main, |(_, socket)| socket);
         // A lost answer is asked for again.
-        let _ = socket.send_from(source.ip(), from, &answer.encode());
+        let _ = socket.send_from(source.ip(), to, &answer.encode());
     }
 
-    /// The answer to a request, and from where it goes (RFC 5780 §6.1).
-    fn decide(&self, local: SocketAddr, from: SocketAddr, request: &Binding) -> (SocketAddr, Binding) {
+    /// The answer to a request, from where and to where it goes (RFC 5780 §6.1).
+    fn decide(&self, local: SocketAddr, from: SocketAddr, request: &Binding) -> (SocketAddr, SocketAddr, Binding) {
         let other = (|| {
             let (second, addresses) = (self.second_port()?, self.addresses?);
             let ip = addresses.into_iter().find(|ip| *ip != local.ip())?;
@@ -72,8 +73,12 @@ impl StunServer {
         if request.change != Change::default() && other.is_none() {
             unknown.push(CHANGE_REQUEST);
         }
+        // Nobody else gets to say where answers go.
+        if request.response_port.is_some() && self.members.is_none() {
+            unknown.push(RESPONSE_PORT);
+        }
         if !unknown.is_empty() {
-            return (local, Binding { error: Some(UNKNOWN_ATTRIBUTE), unknown, ..request.answer(Class::Error) });
+            return (local, from, Binding { error: Some(UNKNOWN_ATTRIBUTE), unknown, ..request.answer(Class::Error) });
         }
         let changed = other.unwrap_or(local);
         let source = SocketAddr::new(
@@ -81,7 +86,8 @@ impl StunServer {
             if request.change.port { changed.port() } else { local.port() },
         );
         let answer = Binding { mapped: Some(from), origin: Some(source), other, ..request.answer(Class::Success) };
-        (source, answer)
+        let to = request.response_port.map_or(from, |port| SocketAddr::new(from.ip(), port));
+        (source, to, answer)
     }
 
     /// Serves the second port for ever, if there is one.

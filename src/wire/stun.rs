@@ -18,6 +18,7 @@ mod attr {
     pub const ERROR_CODE: u16 = 0x0009;
     pub const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+    pub const RESPONSE_PORT: u16 = 0x0027;
     /// Ours: a member's proof. Servers that don't know it ignore it, as its number says.
     pub const PROOF: u16 = 0xc057;
     pub const FINGERPRINT: u16 = 0x8028;
@@ -48,6 +49,8 @@ pub struct Binding {
     pub class: Class,
     pub id: [u8; 12],
     pub change: Change,
+    /// The port to answer to, instead of the one that the request came from (RESPONSE-PORT).
+    pub response_port: Option<u16>,
     /// Where the request came from, as the server saw it.
     pub mapped: Option<SocketAddr>,
     /// Where the answer was sent from.
@@ -125,6 +128,9 @@ impl Binding {
                     let flags = value.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).ok_or(bad)?;
                     message.change = Change { ip: flags & 4 != 0, port: flags & 2 != 0 };
                 }
+                attr::RESPONSE_PORT => {
+                    message.response_port = Some(value.first_chunk().map(|b| u16::from_be_bytes(*b)).ok_or(bad)?);
+                }
                 attr::ERROR_CODE => {
                     let code = value.first_chunk::<4>().ok_or(bad)?;
                     message.error = Some(u16::from(code[2] & 7) * 100 + u16::from(code[3]));
@@ -167,6 +173,10 @@ impl Binding {
         if self.change != Change::default() {
             let flags = u32::from(self.change.ip) << 2 | u32::from(self.change.port) << 1;
             put(attr::CHANGE_REQUEST, &flags.to_be_bytes());
+        }
+        if let Some(port) = self.response_port {
+            let [high, low] = port.to_be_bytes();
+            put(attr::RESPONSE_PORT, &[high, low, 0, 0]);
         }
         if let Some(code) = self.error {
             put(attr::ERROR_CODE, &[0, 0, (code / 100) as u8, (code % 100) as u8]);
@@ -280,10 +290,13 @@ mod tests {
             addresses in proptest::array::uniform3(proptest::option::of(socket_addr())),
             error in proptest::option::of(300u16..700),
             proof: Option<[u8; 16]>,
+            response_port: Option<u16>,
         ) {
             let [mapped, origin, other] = addresses;
             let change = Change { ip: flags.0, port: flags.1 };
-            let message = Binding { class: Class::Error, id, change, mapped, origin, other, error, proof, unknown: Vec::new() };
+            let unknown = Vec::new();
+            let message =
+                Binding { class: Class::Error, id, change, response_port, mapped, origin, other, error, proof, unknown };
             prop_assert_eq!(Binding::parse(&message.encode()), Ok(message));
         }
 

@@ -9,6 +9,7 @@ use std::{
 use aegisray::{
     api::{Request, Response},
     lab::{daemon::Daemon, topology::Internet, wire::Weather},
+    node::LinkStatus,
 };
 
 use super::{
@@ -192,6 +193,11 @@ pub fn hard_pairs() {
     let [(_, a), (_, b)] = &pairs[*times.keys().next().unwrap()].sites;
     std::thread::sleep(Duration::from_secs(35));
     assert!(is_direct(a, b) && echoes(a, b) && echoes(b, a));
+    // By now they have measured that, and leave long pauses once they have long been idle.
+    let keepalive = |d: &Daemon| d.status().map(|s| s.node.keepalive_s).filter(|s| *s > 0);
+    let pauses = [a, b].map(|d| need(d, "a measured keepalive", || keepalive(d)));
+    println!("  routers forget after 30 s: idle links are probed every {pauses:?} s at the most rarely");
+    assert!(pauses.iter().all(|s| (20..30).contains(s)), "{pauses:?}");
 }
 
 /// NATs that take one port after another, while other flows take some too.
@@ -244,4 +250,38 @@ fn echo_time(from: &Daemon, to: &Daemon) -> Duration {
     let start = Instant::now();
     need(from, "echo", || echoes(from, to).then_some(()));
     start.elapsed()
+}
+
+/// Two ways between two nodes, and the slow one is found first: the fast one is used soon, and stays in use.
+pub fn better_place() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let ip = |text: &str| text.parse().unwrap();
+    internet.set_weather(Some(Weather { delay: Duration::from_millis(10), ..Weather::default() }));
+    let hosts = [internet.public(ip("203.0.113.1")).unwrap(), internet.public(ip("203.0.113.2")).unwrap()];
+    let mut a = node(&dir, "A", &bootstrap("203.0.113.2"));
+    let mut b = node(&dir, "B", &quiet());
+    a.start(&hosts[0]).unwrap();
+    b.start(&hosts[1]).unwrap();
+    need_route(&a, "B");
+    hosts[0].cable(&hosts[1], ("lan", ip("192.168.9.1")), ("lan", ip("192.168.9.2"))).unwrap();
+    let places = || [(&a, "B"), (&b, "A")].map(|(d, peer)| d.peers().into_iter().find(|p| p.name == peer)?.link);
+    let is_fast = |links: &[Option<LinkStatus>; 2]| {
+        links.iter().flatten().filter(|l| l.addr.ip().to_string().starts_with("192.168.9.")).count() == 2
+    };
+    let start = Instant::now();
+    need(&a, "the fast way", || {
+        echoes(&a, &b);
+        is_fast(&places()).then_some(())
+    });
+    println!("  from 40 ms to a cable beside it after {:.1} s", start.elapsed().as_secs_f64());
+    let end = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < end {
+        assert!(echoes(&a, &b));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let links = places();
+    assert!(is_fast(&links), "{links:?}");
+    let moves: u64 = [&a, &b].map(|d| need(d, "status", || d.status()).node.counters["roams"]).iter().sum();
+    assert!(moves <= 4, "the link wandered {moves} times");
 }
