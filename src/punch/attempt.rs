@@ -28,6 +28,8 @@ const FIRST_PORT: u64 = 1024;
 pub(super) const COUNTED: u32 = 64;
 /// Predicted ports are tried so often: datagrams get lost.
 const PASSES: u32 = 3;
+/// Time for all of that: then it has failed, and may be tried afresh.
+pub(super) const COUNT_LIFE: Duration = Duration::from_secs(6);
 /// What the other end's scouts get to go out first, beside the time that they take.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -94,24 +96,25 @@ pub(super) struct Attempt {
     rounds: usize,
     pub search: Option<Search>,
     next_search: Instant,
+    life: Duration,
 }
 
 impl Attempt {
-    pub fn new(now: Instant, places: Vec<SocketAddr>, search: Option<Search>) -> Self {
+    pub fn new(now: Instant, places: Vec<SocketAddr>, search: Option<Search>, life: Duration) -> Self {
         let waits = matches!(search, Some(Search::Follow { .. }));
         let wait = if waits { GAP * COUNTED + HEAD_START } else { Duration::ZERO };
-        Self { since: now, places, rounds: 0, search, next_search: now + MANY_AFTER + wait }
+        Self { since: now, places, rounds: 0, search, next_search: now + MANY_AFTER + wait, life }
     }
 
     pub fn is_over(&self, now: Instant) -> bool {
-        now.since(self.since) >= LIFE
+        now.since(self.since) >= self.life
     }
 
     /// When [`Self::poll`] has something to do.
     pub fn next(&self) -> Instant {
         let round = ROUNDS.get(self.rounds).map(|at| self.since + *at);
         let search = self.search.as_ref().filter(|s| !s.is_over()).map(|_| self.next_search);
-        [round, search].into_iter().flatten().min().unwrap_or(self.since + LIFE).min(self.since + LIFE)
+        [round, search].into_iter().flatten().min().unwrap_or(self.since + self.life).min(self.since + self.life)
     }
 
     /// Where to send probes now.

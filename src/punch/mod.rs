@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use self::attempt::Counter;
-use self::attempt::{Attempt, COUNTED, Search};
+use self::attempt::{Attempt, COUNT_LIFE, COUNTED, LIFE, Search};
 use crate::{
     crypto::Rng,
     types::{Duration, Instant, NodeId, path},
@@ -36,6 +36,8 @@ const USED: u64 = 400;
 const MAX_PLACES: usize = 16;
 /// Attempts with the same peer begin at least so far apart, whoever offers them: nobody can keep us sending.
 const BEGIN_GAP: Duration = Duration::from_secs(25);
+/// Counting takes few datagrams; another flow that comes at the wrong moment makes it fail.
+const COUNT_GAP: Duration = Duration::from_secs(7);
 
 /// What a peer said of where it may be.
 #[derive(Debug, Clone, Default)]
@@ -54,8 +56,8 @@ struct History {
     next: Instant,
     /// When an offer was sent that has no answer yet.
     offered: Option<Instant>,
-    /// When the last attempt began.
-    begun: Option<Instant>,
+    /// When the next attempt may begin.
+    rest: Instant,
     /// Bytes on the sessions with the peer when the last attempt was over.
     bytes: u64,
     /// What the last offer or answer said of this node's NAT.
@@ -64,7 +66,7 @@ struct History {
 
 impl History {
     fn new(now: Instant) -> Self {
-        Self { wait: RETRY.0, next: now, offered: None, begun: None, bytes: 0, counter: None }
+        Self { wait: RETRY.0, next: now, offered: None, rest: now, bytes: 0, counter: None }
     }
 }
 
@@ -106,8 +108,7 @@ impl Puncher {
     /// Whether to take part in an attempt that `id` offers.
     #[must_use]
     pub fn accepts(&self, now: Instant, own: Mapping, id: &NodeId, theirs: &Places) -> bool {
-        let begun = self.history.get(id).and_then(|h| h.begun);
-        if begun.is_some_and(|at| now.since(at) < BEGIN_GAP) {
+        if self.history.get(id).is_some_and(|h| now < h.rest) {
             return false;
         }
         let is_free = match role(own, theirs.mapping) {
@@ -134,14 +135,14 @@ impl Puncher {
         let accepted = self.accepts(now, own, &id, theirs);
         let history = self.history.entry(id).or_insert_with(|| History::new(now));
         history.offered = None;
-        history.begun = Some(now);
         let mut places: Vec<SocketAddr> = theirs.reflexive.clone();
         places.extend(theirs.endpoints.iter().filter(|e| !theirs.reflexive.contains(e)));
         places.retain(|place| is_place(place.ip()));
         places.truncate(MAX_PLACES);
         let counter = history.counter.take();
         let target = theirs.reflexive.first().copied().filter(|_| accepted);
-        let search = match (role(own, theirs.mapping), target) {
+        let role = role(own, theirs.mapping);
+        let search = match (role, target) {
             (Role::Scouts, Some(target)) => {
                 Some(Search::Scouts { target, numbers: self.take_numbers(SCOUTS), sent: 0 })
             }
@@ -153,7 +154,10 @@ impl Puncher {
             }
             _ => None,
         };
-        self.attempts.insert(id, Attempt::new(now, places, search));
+        let counts = role == Role::Count && search.is_some();
+        let (gap, life) = if counts { (COUNT_GAP, COUNT_LIFE) } else { (BEGIN_GAP, LIFE) };
+        self.history.entry(id).or_insert_with(|| History::new(now)).rest = now + gap;
+        self.attempts.insert(id, Attempt::new(now, places, search, life));
     }
 
     /// Both NATs count. One end opens the ports that come next, all to the same port of the other end's NAT, some way
@@ -273,10 +277,7 @@ fn role(own: Mapping, theirs: Mapping) -> Role {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        attempt::{LIFE, ROUNDS},
-        *,
-    };
+    use super::{attempt::ROUNDS, *};
 
     fn id(i: u8) -> NodeId {
         NodeId([i; 32])
