@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
         ("over_distance_and_loss", matrix::distance),
+        ("ipv6_leads_past_symmetric_nats", transfer::over_ipv6),
         ("the_better_place_is_found", matrix::better_place),
         ("two_symmetric_nats_meet_at_a_turn_server", turn::two_symmetric),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),

@@ -19,7 +19,7 @@ use super::{
 
 const HUB: &str = "203.0.113.250";
 
-fn echoes(from: &Daemon, to: &Daemon) -> bool {
+pub fn echoes(from: &Daemon, to: &Daemon) -> bool {
     matches!(from.ask(&Request::Ping { node: to.name.clone(), size: 1000 }), Ok(Response::Pong { .. }))
 }
 

@@ -18,8 +18,8 @@ use aegisray::{
 
 use super::{
     harness::{need, need_route},
-    matrix::{Pair, is_direct, pair, pair_with},
-    routers::{Kind, nft},
+    matrix::{Pair, echoes as echo, is_direct, pair, pair_with},
+    routers::{Kind, Site, nft},
 };
 
 const PORT: u16 = 7020;
@@ -249,4 +249,53 @@ pub fn upgrade() {
     println!("  {} datagrams over an upgrade to a direct path: {lost} lost, {} reordered", flood.sent, flood.reordered);
     assert!(is_direct(a, b));
     assert_eq!((flood.received, flood.reordered), (flood.sent, 0));
+}
+
+/// IPv6 behind a stateful firewall: no NAT, and nothing comes in uninvited.
+fn give_ipv6(site: &Site, other: u8) {
+    let n = site.n;
+    let ip = |text: String| -> IpAddr { text.parse().unwrap() };
+    let router = &site.routers[0];
+    let route = |to: String, length, via: IpAddr| {
+        Netlink::open()?.add_route(IpPrefix::new(ip(to), length).expect("a prefix"), Some(via), None)
+    };
+    let sysctl = |key: &str, value: &str| std::fs::write(format!("/proc/sys/net/ipv6/conf/{key}"), value);
+    let at_router = || {
+        sysctl("all/forwarding", "1")?;
+        sysctl("eth0/accept_dad", "0")?;
+        sysctl("lan0/accept_dad", "0")?;
+        Netlink::open()?.add_address("eth0", ip(format!("2001:db8:ffff::{n}")), 64)?;
+        Netlink::open()?.add_address("lan0", ip(format!("2001:db8:{n}::1")), 64)?;
+        route(format!("2001:db8:{other}::"), 48, ip(format!("2001:db8:ffff::{other}")))
+    };
+    let at_host = || {
+        sysctl("eth0/accept_dad", "0")?;
+        Netlink::open()?.add_address("eth0", ip(format!("2001:db8:{n}::2")), 64)?;
+        route("::".to_owned(), 0, ip(format!("2001:db8:{n}::1")))
+    };
+    router.ns.run(at_router).unwrap();
+    site.host.ns.run(at_host).unwrap();
+}
+
+/// Where IPv4 has two symmetric NATs, IPv6 has a way through two firewalls.
+pub fn over_ipv6() {
+    let p = pair([Kind::Symmetric, Kind::Symmetric], |sites| {
+        give_ipv6(&sites[0], 2);
+        give_ipv6(&sites[1], 1);
+    });
+    let [(site, a), (other, b)] = &p.sites;
+    need_route(a, &b.name);
+    need_route(b, &a.name);
+    let start = Instant::now();
+    let link = need(a, "a direct link", || {
+        echo(a, b);
+        a.peers().into_iter().find(|p| p.name == b.name)?.link.filter(|l| l.up)
+    });
+    println!("  direct over {} {:.1} s after the routes", link.addr, start.elapsed().as_secs_f64());
+    assert!(link.addr.is_ipv6());
+    let address = need(b, "addresses", || b.addresses()).0;
+    let rate = load::tcp(&site.host, &other.host, address, 1, Duration::from_secs(1)).unwrap();
+    println!("  {:.2} Gbit/s over it", rate / 1e9);
+    let mtu = need(a, "the path MTU", || a.peers().into_iter().find(|p| p.name == b.name)?.link?.path_mtu);
+    assert_eq!(mtu, 1500);
 }
