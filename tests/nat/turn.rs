@@ -2,10 +2,10 @@
 
 use std::{process::Stdio, time::Duration};
 
-use aegisray::lab::load;
+use aegisray::{host::Netlink, lab::load};
 
 use super::{
-    harness::{Dir, bootstrap, need, need_route, node, quiet},
+    harness::{Dir, bootstrap, need, need_route, node, program, quiet},
     mapping::Running,
     matrix::is_direct,
     routers::{Kind, Site},
@@ -13,14 +13,31 @@ use super::{
 
 const HUB: &str = "203.0.113.250";
 const SERVER: &str = "203.0.113.240";
+/// Its other address: with two it serves behaviour discovery.
+const SECOND: &str = "203.0.113.241";
 
 pub fn two_symmetric() {
     let dir = Dir::new();
     let mut internet = aegisray::lab::topology::Internet::new().unwrap();
     let hub_host = internet.public(HUB.parse().unwrap()).unwrap();
     let server = internet.public(SERVER.parse().unwrap()).unwrap();
+    server.ns.run(|| Netlink::open()?.add_address("eth0", SECOND.parse().unwrap(), 24)).unwrap();
     let mut command = server.ns.command("turnserver");
-    command.args(["-n", "-a", "-f", "-r", "example.org", "-u", "node:secret", "-L", SERVER, "-p", "3478"]);
+    command.args([
+        "-n",
+        "-a",
+        "-f",
+        "-r",
+        "example.org",
+        "-u",
+        "node:secret",
+        "-L",
+        SERVER,
+        "-L",
+        SECOND,
+        "-p",
+        "3478",
+    ]);
     command.args(["--no-tls", "--no-dtls", "--no-cli", "--no-software-attribute", "--no-stdout-log"]);
     command.arg("--log-file").arg(dir.0.join("turn.log")).arg("--pidfile").arg(dir.0.join("turn.pid"));
     command.arg("--userdb").arg(dir.0.join("turn.db"));
@@ -43,6 +60,11 @@ pub fn two_symmetric() {
     let link = need(&c, "link", || c.peers().into_iter().find(|p| p.name == "A")?.link);
     assert_eq!(link.addr, relayed, "C sends to the relayed address");
     println!("  two symmetric NATs are linked through coturn after {:.1} s", started.elapsed().as_secs_f64());
+    let mut netcheck = sites[0].host.ns.command(program());
+    netcheck.args(["netcheck", "--json", "--server", SERVER, "--config", "/nonexistent"]);
+    let report: serde_json::Value = serde_json::from_slice(&netcheck.output().unwrap().stdout).unwrap();
+    println!("  coturn as a STUN server: mapping {}, filtering {}", report["mapping"], report["filtering"]);
+    assert_eq!([&report["mapping"], &report["filtering"]], ["address-and-port-dependent"; 2]);
     // Who is not known there is told so, and is a node all the same.
     let stranger = internet.public("203.0.113.3".parse().unwrap()).unwrap();
     let mut x = node(&dir, "X", &format!("{}{}", bootstrap(HUB), turn.replace("secret", "guess")));
