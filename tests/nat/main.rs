@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
+        ("after_a_pause_traffic_flows_at_once", transfer::resumes),
         ("over_distance_and_loss", matrix::distance),
         ("ipv6_leads_past_symmetric_nats", transfer::over_ipv6),
         ("the_better_place_is_found", matrix::better_place),

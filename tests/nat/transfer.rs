@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, TcpListener, TcpStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use aegisray::{
     lab::{
         load,
         topology::Host,
-        traffic::{Echo, echoes},
+        traffic::{Echo, echoes, first_echo},
     },
     types::IpPrefix,
 };
@@ -176,6 +177,32 @@ pub fn reboots() {
         let outage = seen.longest_outage(interval);
         println!("  {} and {}: outage {} ms", kinds[0].name(), kinds[1].name(), outage.as_millis());
         assert!(seen.answered.len() > 100 && outage <= Duration::from_secs(1), "{outage:?}");
+    }
+}
+
+/// A laptop that slept for a while, and whose router has forgotten it meanwhile.
+pub fn resumes() {
+    for kinds in [[Kind::PortRestricted, Kind::PortRestricted], [Kind::Symmetric, Kind::FullCone]] {
+        let p = pair(kinds, |_| ());
+        let [(site, a), (other, b)] = &p.sites;
+        let address = need(b, "addresses", || b.addresses()).0;
+        need_route(a, &b.name);
+        need(a, "direct path", || is_direct(a, b).then_some(()));
+        let _echo = Echo::start(&other.host, address);
+        first_echo(&site.host, address, Duration::from_secs(2)).expect("an echo before");
+        let pid = a.pid().expect("it runs").to_string();
+        let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        signal("-STOP");
+        std::thread::sleep(Duration::from_secs(12));
+        for router in &site.routers {
+            assert!(
+                router.ns.command("conntrack").arg("-F").output().expect("conntrack is installed").status.success()
+            );
+        }
+        signal("-CONT");
+        let first = first_echo(&site.host, address, Duration::from_secs(10)).expect("an echo after");
+        println!("  {} and {}: an echo {} ms after the pause", kinds[0].name(), kinds[1].name(), first.as_millis());
+        assert!(first <= Duration::from_secs(1), "{first:?}");
     }
 }
 
