@@ -21,6 +21,7 @@ pub(super) const ROUNDS: [Duration; 5] = [
 /// When the many ports begin, if nothing else has helped until then.
 const MANY_AFTER: Duration = Duration::from_millis(700);
 const GAP: Duration = Duration::from_micros(15_625);
+const POSTPONED: Duration = Duration::from_millis(500);
 pub(super) const LIFE: Duration = Duration::from_secs(20);
 /// NATs take public ports from here up.
 const FIRST_PORT: u64 = 1024;
@@ -80,6 +81,21 @@ impl Search {
         }
     }
 
+    /// How many may go on at a time: each costs the routers on the way an entry per datagram.
+    pub fn limit(&self) -> usize {
+        match self {
+            Self::Scouts { .. } => 8,
+            Self::Spray { .. } => 2,
+            Self::Follow { .. } => 1,
+        }
+    }
+
+    fn sent(&self) -> u32 {
+        match self {
+            Self::Scouts { sent, .. } | Self::Spray { sent, .. } | Self::Follow { sent, .. } => *sent,
+        }
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Self::Scouts { numbers, sent, .. } => *sent >= numbers.len() as u32,
@@ -108,6 +124,21 @@ impl Attempt {
 
     pub fn is_over(&self, now: Instant) -> bool {
         now.since(self.since) >= self.life
+    }
+
+    /// The search, if it has begun and goes on.
+    pub fn searching(&self) -> Option<&Search> {
+        self.search.as_ref().filter(|s| s.sent() > 0 && !s.is_over())
+    }
+
+    /// The search, if it is to begin now.
+    pub fn due_search(&self, now: Instant) -> Option<&Search> {
+        self.search.as_ref().filter(|s| s.sent() == 0 && now >= self.next_search)
+    }
+
+    /// The search has to wait for others.
+    pub fn postpone(&mut self, now: Instant) {
+        self.next_search = now + POSTPONED;
     }
 
     /// When [`Self::poll`] has something to do.

@@ -3,13 +3,14 @@
 //! a NAT that takes another public port for each destination, that one opens many ports and the other one tries many:
 //! by the birthday paradox two of them meet soon.
 //!
-//! It is polite: at most 64 datagrams a second to a target, at most 256 ports of our own at a time, an end after
-//! 20 seconds, and ever longer pauses between attempts.
+//! It is polite: at most 64 datagrams a second to a target, at most 256 ports of our own, which all attempts share, an end
+//! after 20 seconds, and ever longer pauses between attempts.
 
 mod attempt;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
 };
@@ -22,12 +23,11 @@ use crate::{
     wire::proto::Mapping,
 };
 
-const SCOUTS: u32 = 256;
+/// The scouts that all attempts share: behind a symmetric NAT, each of them has another public port for each peer.
+const SHARED: Range<u32> = 1..257;
 /// Scouts stay open so long after a link was found: both ends may have met more than one, and may not have settled on
 /// the same yet.
 const LINGER: Duration = Duration::from_secs(5);
-/// Searches from one port at the same time: each costs the routers on the way an entry per datagram.
-const MAX_SEARCHES: usize = 2;
 /// How long an answer to an offer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
@@ -84,7 +84,7 @@ pub struct Puncher {
 impl Puncher {
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), closing: Vec::new(), next_number: 1, rng }
+        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), closing: Vec::new(), next_number: SHARED.end, rng }
     }
 
     /// Whether to offer an attempt to a node that is reached through relays only; notes that it is offered. `bytes`:
@@ -111,13 +111,11 @@ impl Puncher {
         if self.history.get(id).is_some_and(|h| now < h.rest) {
             return false;
         }
-        let is_free = match role(own, theirs.mapping) {
-            Role::Scouts => self.scouts(now).len() < COUNTED as usize,
-            Role::Spray => self.attempts.values().filter(|a| a.search.is_some()).count() < MAX_SEARCHES,
-            Role::Count => theirs.counter.is_none() || self.attempts.values().all(|a| a.search.is_none()),
-            Role::Plain => true,
-        };
-        is_free && !self.attempts.contains_key(id)
+        // Counting takes that nobody else counts.
+        let is_disturbed = role(own, theirs.mapping) == Role::Count
+            && theirs.counter.is_some()
+            && self.attempts.values().any(|a| a.search.is_some());
+        !is_disturbed && !self.attempts.contains_key(id)
     }
 
     /// Whether this node has offered an attempt to `id` and waits for the answer.
@@ -143,9 +141,7 @@ impl Puncher {
         let target = theirs.reflexive.first().copied().filter(|_| accepted);
         let role = role(own, theirs.mapping);
         let search = match (role, target) {
-            (Role::Scouts, Some(target)) => {
-                Some(Search::Scouts { target, numbers: self.take_numbers(SCOUTS), sent: 0 })
-            }
+            (Role::Scouts, Some(target)) => Some(Search::Scouts { target, numbers: SHARED, sent: 0 }),
             (Role::Spray, Some(target)) if is_public(target.ip()) => {
                 Some(Search::Spray { target: target.ip(), counter: theirs.counter, sent: 0 })
             }
@@ -175,7 +171,7 @@ impl Puncher {
 
     fn take_numbers(&mut self, count: u32) -> Range<u32> {
         if self.next_number + count > path::TURN {
-            self.next_number = 1;
+            self.next_number = SHARED.end;
         }
         let numbers = self.next_number..self.next_number + count;
         self.next_number = numbers.end;
@@ -201,7 +197,8 @@ impl Puncher {
 
     /// The attempt is over: there is a link, or the peer is gone.
     pub fn end(&mut self, now: Instant, id: &NodeId) {
-        if let Some(Attempt { search: Some(Search::Scouts { numbers, .. }), .. }) = self.attempts.remove(id) {
+        if let Some(Attempt { search: Some(Search::Scouts { numbers, sent: 1.., .. }), .. }) = self.attempts.remove(id)
+        {
             self.close_later(now, numbers);
         }
         self.history.remove(id);
@@ -237,6 +234,17 @@ impl Puncher {
     /// The probes to send now: to whom, and where.
     pub fn poll(&mut self, now: Instant) -> Vec<(NodeId, SocketAddr)> {
         self.attempts.retain(|_, a| !a.is_over(now));
+        let mut going_on: Vec<_> =
+            self.attempts.values().filter_map(Attempt::searching).map(mem::discriminant).collect();
+        for a in self.attempts.values_mut() {
+            if let Some((kind, limit)) = a.due_search(now).map(|s| (mem::discriminant(s), s.limit())) {
+                if going_on.iter().filter(|k| **k == kind).count() < limit {
+                    going_on.push(kind);
+                } else {
+                    a.postpone(now);
+                }
+            }
+        }
         let rng = &mut self.rng;
         let probes =
             |(id, a): (&NodeId, &mut Attempt)| -> Vec<_> { a.poll(now, rng).into_iter().map(|to| (*id, to)).collect() };
@@ -365,7 +373,7 @@ mod tests {
         run(&mut p, start, start + Duration::from_secs(3));
         let met = start + Duration::from_secs(3);
         p.end(met, &id(1));
-        assert_eq!(p.scouts(met + LINGER / 2).len(), SCOUTS as usize);
+        assert_eq!(p.scouts(met + LINGER / 2).len(), SHARED.len());
         assert!(p.scouts(met + LINGER).is_empty() && p.poll_timeout().is_none());
     }
 
@@ -389,15 +397,36 @@ mod tests {
     }
 
     #[test]
-    fn one_side_with_many_ports_at_a_time() {
-        let mut p = Puncher::new(Rng::from_seed([1; 32]));
-        let easy = places(Mapping::Independent);
-        let now = Instant(0);
-        assert!(p.accepts(now, Mapping::Dependent, &id(1), &easy));
-        p.begin(now, id(1), (Mapping::Dependent, true), &easy);
-        assert!(!p.accepts(now, Mapping::Dependent, &id(2), &easy));
-        p.end(now, &id(1));
-        assert!(p.accepts(now + LINGER, Mapping::Dependent, &id(2), &easy));
+    fn searches_wait_for_their_turn() {
+        let start = Instant(0);
+        for (own, theirs, most) in
+            [(Mapping::Independent, Mapping::Dependent, 2), (Mapping::Dependent, Mapping::Unknown, 8)]
+        {
+            let mut p = Puncher::new(Rng::from_seed([1; 32]));
+            for i in 1..=12 {
+                assert!(p.accepts(start, own, &id(i), &places(theirs)));
+                p.begin(start, id(i), (own, true), &places(theirs));
+            }
+            let mut now = start;
+            let mut searching = BTreeSet::new();
+            while let Some(at) = p.poll_timeout().filter(|at| at.since(start) < Duration::from_secs(3)) {
+                now = now.max(at);
+                let probes = p.poll(now).into_iter();
+                searching.extend(
+                    probes
+                        .filter(|(_, to)| !places(theirs).reflexive.contains(to) && is_public(path::plain(*to).ip()))
+                        .map(|(id, _)| id),
+                );
+            }
+            assert_eq!(searching.len(), most);
+            // Who has met makes room for the next one.
+            let met = *searching.first().unwrap();
+            p.end(now, &met);
+            let later = run(&mut p, now, now + Duration::from_secs(1));
+            assert!(later.len() > 64 * (most - 1));
+            let going_on = p.attempts.values().filter(|a| a.searching().is_some()).count();
+            assert_eq!(going_on, most);
+        }
     }
 
     #[test]
