@@ -19,6 +19,7 @@ pub mod punch;
 pub mod routing;
 pub mod session;
 pub mod sim;
+pub mod stealth;
 pub mod transport;
 pub mod tun;
 pub mod types;

@@ -9,7 +9,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (1, &["wire", "identity", "config"]),
     (2, &["session", "routing", "discovery", "punch"]),
     (3, &["node"]),
-    (4, &["transport", "tun", "host", "portmap"]),
+    (4, &["transport", "tun", "host", "portmap", "stealth"]),
     (5, &["dataplane"]),
     (6, &["api", "lab", "sim", "netcheck"]),
     (7, &["daemon"]),
@@ -22,6 +22,8 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("identity", "wire", "records and certificates are wire formats"),
     ("config", "identity", "key files are read while a configuration is validated"),
     ("portmap", "host", "a request carries a random number"),
+    ("stealth", "host", "a request carries a random number"),
+    ("stealth", "transport", "TLS covers the bytes of a transport's stream"),
     ("lab", "api", "the lab asks its daemons as a person would"),
 ];
 

@@ -101,6 +101,7 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
                     Some(l) if l.up => match l.over {
                         Carrier::Udp => l.addr.to_string(),
                         Carrier::Tcp => format!("{} (TCP)", l.addr),
+                        Carrier::Tls => format!("{} (TLS)", l.addr),
                         Carrier::Turn => format!("{} (TURN)", l.addr),
                     },
                     Some(l) if p.obstacle.is_none() => format!("{} (down)", l.addr),

@@ -3,6 +3,7 @@
 
 mod error;
 mod raw;
+mod stealth;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,6 +16,7 @@ pub use error::ConfigError;
 pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
+pub use stealth::{Mode, Serve, Site, Stealth};
 
 use crate::{
     crypto::{Algorithm, Cipher},
@@ -72,6 +74,7 @@ pub struct Config {
     pub certificate_file: PathBuf,
     pub admission: Vec<u8>,
     pub listen: SocketAddr,
+    pub stealth: Stealth,
     pub advertise: Vec<SocketAddr>,
     pub bootstrap: Vec<String>,
     pub max_peers: usize,
@@ -259,9 +262,8 @@ impl Reader<'_> {
                 "this version can't masquerade yet; announce prefixes with routing.announce and set up forwarding by hand",
             ));
         }
-        if raw.stealth.mode.value.0 != "off" {
-            return Err(self.error(&raw.stealth.mode.referenced, "expected `off`: this version has no disguise yet"));
-        }
+        let listen = SocketAddr::new(raw.listen.address.0, raw.listen.port);
+        let stealth = self.stealth(&raw.stealth, listen)?;
         let identity = self.identity(&raw, &state_dir)?;
         let (certificate, certificate_file) = self.certificate(&raw, &state_dir)?;
         let name = match &raw.name {
@@ -284,7 +286,7 @@ impl Reader<'_> {
                 .map_err(|_| self.error(&text.referenced, "expected the hexadecimal secret that `join` wrote"))?,
             None => Vec::new(),
         };
-        Ok(Config {
+        let mut config = Config {
             path: self.path.to_owned(),
             network: Network::new(&raw.network.name.0, secret.as_deref(), authority, raw.mesh.cidr.0),
             name,
@@ -296,7 +298,8 @@ impl Reader<'_> {
             certificate,
             certificate_file,
             admission,
-            listen: SocketAddr::new(raw.listen.address.0, raw.listen.port),
+            listen,
+            stealth,
             advertise: raw.listen.advertise.iter().map(|e| e.0).collect(),
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
             max_peers: raw.peers.max.0,
@@ -334,7 +337,11 @@ impl Reader<'_> {
             socket: self.resolve(raw.socket.as_deref().unwrap_or(DEFAULT_SOCKET)),
             state_dir,
             log_level: raw.log.level.0,
-        })
+        };
+        if config.is_hidden() {
+            config.hide();
+        }
+        Ok(config)
     }
 }
 

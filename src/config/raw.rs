@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::StunClients;
+use super::{StunClients, stealth::RawStealth};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -217,19 +217,6 @@ pub(super) struct RawExit {
 impl Default for RawExit {
     fn default() -> Self {
         Self { enabled: Spanned::new(false, serde_saphyr::Location::UNKNOWN, serde_saphyr::Location::UNKNOWN) }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawStealth {
-    pub mode: Spanned<Text>,
-}
-
-impl Default for RawStealth {
-    fn default() -> Self {
-        let unknown = serde_saphyr::Location::UNKNOWN;
-        Self { mode: Spanned::new(Text("off".to_owned()), unknown, unknown) }
     }
 }
 

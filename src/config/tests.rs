@@ -38,7 +38,16 @@ fn errors_name_line_column_key_and_what_was_expected() {
         ("peers:\n  bootstrap:\n    - relay.example.org\n", ":7:7: peers.bootstrap: expected HOST:PORT"),
         ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
         ("session:\n  cipher: rot13\n", ":6:11: session.cipher: expected `auto`, `aes-256-gcm` or `chacha20-poly1305`"),
-        ("stealth:\n  mode: always\n", ":6:9: stealth.mode: expected `off`"),
+        ("stealth:\n  mode: on\n", ":6:9: stealth.mode: expected `off`, `auto` or `always`; got `on`"),
+        ("stealth:\n  mode: always\n", ":6:9: stealth.mode: needs stealth.sites to go to"),
+        (
+            "stealth:\n  mode: always\n  sites:\n    - { address: \"www.example.org:443\", sni: www.example.org }\n",
+            ":8:18: stealth.sites: with mode `always` give IP:PORT",
+        ),
+        (
+            "stealth:\n  mode: auto\n  sites:\n    - { address: \"192.0.2.1:443\", sni: 192.0.2.1 }\n",
+            ":8:40: stealth.sites: expected a host name like www.example.org",
+        ),
         ("log:\n  level: loud\n", ":6:10: log.level: expected `error`"),
         ("routing:\n  accept:\n    - node: xyz\n      prefixes: []\n", ":7:13: routing.accept.node: not a NodeId"),
         ("log: {level: info}\nlog: {level: info}\n", ":6:1: log: "),

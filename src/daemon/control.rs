@@ -82,8 +82,8 @@ impl Control {
         files: StateFile,
         clock: Clock,
         addresses: [IpAddr; 2],
+        (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
     ) -> Self {
-        let (outside, news) = Outside::start(&config, &node, &shared);
         Self {
             config,
             node,
@@ -216,6 +216,10 @@ impl Control {
     }
 
     fn refresh_endpoints(&mut self) {
+        // Who is hidden can't be reached by datagrams.
+        if self.config.is_hidden() {
+            return;
+        }
         let now = self.clock.now();
         let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let (cidr, ula) = (self.node.network().cidr(), self.node.network().ula());

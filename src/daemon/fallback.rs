@@ -1,4 +1,4 @@
-//! Over TCP to the bootstrap nodes when UDP leads nowhere.
+//! Over TCP when UDP leads nowhere, or is not to be used: through the sites of the disguise, or else to the bootstrap nodes.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -10,7 +10,11 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::outside::News;
-use crate::dataplane::{self, Shared};
+use crate::{
+    config::{Config, Site},
+    dataplane::{self, Shared},
+    stealth::Dialer,
+};
 
 /// So long without any link, and UDP is taken to be blocked.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -20,6 +24,9 @@ const CONNECT_TIME: Duration = Duration::from_secs(4);
 const HTTPS: u16 = 443;
 
 pub(super) struct Fallback {
+    dialer: Option<Dialer>,
+    sites: Vec<Site>,
+    patience: Duration,
     addresses: Vec<SocketAddr>,
     /// When the last link was seen, or the daemon started.
     linked: Instant,
@@ -29,10 +36,12 @@ pub(super) struct Fallback {
 }
 
 impl Fallback {
-    /// `opened` is told of each stream that could be opened.
-    pub fn new(opened: mpsc::UnboundedSender<News>) -> Self {
+    /// `dialer` goes to sites; `opened` is told of each stream that could be opened.
+    pub fn new(config: &Config, dialer: Option<Dialer>, opened: mpsc::UnboundedSender<News>) -> Self {
         let now = Instant::now();
-        Self { addresses: Vec::new(), linked: now, next: now, wait: RETRY.0, opened }
+        let sites = config.stealth.sites.clone();
+        let patience = if config.is_hidden() { Duration::ZERO } else { PATIENCE };
+        Self { dialer, sites, patience, addresses: Vec::new(), linked: now, next: now, wait: RETRY.0, opened }
     }
 
     pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
@@ -47,7 +56,8 @@ impl Fallback {
             self.wait = RETRY.0;
             return;
         }
-        if self.addresses.is_empty() || now.duration_since(self.linked) < PATIENCE || now < self.next {
+        let has_nowhere = self.addresses.is_empty() && self.dialer.is_none();
+        if has_nowhere || now.duration_since(self.linked) < self.patience || now < self.next {
             return;
         }
         self.next = now + self.wait;
@@ -57,11 +67,30 @@ impl Fallback {
         all.sort_unstable();
         all.dedup();
         let (shared, opened) = (Arc::clone(shared), self.opened.clone());
+        let (dialer, sites) = (self.dialer.clone(), self.sites.clone());
+        // Every site gets its turn, and none is always the first.
+        if !self.sites.is_empty() {
+            self.sites.rotate_left(1);
+        }
         // One after another, in a thread that ends: connecting can take seconds.
         let connect = move || {
+            for (dialer, site) in dialer.iter().flat_map(|d| sites.iter().map(move |s| (d, s))) {
+                let stream = dialer.dial(site);
+                match stream.and_then(|(s, seal)| dataplane::start_stream(&shared, s, Some(Box::new(seal)))) {
+                    Ok(stream) => {
+                        tracing::info!(address = site.address, sni = site.sni, "over TLS");
+                        // The daemon may be about to stop.
+                        let _ = opened.send(News::Opened(stream.path));
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::warn!(address = site.address, sni = site.sni, %error, "no way in (stealth.sites)")
+                    }
+                }
+            }
             for addr in all {
                 let stream = TcpStream::connect_timeout(&addr, CONNECT_TIME);
-                if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s)) {
+                if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s, None)) {
                     tracing::info!(%addr, "no UDP path: trying TCP");
                     // The daemon may be about to stop.
                     let _ = opened.send(News::Opened(stream.path));

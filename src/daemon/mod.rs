@@ -18,11 +18,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     api,
-    config::{Config, StunClients},
+    config::{self, Config, Mode, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
     node::{Node, NodeConfig},
+    stealth::{self, Door, TlsError},
     transport::{self, Sockets, StunServer},
     tun::{self, Tun},
     types::{Instant, IpPrefix, UnixTime},
@@ -42,6 +43,12 @@ pub enum StartError {
     Interface(String, #[source] io::Error),
     #[error("cannot listen on UDP {0}: {1}; is another daemon running, or the port taken? (listen.port)")]
     Listen(std::net::SocketAddr, #[source] io::Error),
+    #[error(
+        "cannot listen on TCP {0}: {1}; does a web server run there? Move it behind this one (stealth.serve.upstream)"
+    )]
+    Door(std::net::SocketAddr, #[source] io::Error),
+    #[error("{0} (stealth)")]
+    Tls(#[from] TlsError),
     #[error("cannot open the management socket: {0}")]
     Api(#[source] io::Error),
     #[error(
@@ -61,9 +68,15 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
+    let stealth = &config.stealth;
+    let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
+    let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref())).transpose()?;
+    let dialer = tls.map(|tls| stealth::Dialer::new(tls, config.network.gate().clone()));
+    let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
     let sockets = Sockets::bind(config.listen, udp, queues).map_err(|e| StartError::Listen(config.listen, e))?;
+    let sockets = if config.is_hidden() { sockets.streams_only() } else { sockets };
     let main = sockets.main()[0].local_addr()?;
     let stun = config.stun.map(|clients| {
         let members = (clients == StunClients::Members).then(|| config.network.gate().clone());
@@ -83,6 +96,13 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     dataplane::start(&shared)?;
+    if let Some((door, listener)) = door {
+        let inside = Arc::clone(&shared);
+        stealth::serve(&door, listener, move |socket, seal| {
+            // Too many streams: the member tries again.
+            let _ = dataplane::start_stream(&inside, socket, Some(Box::new(seal)));
+        })?;
+    }
     if let Some(port) = config.tcp_port {
         let addr = std::net::SocketAddr::new(main.ip(), port);
         match std::net::TcpListener::bind(addr) {
@@ -99,8 +119,16 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         listen = %shared.socket().local_addr()?,
         "started"
     );
-    control::Control::new(config, node, shared, files, clock, addresses).run(inputs, calls).await;
+    let outside = outside::Outside::start(&config, &node, &shared, dialer);
+    control::Control::new(config, node, shared, files, clock, addresses, outside).run(inputs, calls).await;
     Ok(())
+}
+
+/// The site's door, and where visitors come in.
+fn open_door(config: &Config, serve: &config::Serve) -> Result<(Arc<Door>, std::net::TcpListener), StartError> {
+    let tls = stealth::server_config(&serve.certificate, &serve.key)?;
+    let listener = std::net::TcpListener::bind(serve.listen).map_err(|e| StartError::Door(serve.listen, e))?;
+    Ok((Door::new(tls, config.network.gate().clone(), serve.upstream), listener))
 }
 
 fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant) -> io::Result<Node> {

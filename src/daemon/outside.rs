@@ -13,7 +13,7 @@ use super::{
     resolve,
     turn::{self, TurnClient},
 };
-use crate::{config::Config, dataplane::Shared, node::Node, types::Instant, wire};
+use crate::{config::Config, dataplane::Shared, node::Node, stealth::Dialer, types::Instant, wire};
 
 /// How long the router may take to take its port back when the daemon stops.
 const UNMAP_TIME: Duration = Duration::from_millis(800);
@@ -43,7 +43,12 @@ pub(super) struct Outside {
 
 impl Outside {
     /// Starts to look around. What is found is to be handed to [`Self::handle`].
-    pub fn start(config: &Config, node: &Node, shared: &Arc<Shared>) -> (Self, UnboundedReceiver<News>) {
+    pub fn start(
+        config: &Config,
+        node: &Node,
+        shared: &Arc<Shared>,
+        dialer: Option<Dialer>,
+    ) -> (Self, UnboundedReceiver<News>) {
         let (tell, news) = mpsc::unbounded_channel();
         let resolve = |names: Vec<String>, what| tokio::spawn(resolve::run(names, tell.clone(), what));
         resolve(config.bootstrap.clone(), News::Bootstrap);
@@ -55,7 +60,7 @@ impl Outside {
         let outside = Self {
             shared: Arc::clone(shared),
             reflexive: Reflexive::new(node.network().gate().clone()),
-            fallback: Fallback::new(tell.clone()),
+            fallback: Fallback::new(config, dialer, tell.clone()),
             turn: config.turn.clone().map(TurnClient::new),
             mapper: port.and_then(|port| PortMapper::start(port, tell.clone())),
             mapped: None,

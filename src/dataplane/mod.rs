@@ -24,7 +24,7 @@ use crate::{
     config::RelayLimits,
     node::{Snapshot, forward::Drop},
     session::{Transport, Via},
-    transport::{Sockets, Stream, StunServer, UdpTransport},
+    transport::{Seal, Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     types::NodeId,
     wire::{ip, turn, vnet::VnetHeader},
@@ -179,8 +179,8 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// Takes in a TCP connection that carries datagrams, and starts its two threads.
-pub fn start_stream(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<Arc<Stream>> {
-    let stream = shared.sockets.add_stream(socket)?;
+pub fn start_stream(shared: &Arc<Shared>, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {
+    let stream = shared.sockets.add_stream(socket, seal)?;
     let thread = || thread::Builder::new().name("aegis-stream".to_owned()).stack_size(256 << 10);
     let writer = Arc::clone(&stream);
     thread().spawn(move || writer.write())?;
@@ -196,7 +196,7 @@ pub fn accept_streams(shared: &Arc<Shared>, listener: TcpListener) -> io::Result
     thread.spawn(move || {
         for socket in listener.incoming() {
             // Too many, or already gone: whoever it is tries again.
-            if socket.and_then(|s| start_stream(&shared, s)).is_err() {
+            if socket.and_then(|s| start_stream(&shared, s, None)).is_err() {
                 thread::sleep(Duration::from_millis(20));
             }
         }

@@ -17,8 +17,8 @@ const SILENCES: [Duration; 3] = [Duration::from_secs(25), Duration::from_secs(50
 /// A flow that both ends have used for a while may be remembered for longer than one packet each way, as links are.
 const FLOW: Duration = Duration::from_millis(2500);
 
-/// The longest of 25, 50 and 110 s of silence after which a datagram still comes in; `None`: not even after the shortest, or the server
-/// can't be asked so. Takes as long as they do until `goes_on` says no, which is asked every now and then.
+/// The longest of 25, 50 and 110 s of silence after which a datagram still comes in; `None`: not even after the shortest,
+/// or the server can't be asked so. Takes as long as they do, until `goes_on` says no, which is asked every now and then.
 pub fn lifetime(server: SocketAddr, network: &HmacKey, goes_on: impl Fn() -> bool) -> io::Result<Option<Duration>> {
     let asker = || Asker::open(Some(network));
     let sleepers = [asker()?, asker()?, asker()?];

@@ -64,7 +64,8 @@ impl Node {
             && !is_guest
         {
             match &mut peer.link {
-                Some(link) if !link.up => link.addr = addr,
+                // A makeshift was made because UDP leads nowhere: that UDP comes in says only half.
+                Some(link) if !link.up && path::is_makeshift(addr) >= path::is_makeshift(link.addr) => link.addr = addr,
                 Some(_) => {}
                 none => *none = Some(Link::new(now, addr, first_id)),
             }
@@ -267,12 +268,14 @@ impl Node {
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
         }
-        if let Ok(observed) = observed {
+        // What a stream comes from is no place for datagrams.
+        let is_stream = path::is_stream(addr);
+        if let (Ok(observed), false) = (observed, is_stream) {
             self.note_observed(super::own::Observer::Peer(id), observed);
         }
         self.link_confirmed(now, id);
         let is_new = self.peers.get(&id).and_then(|p| p.link.as_ref()).is_some_and(|l| l.since == now);
-        if let (true, Ok(port @ 1..)) = (is_new, u16::try_from(reply.stun_port)) {
+        if let (true, Ok(port @ 1..)) = (is_new && !is_stream, u16::try_from(reply.stun_port)) {
             self.events.push_back(Event::StunServer(SocketAddr::new(path::plain(addr).ip(), port)));
         }
     }

@@ -141,7 +141,10 @@ impl Node {
         let current = link.addr;
         let mut places = peer.info.record.endpoints.clone();
         places.truncate(MAX_ENDPOINTS);
-        places.push(path::plain(current));
+        // A visitor of a website gets no datagrams where it came from: it may not want to be seen with any.
+        if !path::is_sealed(current) {
+            places.push(path::plain(current));
+        }
         places.retain(|place| *place != current);
         if let Some(link) = &mut peer.link {
             places.iter().for_each(|place| link.ask_other(*place));

@@ -91,6 +91,8 @@ pub enum Carrier {
     Udp,
     /// Until UDP passes.
     Tcp,
+    /// As a visitor of a website (`stealth`).
+    Tls,
     /// By way of a TURN server, until a straight path is found.
     Turn,
 }
@@ -99,6 +101,7 @@ impl Carrier {
     fn of(path: SocketAddr) -> Self {
         match path::socket_of(path) {
             path::TURN => Self::Turn,
+            _ if path::is_sealed(path) => Self::Tls,
             number if number >= path::FIRST_STREAM => Self::Tcp,
             _ => Self::Udp,
         }

@@ -12,6 +12,6 @@ mod udp;
 pub use receive::{Datagram, Datagrams};
 pub use send::{SendList, SendQueue};
 pub use sockets::Sockets;
-pub use stream::{Stream, StreamReader};
+pub use stream::{Seal, Stream, StreamReader};
 pub use stun::StunServer;
 pub use udp::{Offloads, UdpTransport};

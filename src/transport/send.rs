@@ -100,6 +100,10 @@ impl SendList {
             let number = path::socket_of(runs[done].to);
             let together = runs[done..].iter().take(RUNS).take_while(|r| path::socket_of(r.to) == number);
             let end = done + together.count();
+            if sockets.is_barred(number) {
+                done = end;
+                continue;
+            }
             if number == path::TURN {
                 for (to, at) in runs[done..end].iter().flat_map(|r| r.datagrams().map(|at| (r.to, at))) {
                     self.calls += 1;

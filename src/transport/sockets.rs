@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Offloads, Stream, UdpTransport};
+use super::{Offloads, Seal, Stream, UdpTransport};
 use crate::{types::path, wire::turn};
 
 type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
@@ -39,6 +39,7 @@ pub struct Sockets {
     streams: ArcSwap<BTreeMap<u32, Arc<Stream>>>,
     next_stream: AtomicU32,
     turn: ArcSwapOption<SocketAddr>,
+    only_streams: bool,
 }
 
 impl Sockets {
@@ -64,7 +65,19 @@ impl Sockets {
             streams: ArcSwap::default(),
             next_stream: AtomicU32::new(path::FIRST_STREAM),
             turn: ArcSwapOption::empty(),
+            only_streams: false,
         })
+    }
+
+    /// From now on nothing leaves but over streams; other datagrams are lost in silence, as by a network without UDP.
+    #[must_use]
+    pub fn streams_only(self) -> Self {
+        Self { only_streams: true, ..self }
+    }
+
+    /// Whether datagrams through socket `number` must not leave.
+    pub(super) fn is_barred(&self, number: u32) -> bool {
+        self.only_streams && number < path::FIRST_STREAM
     }
 
     /// Those at the port that everybody knows; the first is the one to send from.
@@ -76,6 +89,7 @@ impl Sockets {
     /// Sends one datagram through the socket that `to` names; opens a scout if there is none of that number yet.
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
+            number if self.is_barred(number) => Ok(()),
             0 => self.main[0].send(to, bytes),
             path::TURN => self.send_by_turn(to, bytes),
             number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
@@ -86,6 +100,7 @@ impl Sockets {
     /// [`Self::send`] of one that must not be fragmented.
     pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         match path::socket_of(to) {
+            number if self.is_barred(number) => Ok(()),
             0 => self.main[0].send_whole(to, bytes),
             path::TURN => self.send_by_turn(to, bytes),
             number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
@@ -141,7 +156,7 @@ impl Sockets {
     }
 
     /// Takes in a TCP connection as a carrier of datagrams. Its bytes are the caller's to read and write.
-    pub fn add_stream(&self, socket: TcpStream) -> io::Result<Arc<Stream>> {
+    pub fn add_stream(&self, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {
         let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::clone(&self.streams.load());
         let from = socket.peer_addr()?.ip().to_canonical();
@@ -149,8 +164,9 @@ impl Sockets {
         if all.len() >= MAX_STREAMS || alike >= MAX_FROM_ONE {
             return Err(io::Error::other("too many streams"));
         }
-        let number = self.next_stream.fetch_add(1, Ordering::Relaxed) | path::FIRST_STREAM;
-        let stream = Arc::new(Stream::new(socket, number)?);
+        let next = self.next_stream.fetch_add(2, Ordering::Relaxed);
+        let number = (next & !1) | path::FIRST_STREAM | u32::from(seal.is_some());
+        let stream = Arc::new(Stream::new(socket, seal, number)?);
         all.insert(number, Arc::clone(&stream));
         self.streams.store(Arc::new(all));
         Ok(stream)

@@ -19,12 +19,24 @@ use crate::types::path;
 /// Bytes that wait to be written.
 const QUEUE: usize = 256 << 10;
 const MAX_DATAGRAM: usize = 2048;
+/// Bytes that a sealed stream takes from its socket at once.
+const SEALED: usize = 128 << 10;
 /// A peer that takes nothing for so long is gone.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// What covers a stream's bytes on their way. One thread seals, another one opens.
+pub trait Seal: Send + Sync {
+    /// Appends what is to be sent for `plaintext`, and whatever else the other end is to get now.
+    fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()>;
+
+    /// Takes in what was received, and appends the plaintext in it. An error ends the stream.
+    fn open(&self, received: &[u8], out: &mut Vec<u8>) -> io::Result<()>;
+}
 
 /// One TCP connection that carries datagrams.
 pub struct Stream {
     socket: TcpStream,
+    seal: Option<Box<dyn Seal>>,
     /// The peer, as a path through this stream.
     pub path: SocketAddr,
     pub since: Instant,
@@ -34,13 +46,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(socket: TcpStream, number: u32) -> io::Result<Self> {
+    pub(super) fn new(socket: TcpStream, seal: Option<Box<dyn Seal>>, number: u32) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(WRITE_TIME))?;
         let peer = socket.peer_addr()?;
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         Ok(Self {
             socket,
+            seal,
             path: path::through(peer, number),
             since: Instant::now(),
             queue: Mutex::default(),
@@ -70,7 +83,7 @@ impl Stream {
 
     /// Writes what is queued until the stream is closed.
     pub fn write(&self) {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut sealed) = (Vec::new(), Vec::new());
         while !self.is_closed() {
             {
                 let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,10 +91,15 @@ impl Stream {
                 let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 std::mem::swap(&mut *queue, &mut bytes);
             }
-            if (&self.socket).write_all(&bytes).is_err() {
+            let written = match &self.seal {
+                None => (&self.socket).write_all(&bytes),
+                Some(seal) => seal.seal(&bytes, &mut sealed).and_then(|()| (&self.socket).write_all(&sealed)),
+            };
+            if written.is_err() {
                 self.close();
             }
             bytes.clear();
+            sealed.clear();
         }
     }
 
@@ -100,7 +118,7 @@ impl Stream {
 
 impl Default for StreamReader {
     fn default() -> Self {
-        Self { datagrams: Datagrams::for_stream(), filled: 0, taken: 0 }
+        Self { datagrams: Datagrams::for_stream(), filled: 0, taken: 0, received: Vec::new(), opened: Vec::new() }
     }
 }
 
@@ -109,6 +127,9 @@ pub struct StreamReader {
     pub datagrams: Datagrams,
     filled: usize,
     taken: usize,
+    /// What the socket gave, and what was in it, of a sealed stream.
+    received: Vec<u8>,
+    opened: Vec<u8>,
 }
 
 impl StreamReader {
@@ -120,7 +141,25 @@ impl StreamReader {
         self.filled -= self.taken;
         self.taken = 0;
         list.clear();
-        let n = (&stream.socket).read(&mut buffer[self.filled..])?;
+        let room = &mut buffer[self.filled..];
+        let n = match &stream.seal {
+            None => (&stream.socket).read(room)?,
+            Some(seal) => {
+                // Bytes may be left that had no room.
+                while self.opened.is_empty() {
+                    self.received.resize(SEALED, 0);
+                    let n = (&stream.socket).read(&mut self.received)?;
+                    if n == 0 {
+                        break;
+                    }
+                    seal.open(&self.received[..n], &mut self.opened)?;
+                }
+                let n = self.opened.len().min(room.len());
+                room[..n].copy_from_slice(&self.opened[..n]);
+                self.opened.drain(..n);
+                n
+            }
+        };
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -152,9 +191,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
         let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), Offloads::default(), 1).unwrap();
-        let out = sockets.add_stream(TcpStream::connect(to).unwrap()).unwrap();
+        let out = sockets.add_stream(TcpStream::connect(to).unwrap(), None).unwrap();
         assert_eq!((path::plain(out.path), path::is_stream(out.path)), (to, true));
-        let incoming = Stream::new(listener.accept().unwrap().0, 9).unwrap();
+        let incoming = Stream::new(listener.accept().unwrap().0, None, 9).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| out.write());
             let mut reader = StreamReader::default();

@@ -37,6 +37,12 @@ pub fn is_stream(addr: SocketAddr) -> bool {
     socket_of(addr) >= FIRST_STREAM
 }
 
+/// Whether `addr` is reached through a stream that is covered by TLS: those have the odd numbers.
+#[must_use]
+pub fn is_sealed(addr: SocketAddr) -> bool {
+    is_stream(addr) && socket_of(addr) % 2 == 1
+}
+
 /// The number of the socket that leads to `addr`.
 #[must_use]
 pub fn socket_of(addr: SocketAddr) -> u32 {

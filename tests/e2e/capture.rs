@@ -1,36 +1,19 @@
-//! Listening on a cable.
+//! Looking for bytes on a cable.
 
-use std::{io, sync::atomic::Ordering, time::Duration};
+use std::io;
 
 use aegisray::lab::topology::Host;
 
-/// Counts frames on an interface of a host that contain `needle`, while `during` runs. Returns (frames with it, bytes of all).
+use super::watch::watch;
+
+/// Counts frames on the interfaces of a host that contain `needle`, while `during` runs. Returns (frames with it, bytes of
+/// all).
 pub fn capture(host: &Host, needle: &[u8], during: impl FnOnce()) -> io::Result<(usize, usize)> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = host.ns.run(|| {
-        let every_protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
-        socket.set_recv_buffer_size(32 << 20)?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        Ok(socket)
-    })?;
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let (mut hits, mut bytes) = (0, 0);
-            let mut buf = vec![std::mem::MaybeUninit::new(0u8); 65_536];
-            while !done.load(Ordering::Relaxed) {
-                let Ok(n) = socket.recv(&mut buf) else { continue };
-                bytes += n;
-                // SAFETY: every byte of the buffer was initialised above.
-                let frame: Vec<u8> = buf[..n].iter().map(|b| unsafe { b.assume_init() }).collect();
-                hits += usize::from(frame.windows(needle.len()).any(|w| w == needle));
-            }
-            (hits, bytes)
-        });
-        during();
-        std::thread::sleep(Duration::from_millis(300));
-        done.store(true, Ordering::Relaxed);
-        reader.join().map_err(|_| io::Error::other("the capture failed"))
-    })
+    let (mut hits, mut bytes) = (0, 0);
+    let count = |frame: &[u8]| {
+        bytes += frame.len();
+        hits += usize::from(frame.windows(needle.len()).any(|w| w == needle));
+    };
+    watch(host, count, during)?;
+    Ok((hits, bytes))
 }

@@ -8,6 +8,7 @@ mod dataplane;
 mod harness;
 mod line;
 mod triangle;
+mod watch;
 
 use std::process::ExitCode;
 

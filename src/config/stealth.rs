@@ -1,0 +1,160 @@
+//! `stealth`: how this node looks to who watches.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use serde::Deserialize;
+use serde_saphyr::{Location, Spanned};
+
+use super::{Config, ConfigError, Reader, raw::Text};
+
+/// When the disguise is put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Off,
+    /// Where UDP does not pass.
+    Auto,
+    /// Nothing leaves this host but TLS to the sites.
+    Always,
+}
+
+/// A website behind which a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The name in the ClientHello; the site's certificate must be valid for it.
+    pub sni: String,
+}
+
+/// The website that this node is behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serve {
+    pub listen: SocketAddr,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Where the site's pages come from, by plain HTTP.
+    pub upstream: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stealth {
+    pub mode: Mode,
+    pub sites: Vec<Site>,
+    /// PEM file with the authorities to trust; `None`: those of this host.
+    pub roots: Option<PathBuf>,
+    pub serve: Option<Serve>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawStealth {
+    mode: Spanned<Text>,
+    sites: Vec<RawSite>,
+    roots: Option<String>,
+    serve: Option<RawServe>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSite {
+    address: Spanned<Text>,
+    sni: Spanned<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawServe {
+    #[serde(default = "https")]
+    port: u16,
+    certificate: String,
+    key: String,
+    upstream: Spanned<Text>,
+}
+
+fn https() -> u16 {
+    443
+}
+
+impl Default for RawStealth {
+    fn default() -> Self {
+        let mode = Spanned::new(Text("off".to_owned()), Location::UNKNOWN, Location::UNKNOWN);
+        Self { mode, sites: Vec::new(), roots: None, serve: None }
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn stealth(&self, raw: &RawStealth, listen: SocketAddr) -> Result<Stealth, ConfigError> {
+        let at = &raw.mode.referenced;
+        let mode = match raw.mode.value.0.as_str() {
+            "off" => Mode::Off,
+            "auto" => Mode::Auto,
+            "always" => Mode::Always,
+            other => return Err(self.error(at, format!("expected `off`, `auto` or `always`; got `{other}`"))),
+        };
+        let mut sites = Vec::new();
+        for site in &raw.sites {
+            let address = self.bootstrap(std::slice::from_ref(&site.address))?.remove(0);
+            if mode == Mode::Always && address.parse::<SocketAddr>().is_err() {
+                let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
+                return Err(self.error(&site.address.referenced, message));
+            }
+            let sni = site.sni.value.0.clone();
+            let is_name = sni.contains('.')
+                && sni.parse::<std::net::IpAddr>().is_err()
+                && sni
+                    .split('.')
+                    .all(|l| !l.is_empty() && l.len() < 64 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+            if !is_name {
+                let message = format!("expected a host name like www.example.org; got `{sni}`");
+                return Err(self.error(&site.sni.referenced, message));
+            }
+            sites.push(Site { address, sni });
+        }
+        let serve = match &raw.serve {
+            None => None,
+            Some(serve) => {
+                let text = &serve.upstream.value.0;
+                let upstream = text.parse().map_err(|_| {
+                    let message = format!("expected IP:PORT of a plain HTTP server, like 127.0.0.1:8080; got `{text}`");
+                    self.error(&serve.upstream.referenced, message)
+                })?;
+                Some(Serve {
+                    listen: SocketAddr::new(listen.ip(), serve.port),
+                    certificate: self.resolve(&serve.certificate),
+                    key: self.resolve(&serve.key),
+                    upstream,
+                })
+            }
+        };
+        if mode != Mode::Off && sites.is_empty() && serve.is_none() {
+            return Err(self.error(at, "needs stealth.sites to go to, or stealth.serve to be one"));
+        }
+        Ok(Stealth { mode, sites, roots: raw.roots.as_deref().map(|file| self.resolve(file)), serve })
+    }
+}
+
+impl Config {
+    /// Turns off all that would be seen beside TLS.
+    pub(super) fn hide(&mut self) {
+        // Sockets there have nowhere to go.
+        self.listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        self.advertise.clear();
+        self.bootstrap.clear();
+        self.lan_discovery = false;
+        self.punch = false;
+        self.stun_servers.clear();
+        self.turn = None;
+        self.stun = None;
+        self.tcp_port = None;
+        self.port_mapping = false;
+    }
+
+    /// Whether nothing but TLS may leave this host.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.stealth.mode == Mode::Always
+    }
+}

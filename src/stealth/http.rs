@@ -1,0 +1,84 @@
+//! The request and the answer with which two nodes turn a visit of the site into a stream. Both are a browser's and a
+//! server's when a WebSocket is opened (RFC 6455 §4), with the proofs as cookies.
+
+use rustls::Connection;
+
+use crate::crypto::HmacKey;
+
+/// The label for secrets that a connection makes for us (RFC 5705 §4).
+const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
+pub(super) const END: &[u8] = b"\r\n\r\n";
+/// Longer requests are a browser's.
+pub(super) const MAX_HEAD: usize = 8192;
+const COOKIE: &str = "sid=";
+
+/// What the two ends of one connection show each other.
+pub(super) struct Proofs {
+    pub client: String,
+    pub server: String,
+}
+
+impl Proofs {
+    /// The proofs of members of the network, on this connection only: nobody can use them on another one.
+    pub fn of(connection: &Connection, network: &HmacKey) -> Option<Self> {
+        let binding = match connection {
+            Connection::Client(c) => c.export_keying_material([0; 32], EXPORTER, None),
+            Connection::Server(c) => c.export_keying_material([0; 32], EXPORTER, None),
+        };
+        let binding = binding.ok()?;
+        let proof = |label: &[u8]| data_encoding::BASE64URL_NOPAD.encode(&network.tag(&[label, &binding]));
+        Some(Self { client: proof(b"aegisray door client v1"), server: proof(b"aegisray door server v1") })
+    }
+}
+
+/// What a member asks for; `key` is 16 random bytes.
+pub(super) fn request(host: &str, key: [u8; 16], proofs: &Proofs) -> Vec<u8> {
+    let key = data_encoding::BASE64.encode(&key);
+    format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
+         Upgrade: websocket\r\nOrigin: https://{host}\r\nSec-WebSocket-Version: 13\r\nCookie: {COOKIE}{}\r\n\
+         Sec-WebSocket-Key: {key}\r\n\r\n",
+        proofs.client
+    )
+    .into_bytes()
+}
+
+pub(super) fn answer(proofs: &Proofs) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSet-Cookie: {COOKIE}{}\r\n\r\n",
+        proofs.server
+    )
+    .into_bytes()
+}
+
+/// Where the head of a message ends, if it is whole.
+pub(super) fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(END.len()).position(|w| w == END).map(|at| at + END.len())
+}
+
+/// Whether a head carries this proof.
+pub(super) fn shows(head: &[u8], proof: &str) -> bool {
+    let Ok(text) = std::str::from_utf8(head) else { return false };
+    let mut cookies = text.lines().filter_map(|line| line.split_once(": ")).filter_map(|(name, value)| {
+        let is_cookie = name.eq_ignore_ascii_case("cookie") || name.eq_ignore_ascii_case("set-cookie");
+        value.strip_prefix(COOKIE).filter(|_| is_cookie)
+    });
+    cookies.any(|c| aws_lc_rs::constant_time::verify_slices_are_equal(c.as_bytes(), proof.as_bytes()).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proofs_are_found_where_they_belong_and_nowhere_else() {
+        let proofs = Proofs { client: "abc".to_owned(), server: "xyz".to_owned() };
+        let request = request("www.example.org", [7; 16], &proofs);
+        assert_eq!(head_end(&request), Some(request.len()));
+        assert!(shows(&request, "abc") && !shows(&request, "xyz") && !shows(&request, ""));
+        assert!(shows(&answer(&proofs), "xyz"));
+        assert!(!shows(b"GET /sid=abc HTTP/1.1\r\nHost: sid=abc\r\n\r\n", "abc"));
+        assert_eq!(head_end(b"GET / HTTP/1.1\r\nHost: x\r\n"), None);
+        assert!(!shows(&[0xff; 40], "abc"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Floor 4: the disguise. Datagrams cross a TLS 1.3 connection to port 443 of what is a website to everybody else.
+//!
+//! The TLS certificate is the site's and says nothing of the mesh: both ends prove inside TLS that they know the
+//! network's key, by MACs over a secret that this one connection has made (RFC 5705, RFC 9266). The mesh's own sessions run
+//! inside, end to end as ever.
+
+mod dial;
+mod door;
+mod http;
+mod seal;
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    version::TLS13,
+};
+
+pub use self::{
+    dial::Dialer,
+    door::{Door, serve},
+    seal::TlsSeal,
+};
+
+/// Where distributions keep the certificates of public authorities.
+const ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+/// What a browser offers for a WebSocket.
+const ALPN: &[u8] = b"http/1.1";
+
+/// What is wrong with certificates and keys.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{0}: {1}")]
+    Unreadable(String, String),
+    #[error(
+        "no certificates of public authorities on this host: install ca-certificates, or name a file (stealth.roots)"
+    )]
+    NoRoots,
+    #[error("certificate and key: {0}")]
+    Mismatch(String),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |why: String| TlsError::Unreadable(file.display().to_string(), why);
+    let all = CertificateDer::pem_file_iter(file).map_err(|e| unreadable(e.to_string()))?;
+    let all: Result<Vec<_>, _> = all.collect();
+    let all = all.map_err(|e| unreadable(e.to_string()))?;
+    if all.is_empty() { Err(unreadable("holds no certificate in PEM".to_owned())) } else { Ok(all) }
+}
+
+/// How this node goes out: it trusts the authorities in `roots`, or those that this host trusts.
+pub fn client_config(roots: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
+    let mut store = RootCertStore::empty();
+    // Some of what distributions ship is too old to be read.
+    let (added, _) = store.add_parsable_certificates(certificates(file.ok_or(TlsError::NoRoots)?)?);
+    if added == 0 {
+        return Err(TlsError::NoRoots);
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
+    let mut config = config.with_root_certificates(store).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// How this node lets others in: with the certificate chain and the key of its site.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|e| TlsError::Unreadable(key.display().to_string(), e.to_string()))?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
+    let mut config =
+        config.with_no_client_auth().with_single_cert(chain, private).map_err(|e| TlsError::Mismatch(e.to_string()))?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn tls_error(e: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("TLS: {e}"))
+}

@@ -1,0 +1,20 @@
+//! The disguise: real daemons behind a real website.
+
+#[path = "../e2e/harness.rs"]
+mod harness;
+mod members;
+mod site;
+mod strangers;
+#[path = "../e2e/watch.rs"]
+mod watch;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::run(&[
+        ("strangers_see_the_website_and_nothing_else", strangers::see_the_website),
+        ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
+        ("always_means_nothing_but_tls", members::nothing_but_tls),
+        ("what_is_wrong_is_said", members::errors),
+    ])
+}

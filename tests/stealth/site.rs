@@ -1,0 +1,97 @@
+//! A website: nginx behind a node, with a certificate that a test authority has signed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use aegisray::lab::{
+    daemon::Daemon,
+    topology::{Host, Internet},
+};
+
+use super::harness::{Dir, need, node, quiet};
+
+pub const NAME: &str = "www.example.test";
+pub const ADDRESS: &str = "203.0.113.10";
+/// Where the pages come from.
+pub const UPSTREAM: &str = "127.0.0.1:8080";
+
+pub struct Site {
+    pub host: Host,
+    pub daemon: Daemon,
+    pub authority: PathBuf,
+    nginx: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.nginx.kill();
+        let _ = self.nginx.wait();
+    }
+}
+
+fn openssl(dir: &Path, args: &str) {
+    let output = Command::new("openssl").current_dir(dir).args(args.split(' ')).output().expect("openssl is installed");
+    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A certificate for `name`: `NAME.pem` and `NAME.key`, signed by `ca.pem`.
+pub fn certify(dir: &Path, name: &str, days: i32) {
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    if !dir.join("ca.pem").exists() {
+        openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 10"));
+    }
+    openssl(dir, &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+    fs::write(dir.join("names"), format!("subjectAltName=DNS:{name}")).unwrap();
+    let sign = format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days}");
+    openssl(dir, &format!("{sign} -extfile names -out {name}.pem"));
+}
+
+impl Site {
+    /// A site at [`ADDRESS`], whose certificate is for [`NAME`] and so many days.
+    pub fn open(dir: &Dir, internet: &mut Internet, days: i32) -> Self {
+        let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
+        certify(&dir.0, NAME, days);
+        let pages = dir.0.join("pages");
+        fs::create_dir_all(&pages).unwrap();
+        fs::write(pages.join("index.html"), "<h1>A site about ducks</h1>\n".repeat(40)).unwrap();
+        let config = format!(
+            "daemon off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
+             events {{ worker_connections 256; }}
+             http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
+               fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
+               client_header_timeout 3s; client_body_timeout 3s; keepalive_timeout 2s; lingering_close off;
+               server {{ listen {UPSTREAM}; root {d}/pages; }} }}",
+            d = dir.0.display()
+        );
+        fs::write(dir.0.join("nginx.conf"), config).unwrap();
+        let mut command =
+            host.ns.command(if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" });
+        command
+            .arg("-c")
+            .arg(dir.0.join("nginx.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let nginx = command.spawn().expect("nginx is installed");
+        let serve = format!(
+            "  serve: {{ port: 443, certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\" }}\n",
+            d = dir.0.display()
+        );
+        let more = format!("{}stealth:\n  mode: auto\n{serve}", quiet());
+        let mut daemon = node(dir, "site", &more);
+        daemon.start(&host).unwrap();
+        need(&daemon, "status", || daemon.status());
+        Self { host, daemon, authority: dir.0.join("ca.pem"), nginx }
+    }
+
+    /// What a client's configuration says to come here.
+    pub fn way_in(&self, mode: &str, sni: &str) -> String {
+        format!(
+            "stealth:\n  mode: {mode}\n  roots: {}\n  sites:\n    - {{ address: \"{ADDRESS}:443\", sni: {sni} }}\n",
+            self.authority.display()
+        )
+    }
+}
