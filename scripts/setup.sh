@@ -16,6 +16,8 @@ if ! command -v turnserver >/dev/null; then missing+=(coturn); fi
 # The website that the disguise's tests hide behind.
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v microsocks >/dev/null || missing+=(microsocks)
+command -v tinyproxy >/dev/null || missing+=(tinyproxy)
 command -v conntrack >/dev/null || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
 if [ ${#missing[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null; then
@@ -25,6 +27,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         # The tests run their own, in namespaces; nobody asked for one that serves this machine.
         case " ${missing[*]} " in *" coturn "*) $sudo systemctl disable --now coturn >/dev/null 2>&1 || true ;; esac
         case " ${missing[*]} " in *" nginx-light "*) $sudo systemctl disable --now nginx >/dev/null 2>&1 || true ;; esac
+        case " ${missing[*]} " in *" tinyproxy "*) $sudo systemctl disable --now tinyproxy >/dev/null 2>&1 || true ;; esac
     else
         echo "missing: ${missing[*]}; install them with your package manager and try again" >&2
         exit 1

@@ -39,10 +39,49 @@ pub struct Serve {
     pub upstream: SocketAddr,
 }
 
+/// What a proxy speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyKind {
+    Socks5,
+    /// CONNECT.
+    Http,
+}
+
+/// A proxy between this host and the sites.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    pub kind: ProxyKind,
+    /// `HOST:PORT`.
+    pub address: String,
+    pub login: Option<(String, String)>,
+}
+
+impl Proxy {
+    /// Reads `socks5://[USER:PASSWORD@]HOST:PORT` or `http://…`.
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = match text.split_once("://")? {
+            ("socks5", rest) => (ProxyKind::Socks5, rest),
+            ("http", rest) => (ProxyKind::Http, rest),
+            _ => return None,
+        };
+        let (login, address) = match rest.rsplit_once('@') {
+            Some((login, address)) => (Some(login.split_once(':')?), address),
+            None => (None, rest),
+        };
+        let address = address.trim_end_matches('/');
+        let (host, port) = address.rsplit_once(':')?;
+        let is_good = !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0);
+        let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+        is_good.then(|| Self { kind, address: address.to_owned(), login })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stealth {
     pub mode: Mode,
     pub sites: Vec<Site>,
+    /// On the way to all sites.
+    pub proxy: Option<Proxy>,
     /// PEM file with the authorities to trust; `None`: those of this host.
     pub roots: Option<PathBuf>,
     pub serve: Option<Serve>,
@@ -53,6 +92,7 @@ pub struct Stealth {
 pub(super) struct RawStealth {
     mode: Spanned<Text>,
     sites: Vec<RawSite>,
+    proxy: Option<Spanned<Text>>,
     roots: Option<String>,
     serve: Option<RawServe>,
 }
@@ -81,7 +121,7 @@ fn https() -> u16 {
 impl Default for RawStealth {
     fn default() -> Self {
         let mode = Spanned::new(Text("off".to_owned()), Location::UNKNOWN, Location::UNKNOWN);
-        Self { mode, sites: Vec::new(), roots: None, serve: None }
+        Self { mode, sites: Vec::new(), proxy: None, roots: None, serve: None }
     }
 }
 
@@ -94,10 +134,23 @@ impl Reader<'_> {
             "always" => Mode::Always,
             other => return Err(self.error(at, format!("expected `off`, `auto` or `always`; got `{other}`"))),
         };
+        let proxy = match &raw.proxy {
+            None => None,
+            Some(text) => {
+                let expected = "expected socks5://[USER:PASSWORD@]HOST:PORT or http://[USER:PASSWORD@]HOST:PORT";
+                let proxy = Proxy::parse(&text.value.0).ok_or_else(|| self.error(&text.referenced, expected))?;
+                if mode == Mode::Always && proxy.address.parse::<SocketAddr>().is_err() {
+                    let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
+                    return Err(self.error(&text.referenced, message));
+                }
+                Some(proxy)
+            }
+        };
         let mut sites = Vec::new();
         for site in &raw.sites {
             let address = self.bootstrap(std::slice::from_ref(&site.address))?.remove(0);
-            if mode == Mode::Always && address.parse::<SocketAddr>().is_err() {
+            // A proxy resolves names itself.
+            if mode == Mode::Always && proxy.is_none() && address.parse::<SocketAddr>().is_err() {
                 let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
                 return Err(self.error(&site.address.referenced, message));
             }
@@ -132,7 +185,7 @@ impl Reader<'_> {
         if mode != Mode::Off && sites.is_empty() && serve.is_none() {
             return Err(self.error(at, "needs stealth.sites to go to, or stealth.serve to be one"));
         }
-        Ok(Stealth { mode, sites, roots: raw.roots.as_deref().map(|file| self.resolve(file)), serve })
+        Ok(Stealth { mode, sites, proxy, roots: raw.roots.as_deref().map(|file| self.resolve(file)), serve })
     }
 }
 

@@ -71,7 +71,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref())).transpose()?;
-    let dialer = tls.map(|tls| stealth::Dialer::new(tls, config.network.gate().clone()));
+    let dialer = tls.map(|tls| stealth::Dialer::new(tls, config.network.gate().clone(), stealth.proxy.clone()));
     let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);

@@ -11,10 +11,16 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, Connection, pki_t
 
 use super::{
     http::{self, Proofs},
+    proxy,
     seal::TlsSeal,
     tls_error,
 };
-use crate::{config::Site, crypto::HmacKey, host, transport::Seal as _};
+use crate::{
+    config::{Proxy, Site},
+    crypto::HmacKey,
+    host,
+    transport::Seal as _,
+};
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -24,28 +30,31 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 pub struct Dialer {
     tls: Arc<ClientConfig>,
     network: HmacKey,
+    proxy: Option<Proxy>,
 }
 
 impl Dialer {
-    /// `network` proves to sites that a member comes.
+    /// `network` proves to sites that a member comes; `proxy` is on the way, if the network asks for one.
     #[must_use]
-    pub fn new(tls: Arc<ClientConfig>, network: HmacKey) -> Self {
-        Self { tls, network }
+    pub fn new(tls: Arc<ClientConfig>, network: HmacKey, proxy: Option<Proxy>) -> Self {
+        Self { tls, network, proxy }
     }
 
     /// A connection through a site to the node behind it. Takes seconds at the worst.
     pub fn dial(&self, site: &Site) -> io::Result<(TcpStream, TlsSeal)> {
         let name =
             ServerName::try_from(site.sni.clone()).map_err(|_| io::Error::other("the SNI is not a host name"))?;
-        let mut socket = connect(&site.address)?;
+        let mut socket = connect(self.proxy.as_ref().map_or(&site.address, |p| &p.address))?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(ANSWER_TIME))?;
         socket.set_write_timeout(Some(ANSWER_TIME))?;
-        let mut tls = ClientConnection::new(Arc::clone(&self.tls), name).map_err(tls_error)?;
-        while tls.is_handshaking() {
-            tls.complete_io(&mut socket).map_err(explain)?;
+        socket.set_read_timeout(Some(ANSWER_TIME))?;
+        if let Some(proxy) = &self.proxy {
+            proxy::pass(&mut socket, proxy, &site.address)?;
         }
-        let connection = Connection::from(tls);
+        let tls = ClientConnection::new(Arc::clone(&self.tls), name).map_err(tls_error)?;
+        let mut connection = Connection::from(tls);
+        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME).map_err(explain)?;
+        socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
         let seal = TlsSeal::new(connection);
         let mut key = [0; 16];

@@ -44,13 +44,10 @@ impl Door {
     /// Receives a visitor; returns the stream if it is a member.
     fn receive(&self, mut socket: TcpStream) -> io::Result<Option<(TcpStream, TlsSeal)>> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(HANDSHAKE_TIME))?;
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
-        let mut tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
-        while tls.is_handshaking() {
-            tls.complete_io(&mut socket)?;
-        }
-        let connection = Connection::from(tls);
+        let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
+        let mut connection = Connection::from(tls);
+        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME)?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| super::tls_error("no channel binding"))?;
         let seal = TlsSeal::new(connection);
         // Members get in although the site is down.

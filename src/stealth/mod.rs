@@ -7,12 +7,19 @@
 mod dial;
 mod door;
 mod http;
+mod proxy;
 mod seal;
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, Connection, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     version::TLS13,
@@ -84,6 +91,36 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
         config.with_no_client_auth().with_single_cert(chain, private).map_err(|e| TlsError::Mismatch(e.to_string()))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Completes a handshake within `limit`, however slowly its bytes come.
+fn shake_hands(tls: &mut Connection, socket: &mut TcpStream, limit: Duration) -> io::Result<()> {
+    let end = Instant::now() + limit;
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(socket)?;
+        }
+        if !tls.wants_read() {
+            continue;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        if tls.read_tls(socket)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Err(e) = tls.process_new_packets() {
+            // What is wrong is told; the other end may be gone.
+            let _ = tls.write_tls(socket);
+            return Err(io::Error::other(e));
+        }
+    }
+    while tls.wants_write() {
+        tls.write_tls(socket)?;
+    }
+    Ok(())
 }
 
 fn tls_error(e: impl std::fmt::Display) -> io::Error {

@@ -3,6 +3,7 @@
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod members;
+mod proxies;
 mod site;
 mod strangers;
 #[path = "../e2e/watch.rs"]
@@ -16,5 +17,6 @@ fn main() -> ExitCode {
         ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
         ("always_means_nothing_but_tls", members::nothing_but_tls),
         ("what_is_wrong_is_said", members::errors),
+        ("through_the_proxies_of_offices", proxies::both_kinds),
     ])
 }
