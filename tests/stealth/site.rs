@@ -58,7 +58,7 @@ impl Site {
         fs::create_dir_all(&pages).unwrap();
         fs::write(pages.join("index.html"), "<h1>A site about ducks</h1>\n".repeat(40)).unwrap();
         let config = format!(
-            "daemon off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
+            "daemon off; master_process off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
              events {{ worker_connections 256; }}
              http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
                fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
