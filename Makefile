@@ -8,13 +8,16 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 DENY_VERSION := 0.20.2
 FUZZ_SECONDS ?= 10
 
-.PHONY: help setup setup-lint build lab test bench lint fuzz clean
+.PHONY: help setup setup-tests setup-lint build lab test bench lint fuzz clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
-setup:           ## install what building and testing need, or say how
+setup:           ## install what building and the lab need, or say how
 	@scripts/setup.sh
+
+setup-tests:     ## the same, and what the tests need
+	@scripts/setup.sh tests
 
 setup-lint: setup
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny --version $(DENY_VERSION)
@@ -25,7 +28,7 @@ build: setup     ## release build
 lab: build       ## a real mesh with NATs on this machine, live on the screen
 	@target/release/aegisray lab
 
-test: setup      ## all tests
+test: setup-tests ## all tests
 	cargo test --release
 	$(MAKE) --no-print-directory fuzz
 

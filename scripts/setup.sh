@@ -1,33 +1,48 @@
 #!/usr/bin/env bash
-# Checks what building and testing need; installs what is missing on Debian and Ubuntu, says how elsewhere.
+# Checks what building and the lab need, and with the argument `tests` what the tests need as well;
+# installs what is missing on Debian and Ubuntu, says how elsewhere.
 set -euo pipefail
 
 sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 
 missing=()
-command -v cc >/dev/null || missing+=(gcc libc6-dev)
-command -v c++ >/dev/null || missing+=(g++)
-command -v make >/dev/null || missing+=(make)
-# The NAT routers of the tests.
-command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables)
-command -v miniupnpd >/dev/null || [ -x /usr/sbin/miniupnpd ] || missing+=(miniupnpd miniupnpd-nftables)
-if ! command -v turnserver >/dev/null; then missing+=(coturn); fi
-# The website that the disguise's tests hide behind.
-command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
-command -v openssl >/dev/null || missing+=(openssl)
-command -v microsocks >/dev/null || missing+=(microsocks)
-command -v tinyproxy >/dev/null || missing+=(tinyproxy)
-command -v conntrack >/dev/null || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
+# want PROGRAM PACKAGE...: the packages are missing when the program is.
+want() {
+    local program=$1
+    shift
+    command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("$@")
+}
+
+want cc gcc libc6-dev
+want c++ g++
+want make make
+if [ "${1:-}" = tests ]; then
+    # The real programs that the tests set up in their namespaces: routers, a TURN server, the website that
+    # the disguise hides behind, and proxies on the way to it.
+    want nft nftables
+    want conntrack conntrack
+    want miniupnpd miniupnpd miniupnpd-nftables
+    want turnserver coturn
+    want nginx nginx-light
+    want openssl openssl
+    want microsocks microsocks
+    want tinyproxy tinyproxy
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null; then
         echo "installing: ${missing[*]}"
         $sudo apt-get update -qq
         DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
-        # The tests run their own, in namespaces; nobody asked for one that serves this machine.
-        case " ${missing[*]} " in *" coturn "*) $sudo systemctl disable --now coturn >/dev/null 2>&1 || true ;; esac
-        case " ${missing[*]} " in *" nginx-light "*) $sudo systemctl disable --now nginx >/dev/null 2>&1 || true ;; esac
-        case " ${missing[*]} " in *" tinyproxy "*) $sudo systemctl disable --now tinyproxy >/dev/null 2>&1 || true ;; esac
+        # Some packages start a service at once; nobody asked for one that serves this machine.
+        for service in miniupnpd coturn nginx tinyproxy; do
+            case " ${missing[*]} " in
+            *" $service "* | *" $service-light "*)
+                $sudo systemctl disable --now "$service" >/dev/null 2>&1 ||
+                    $sudo service "$service" stop >/dev/null 2>&1 || true
+                ;;
+            esac
+        done
     else
         echo "missing: ${missing[*]}; install them with your package manager and try again" >&2
         exit 1

@@ -121,7 +121,7 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         groups: args.group.clone(),
         not_before: now.saturating_sub(3600),
         not_after: now + args.days * 86_400,
-        serial: host::random_seed()?[..16].try_into()?,
+        serial: host::random()?,
     };
     let signed = authority.issue(&certificate);
     keyfile::write_secret(&args.out, keyfile::pem_encode(CERTIFICATE, &signed).as_bytes())?;

@@ -92,7 +92,7 @@ pub(super) fn algorithm(name: &str) -> anyhow::Result<Algorithm> {
 }
 
 fn fresh_secret() -> anyhow::Result<String> {
-    Ok(BASE64URL_NOPAD.encode(&host::random_seed().context("the system gave no randomness")?))
+    Ok(BASE64URL_NOPAD.encode(&host::random::<32>().context("the system gave no randomness")?))
 }
 
 fn refuse_to_overwrite(dir: &Path) -> anyhow::Result<()> {
@@ -154,7 +154,7 @@ pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
             groups: vec![],
             not_before: now.saturating_sub(3600),
             not_after: now + 10 * 365 * 86_400,
-            serial: host::random_seed()?[..16].try_into()?,
+            serial: host::random()?,
         };
         let signed = Authority::new(authority).issue(&certificate);
         let pem = keyfile::pem_encode("AEGISRAY CERTIFICATE", &signed);

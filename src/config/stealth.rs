@@ -76,6 +76,7 @@ impl Proxy {
     }
 }
 
+/// The section, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stealth {
     pub mode: Mode,

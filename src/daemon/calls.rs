@@ -187,7 +187,7 @@ impl Control {
         let mut admission = None;
         let needs_certificate = self.config.network.authority().is_some();
         if needs_certificate {
-            let Ok(secret) = host::random_seed() else {
+            let Ok(secret) = host::random::<32>() else {
                 return Response::Error { message: "the system gave no randomness".to_owned() };
             };
             let invitation = Invitation { hash: sha256(&[&secret]), expires, name, used_by: None };

@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Fallback {
     next: Instant,
     wait: Duration,
     opened: mpsc::UnboundedSender<News>,
+    /// The thread that connects.
+    connecting: Option<JoinHandle<()>>,
 }
 
 impl Fallback {
@@ -41,7 +43,17 @@ impl Fallback {
         let now = Instant::now();
         let sites = config.stealth.sites.clone();
         let patience = if config.is_hidden() { Duration::ZERO } else { PATIENCE };
-        Self { dialer, sites, patience, addresses: Vec::new(), linked: now, next: now, wait: RETRY.0, opened }
+        Self {
+            dialer,
+            sites,
+            patience,
+            addresses: Vec::new(),
+            linked: now,
+            next: now,
+            wait: RETRY.0,
+            opened,
+            connecting: None,
+        }
     }
 
     pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
@@ -56,8 +68,9 @@ impl Fallback {
             self.wait = RETRY.0;
             return;
         }
+        let is_connecting = self.connecting.as_ref().is_some_and(|t| !t.is_finished());
         let has_nowhere = self.addresses.is_empty() && self.dialer.is_none();
-        if has_nowhere || now.duration_since(self.linked) < self.patience || now < self.next {
+        if is_connecting || has_nowhere || now.duration_since(self.linked) < self.patience || now < self.next {
             return;
         }
         self.next = now + self.wait;
@@ -99,6 +112,7 @@ impl Fallback {
             }
         };
         // Without a thread now, there may be one at the next try.
-        let _ = thread::Builder::new().name("aegis-connect".to_owned()).stack_size(256 << 10).spawn(connect);
+        self.connecting =
+            thread::Builder::new().name("aegis-connect".to_owned()).stack_size(256 << 10).spawn(connect).ok();
     }
 }

@@ -169,7 +169,7 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
         ..defaults
     };
     let verifier: Box<dyn Verify> = Box::new(config.network.clone());
-    let mut node = Node::new(node_config, identity, verifier, host::random_seed()?, now);
+    let mut node = Node::new(node_config, identity, verifier, host::random()?, now);
     for peer in &state.peers {
         node.add_known(now, &peer.announcement, &peer.record);
     }

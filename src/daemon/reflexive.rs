@@ -59,11 +59,10 @@ impl Reflexive {
         }
         if self.next_round.is_none_or(|at| at <= Instant::now()) {
             self.next_round = Some(Instant::now() + ROUND);
-            let Ok(seed) = host::random_seed() else { return };
+            let Ok(seed) = host::random::<12>() else { return };
             self.open.clear();
             for (server, n) in self.servers.iter().zip(0u16..) {
-                let mut id = [0; 12];
-                id.copy_from_slice(&seed[..12]);
+                let mut id = seed;
                 id[..2].copy_from_slice(&n.to_be_bytes());
                 self.open.insert(*server, (id, 0));
             }

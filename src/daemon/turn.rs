@@ -96,9 +96,7 @@ impl TurnClient {
     }
 
     fn ask(&self, sockets: &Sockets, request: impl Fn(&[u8; 12], Option<&Credentials>) -> Vec<u8>) {
-        let (Some(server), Ok(seed)) = (self.server, host::random_seed()) else { return };
-        let mut id = [0; 12];
-        id.copy_from_slice(&seed[..12]);
+        let (Some(server), Ok(id)) = (self.server, host::random()) else { return };
         // What can't be sent now is sent at the next tick.
         let _ = sockets.send(server, &request(&id, self.credentials.as_ref()));
     }

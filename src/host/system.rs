@@ -2,12 +2,13 @@
 
 use std::{ffi::CStr, io, net::IpAddr, os::unix::net::UnixDatagram};
 
-/// A seed for a node's generator, from the operating system.
-pub fn random_seed() -> io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    // SAFETY: the pointer and length are of a live, writable array; 32 bytes are never cut short.
-    let n = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    if n == 32 { Ok(seed) } else { Err(io::Error::last_os_error()) }
+/// Random bytes from the operating system, at most 256.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    const { assert!(N <= 256) };
+    let mut bytes = [0; N];
+    // SAFETY: the pointer and length are of a live, writable array; up to 256 bytes are never cut short.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    if usize::try_from(n) == Ok(N) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }
 
 #[must_use]

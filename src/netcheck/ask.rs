@@ -80,10 +80,9 @@ impl Asker {
 
     fn transact(&self, servers: &[SocketAddr], change: Change) -> Vec<Option<Answer>> {
         let mut answers = vec![None; servers.len()];
-        let Ok(seed) = host::random_seed() else { return answers };
+        let Ok(seed) = host::random::<12>() else { return answers };
         let id = |i: usize| {
-            let mut id = [0; 12];
-            id.copy_from_slice(&seed[..12]);
+            let mut id = seed;
             id[..2].copy_from_slice(&(i as u16).to_be_bytes());
             id
         };
@@ -116,9 +115,7 @@ impl Asker {
 
     /// Whether an answer of `server` that this socket asks for reaches `sleeper`, whose public port is `port`.
     pub fn wakes(&self, sleeper: &Self, server: SocketAddr, port: u16) -> bool {
-        let Ok(seed) = host::random_seed() else { return false };
-        let mut id = [0; 12];
-        id.copy_from_slice(&seed[..12]);
+        let Ok(id) = host::random() else { return false };
         let request = Binding { response_port: Some(port), ..self.proved(Binding::request(id, Change::default())) };
         let start = Instant::now();
         let mut sends = SENDS.iter().peekable();

@@ -1,7 +1,7 @@
 //! Whether the NAT before this node counts, and where it is: three probes to a neighbour, each from a socket of its own.
 //! The neighbour says at which ports it saw them.
 
-use std::{net::SocketAddr, ops::Range};
+use std::{collections::BTreeMap, net::SocketAddr, ops::Range};
 
 use super::Node;
 use crate::{
@@ -15,12 +15,11 @@ const PATIENCE: Duration = Duration::from_millis(600);
 /// Ports further apart than that are taken by chance.
 const MAX_STEP: u16 = 16;
 
-/// A measurement in progress, and what it is for.
+/// A measurement in progress.
 #[derive(Debug)]
 pub(super) struct Gauge {
-    peer: NodeId,
-    /// Its offer, which is to be answered; `None`: this node offers.
-    offer: Option<Places>,
+    /// For whom: peers whose offers are to be answered, and (`None`) those that are to get one.
+    waiting: BTreeMap<NodeId, Option<Places>>,
     numbers: Range<u32>,
     ports: [Option<u16>; PROBES as usize],
     until: Instant,
@@ -38,16 +37,15 @@ impl Gauge {
 
 impl Node {
     /// Measures the NAT for an offer to `peer`, or for the answer to its `offer`. Returns whether that is to wait: it is
-    /// sent when the measurement is over. One is made at a time; who comes meanwhile offers again later.
+    /// sent when the measurement is over, which serves all who have come meanwhile.
     pub(super) fn start_gauge(&mut self, now: Instant, peer: NodeId, offer: Option<&Places>) -> bool {
         if self.own.mapping() != Mapping::Dependent {
             return false;
         }
         if let Some(gauge) = &mut self.gauge {
-            if gauge.peer == peer {
-                // Both ends offer at the same time: each answers instead.
-                gauge.offer = gauge.offer.take().or_else(|| offer.cloned());
-            }
+            // Where both ends offer at the same time, each answers.
+            let waiting = gauge.waiting.entry(peer).or_default();
+            *waiting = waiting.take().or_else(|| offer.cloned());
             return true;
         }
         let is_outside = |addr: &SocketAddr| path::socket_of(*addr) == 0 && is_public(addr.ip());
@@ -57,8 +55,7 @@ impl Node {
         };
         let numbers = self.puncher.lend_scouts(now, PROBES);
         self.gauge = Some(Gauge {
-            peer,
-            offer: offer.cloned(),
+            waiting: [(peer, offer.cloned())].into(),
             numbers: numbers.clone(),
             ports: [None; PROBES as usize],
             until: now + PATIENCE,
@@ -94,10 +91,12 @@ impl Node {
     fn end_gauge(&mut self, now: Instant) {
         let Some(gauge) = self.gauge.take() else { return };
         let counter = gauge.counter();
-        self.puncher.note_counter(now, gauge.peer, counter);
-        match gauge.offer {
-            None => self.send_offer(gauge.peer, counter),
-            Some(theirs) => self.take_part(now, gauge.peer, &theirs, counter),
+        for (peer, offer) in gauge.waiting {
+            self.puncher.note_counter(now, peer, counter);
+            match offer {
+                None => self.send_offer(peer, counter),
+                Some(theirs) => self.take_part(now, peer, &theirs, counter),
+            }
         }
     }
 }
@@ -109,8 +108,7 @@ mod tests {
     #[test]
     fn counting_is_told_from_chance() {
         let counter = |ports: [u16; 3]| {
-            let gauge =
-                Gauge { peer: NodeId([1; 32]), offer: None, numbers: 1..4, ports: ports.map(Some), until: Instant(0) };
+            let gauge = Gauge { waiting: [].into(), numbers: 1..4, ports: ports.map(Some), until: Instant(0) };
             gauge.counter().map(|c| (c.port, c.step))
         };
         assert_eq!(counter([4000, 4001, 4002]), Some((4002, 1)));

@@ -383,7 +383,6 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&session.peer) else { return };
         let traffic = peer.traffic();
         if let Some(link) = &mut peer.link {
-            link.rest = self.rest;
             link.note_traffic(now, traffic);
         }
         self.pump(now);
@@ -428,6 +427,7 @@ impl Node {
             let traffic = peer.traffic();
             let transport = peer.probe_transport().cloned();
             let Some(link) = &mut peer.link else { continue };
+            link.rest = self.rest;
             link.note_traffic(now, traffic);
             if link.falls_asleep(now) {
                 peer.sessions.iter().for_each(|s| s.transport.sleep());

@@ -268,6 +268,23 @@ fn packets_are_no_longer_than_the_path_takes() {
 }
 
 #[test]
+fn links_that_nobody_uses_are_probed_as_rarely_as_the_nat_allows() {
+    let [always, rarely] = [None, Some(Duration::from_secs(25))].map(|lifetime| {
+        let mut w = pair();
+        for i in [1, 2] {
+            w.node(i).set_flow_lifetime(lifetime);
+        }
+        w.run(Duration::from_secs(240));
+        w.tape.clear();
+        w.run(Duration::from_secs(120));
+        assert!(w.node(1).has_links() && w.node(2).has_links());
+        w.tape.len()
+    });
+    // Each end asks every five seconds or every 22, and is answered.
+    assert!(always >= 4 * 120 / 5 && rarely * 3 < always, "{always} and {rarely} datagrams in two minutes");
+}
+
+#[test]
 fn a_hop_header_cannot_be_forged_and_a_loop_would_end() {
     let mut w = pair();
     let b = w.node(2).id();

@@ -75,8 +75,7 @@ pub struct Lease {
 impl Lease {
     /// Asks for a mapping of UDP `port`: from the router by PCP, then NAT-PMP, then from whoever answers UPnP.
     pub fn get(port: u16) -> Result<Self, PortMapError> {
-        let mut nonce = [0; 12];
-        nonce.copy_from_slice(&host::random_seed()?[..12]);
+        let nonce = host::random()?;
         let mut why = PortMapError::NoRouter;
         let gateway = home_router()?;
         let by_datagram = [Protocol::Pcp(gateway), Protocol::NatPmp(gateway)].map(Ok);

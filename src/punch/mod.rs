@@ -211,7 +211,10 @@ impl Puncher {
 
     /// An address refuses what is sent there: no more sprays to it.
     pub fn refused(&mut self, addr: SocketAddr) {
-        let aims_there = |a: &Attempt| matches!(&a.search, Some(Search::Spray { target, .. } | Search::Follow { target, .. }) if *target == addr.ip());
+        let aims_there = |a: &Attempt| match &a.search {
+            Some(Search::Spray { target, .. } | Search::Follow { target, .. }) => *target == addr.ip(),
+            _ => false,
+        };
         self.attempts.retain(|_, a| !aims_there(a));
     }
 

@@ -57,10 +57,8 @@ impl Dialer {
         socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
         let seal = TlsSeal::new(connection);
-        let mut key = [0; 16];
-        key.copy_from_slice(&host::random_seed()?[..16]);
         let mut out = Vec::new();
-        seal.seal(&http::request(&site.sni, key, &proofs), &mut out)?;
+        seal.seal(&http::request(&site.sni, host::random()?, &proofs), &mut out)?;
         socket.write_all(&out)?;
         let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
         while http::head_end(&head).is_none() && head.len() < http::MAX_HEAD {

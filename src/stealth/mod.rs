@@ -100,11 +100,8 @@ fn shake_hands(tls: &mut Connection, socket: &mut TcpStream, limit: Duration) ->
         while tls.wants_write() {
             tls.write_tls(socket)?;
         }
-        if !tls.wants_read() {
-            continue;
-        }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || !tls.wants_read() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         socket.set_read_timeout(Some(left))?;

@@ -1,5 +1,6 @@
 //! Through every NAT: real daemons behind real nftables routers.
 
+mod firewall;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod mapping;

@@ -1,8 +1,10 @@
 //! Sites behind NAT routers of every kind, in real nftables (the terms are those of RFC 3489 §5 and RFC 4787).
 
-use std::{io::Write as _, net::IpAddr, process::Stdio};
+use std::net::IpAddr;
 
 use aegisray::lab::topology::{Host, Internet};
+
+pub use super::firewall::nft;
 
 /// What stands between a host and the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,13 +120,6 @@ fn hairpin(n: u8) -> String {
         add rule ip nat post iifname lan0 oifname lan0 masquerade
         "
     )
-}
-
-/// Loads rules into a host's firewall.
-pub fn nft(host: &Host, rules: &str) {
-    let mut child = host.ns.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
-    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "nft refused:\n{rules}");
 }
 
 impl Site {

@@ -156,22 +156,32 @@ pub fn survives() {
     assert!(outcome.longest_stall < Duration::from_secs(1), "{:?}", outcome.longest_stall);
 }
 
+/// Two sites with a direct path, the second one's address in the mesh, and what answers there.
+fn direct_pair(kinds: [Kind; 2]) -> (Pair, IpAddr, Echo) {
+    let p = pair(kinds, |_| ());
+    let [(_, a), (other, b)] = &p.sites;
+    let address = need(b, "addresses", || b.addresses()).0;
+    need_route(a, &b.name);
+    need(a, "direct path", || is_direct(a, b).then_some(()));
+    let echo = Echo::start(&other.host, address);
+    (p, address, echo)
+}
+
+/// Routers forget all connections that they know of.
+fn forget(routers: &[Host]) {
+    for router in routers {
+        let output = router.ns.command("conntrack").arg("-F").output().expect("conntrack is installed");
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
 /// The routers lose all they know of connections, as when they are started anew, while packets flow.
 pub fn reboots() {
     for kinds in [[Kind::PortRestricted, Kind::PortRestricted], [Kind::FullCone, Kind::Symmetric]] {
-        let p = pair(kinds, |_| ());
-        let [(site, a), (other, b)] = &p.sites;
-        let address = need(b, "addresses", || b.addresses()).0;
-        need_route(a, &b.name);
-        need(a, "direct path", || is_direct(a, b).then_some(()));
-        let _echo = Echo::start(&other.host, address);
+        let (p, address, _echo) = direct_pair(kinds);
+        let [(site, _), (other, _)] = &p.sites;
         let interval = Duration::from_millis(20);
-        let reboot = || {
-            for router in site.routers.iter().chain(&other.routers) {
-                let output = router.ns.command("conntrack").arg("-F").output().expect("conntrack is installed");
-                assert!(output.status.success(), "{output:?}");
-            }
-        };
+        let reboot = || [&site.routers, &other.routers].into_iter().for_each(|routers| forget(routers));
         let run = (interval, Duration::from_secs(4));
         let seen = echoes(&site.host, address, run, 64, (Duration::from_secs(1), &reboot)).unwrap();
         let outage = seen.longest_outage(interval);
@@ -183,22 +193,14 @@ pub fn reboots() {
 /// A laptop that slept for a while, and whose router has forgotten it meanwhile.
 pub fn resumes() {
     for kinds in [[Kind::PortRestricted, Kind::PortRestricted], [Kind::Symmetric, Kind::FullCone]] {
-        let p = pair(kinds, |_| ());
-        let [(site, a), (other, b)] = &p.sites;
-        let address = need(b, "addresses", || b.addresses()).0;
-        need_route(a, &b.name);
-        need(a, "direct path", || is_direct(a, b).then_some(()));
-        let _echo = Echo::start(&other.host, address);
+        let (p, address, _echo) = direct_pair(kinds);
+        let [(site, a), _] = &p.sites;
         first_echo(&site.host, address, Duration::from_secs(2)).expect("an echo before");
         let pid = a.pid().expect("it runs").to_string();
         let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
         signal("-STOP");
         std::thread::sleep(Duration::from_secs(12));
-        for router in &site.routers {
-            assert!(
-                router.ns.command("conntrack").arg("-F").output().expect("conntrack is installed").status.success()
-            );
-        }
+        forget(&site.routers);
         signal("-CONT");
         let first = first_echo(&site.host, address, Duration::from_secs(10)).expect("an echo after");
         println!("  {} and {}: an echo {} ms after the pause", kinds[0].name(), kinds[1].name(), first.as_millis());

@@ -1,5 +1,7 @@
 //! The disguise: real daemons behind a real website.
 
+#[path = "../nat/firewall.rs"]
+mod firewall;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod members;

@@ -2,32 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write as _,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
 use aegisray::{
-    lab::{
-        daemon::Daemon,
-        load,
-        topology::{Host, Internet},
-    },
+    lab::{daemon::Daemon, load, topology::Internet},
     node::Carrier,
 };
 
 use super::{
+    firewall::nft,
     harness::{Dir, bootstrap, need, need_route, node},
     site::{ADDRESS, NAME, Site, certify},
     watch::watch,
 };
-
-/// Loads rules into a host's firewall.
-pub fn nft(host: &Host, rules: &str) {
-    let mut child = host.ns.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
-    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "nft refused:\n{rules}");
-}
 
 const ONLY_443: &str = "
 table inet censor {

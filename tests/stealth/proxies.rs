@@ -8,8 +8,8 @@ use std::{
 use aegisray::lab::topology::Internet;
 
 use super::{
+    firewall::nft,
     harness::{Dir, need, need_route, node},
-    members::nft,
     site::{NAME, Site},
 };
 
