@@ -33,10 +33,16 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serve {
     pub listen: SocketAddr,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    /// Where the site's pages come from, by plain HTTP.
-    pub upstream: SocketAddr,
+    pub site: Front,
+}
+
+/// Whose website it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Front {
+    /// One's own, with its certificate: `upstream` gives its pages, by plain HTTP.
+    Own { certificate: PathBuf, key: PathBuf, upstream: SocketAddr },
+    /// Whatever answers at `decoy` (`HOST:PORT`) by TLS of its own, for the name `sni`.
+    Borrowed { decoy: String, sni: String },
 }
 
 /// What a proxy speaks.
@@ -110,9 +116,11 @@ struct RawSite {
 struct RawServe {
     #[serde(default = "https")]
     port: u16,
-    certificate: String,
-    key: String,
-    upstream: Spanned<Text>,
+    certificate: Option<String>,
+    key: Option<String>,
+    upstream: Option<Spanned<Text>>,
+    decoy: Option<Spanned<Text>>,
+    sni: Option<Spanned<Text>>,
 }
 
 fn https() -> u16 {
@@ -155,38 +163,68 @@ impl Reader<'_> {
                 let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
                 return Err(self.error(&site.address.referenced, message));
             }
-            let sni = site.sni.value.0.clone();
-            let is_name = sni.contains('.')
-                && sni.parse::<std::net::IpAddr>().is_err()
-                && sni
-                    .split('.')
-                    .all(|l| !l.is_empty() && l.len() < 64 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
-            if !is_name {
-                let message = format!("expected a host name like www.example.org; got `{sni}`");
-                return Err(self.error(&site.sni.referenced, message));
-            }
-            sites.push(Site { address, sni });
+            sites.push(Site { address, sni: self.host_name(&site.sni)? });
         }
         let serve = match &raw.serve {
             None => None,
             Some(serve) => {
-                let text = &serve.upstream.value.0;
-                let upstream = text.parse().map_err(|_| {
-                    let message = format!("expected IP:PORT of a plain HTTP server, like 127.0.0.1:8080; got `{text}`");
-                    self.error(&serve.upstream.referenced, message)
-                })?;
-                Some(Serve {
-                    listen: SocketAddr::new(listen.ip(), serve.port),
-                    certificate: self.resolve(&serve.certificate),
-                    key: self.resolve(&serve.key),
-                    upstream,
-                })
+                let listen = SocketAddr::new(listen.ip(), serve.port);
+                Some(Serve { listen, site: self.front(serve, mode, at)? })
             }
         };
         if mode != Mode::Off && sites.is_empty() && serve.is_none() {
             return Err(self.error(at, "needs stealth.sites to go to, or stealth.serve to be one"));
         }
         Ok(Stealth { mode, sites, proxy, roots: raw.roots.as_deref().map(|file| self.resolve(file)), serve })
+    }
+
+    fn host_name(&self, text: &Spanned<Text>) -> Result<String, ConfigError> {
+        let name = &text.value.0;
+        let is_name = name.contains('.')
+            && name.parse::<std::net::IpAddr>().is_err()
+            && name
+                .split('.')
+                .all(|l| !l.is_empty() && l.len() < 64 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+        if is_name {
+            return Ok(name.clone());
+        }
+        Err(self.error(&text.referenced, format!("expected a host name like www.example.org; got `{name}`")))
+    }
+
+    fn front(&self, serve: &RawServe, mode: Mode, at: &Location) -> Result<Front, ConfigError> {
+        match (&serve.certificate, &serve.key, &serve.upstream, &serve.decoy) {
+            (Some(certificate), Some(key), Some(upstream), None) => {
+                let text = &upstream.value.0;
+                let addr = text.parse().map_err(|_| {
+                    let message = format!("expected IP:PORT of a plain HTTP server, like 127.0.0.1:8080; got `{text}`");
+                    self.error(&upstream.referenced, message)
+                })?;
+                Ok(Front::Own { certificate: self.resolve(certificate), key: self.resolve(key), upstream: addr })
+            }
+            (None, None, None, Some(decoy)) => {
+                let address = self.bootstrap(std::slice::from_ref(decoy))?.remove(0);
+                if mode == Mode::Always && address.parse::<SocketAddr>().is_err() {
+                    let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
+                    return Err(self.error(&decoy.referenced, message));
+                }
+                let sni = match &serve.sni {
+                    Some(sni) => self.host_name(sni)?,
+                    None => {
+                        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).to_owned();
+                        let host = Spanned::new(Text(host), decoy.referenced, decoy.defined);
+                        self.host_name(&host).map_err(|_| {
+                            self.error(&decoy.referenced, "needs `sni` beside it, the name of the site at this address")
+                        })?
+                    }
+                };
+                Ok(Front::Borrowed { decoy: address, sni })
+            }
+            _ => {
+                let message = "stealth.serve needs either certificate, key and upstream (a site of your own) or decoy (whatever \
+                               site answers there)";
+                Err(self.error(at, message))
+            }
+        }
     }
 }
 

@@ -14,11 +14,12 @@ mod turn;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
 
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::{
     api,
-    config::{self, Config, Mode, StunClients},
+    config::{self, Config, Front, Mode, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
@@ -70,8 +71,9 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
-    let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref())).transpose()?;
-    let dialer = tls.map(|tls| stealth::Dialer::new(tls, config.network.gate().clone(), stealth.proxy.clone()));
+    let gate = config.network.gate();
+    let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref(), gate)).transpose()?;
+    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth.proxy.clone()));
     let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
@@ -96,9 +98,9 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     dataplane::start(&shared)?;
-    if let Some((door, listener)) = door {
+    if let Some((door, socket)) = door {
         let inside = Arc::clone(&shared);
-        stealth::serve(&door, listener, move |socket, seal| {
+        door.serve(socket, move |socket, seal| {
             // Too many streams: the member tries again.
             let _ = dataplane::start_stream(&inside, socket, Some(Box::new(seal)));
         })?;
@@ -125,10 +127,24 @@ async fn run_async(config: Config) -> Result<(), StartError> {
 }
 
 /// The site's door, and where visitors come in.
-fn open_door(config: &Config, serve: &config::Serve) -> Result<(Arc<Door>, std::net::TcpListener), StartError> {
-    let tls = stealth::server_config(&serve.certificate, &serve.key)?;
-    let listener = std::net::TcpListener::bind(serve.listen).map_err(|e| StartError::Door(serve.listen, e))?;
-    Ok((Door::new(tls, config.network.gate().clone(), serve.upstream), listener))
+fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), StartError> {
+    let network = config.network.gate().clone();
+    let door = match &serve.site {
+        Front::Own { certificate, key, upstream } => {
+            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, *upstream))
+        }
+        Front::Borrowed { decoy, sni } => {
+            let client = stealth::client_config(config.stealth.roots.as_deref(), &network)?;
+            Door::Borrowed(stealth::Borrowed::new(decoy, sni, network, client))
+        }
+    };
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(serve.listen), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&serve.listen.into())?;
+        Ok(socket)
+    };
+    Ok((door, bind().map_err(|e| StartError::Door(serve.listen, e))?))
 }
 
 fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant) -> io::Result<Node> {

@@ -114,6 +114,14 @@ pub fn sd_notify(state: &str) {
     }
 }
 
+/// Processor seconds that a process has used, user and system.
+pub fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command's name, in parentheses, may hold spaces. Fields 14 and 15 of proc_pid_stat(5), in hundredths.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(2);
+    Ok(fields.filter_map(|f| f.parse::<f64>().ok()).sum::<f64>() / 100.0)
+}
+
 /// Resident memory of a process in KiB, from /proc.
 pub fn resident_kib(pid: u32) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

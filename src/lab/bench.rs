@@ -18,6 +18,7 @@ use super::{
     load,
     topology::Host,
 };
+use crate::host;
 
 /// Options of `aegisray bench`.
 #[derive(Args, Debug, Clone)]
@@ -102,7 +103,7 @@ impl Subject {
 
     /// Processor seconds used by all daemons so far.
     fn cpu(&self) -> f64 {
-        self.pids().into_iter().map(cpu_seconds).sum()
+        self.pids().into_iter().filter_map(|pid| host::cpu_seconds(pid).ok()).sum()
     }
 
     fn rss(&self) -> f64 {
@@ -117,20 +118,8 @@ impl Subject {
     }
 }
 
-fn stat_fields(pid: u32) -> Option<Vec<u64>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold spaces.
-    let rest = stat.rsplit_once(')')?.1;
-    Some(rest.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect())
-}
-
-fn cpu_seconds(pid: u32) -> f64 {
-    // Fields 14 and 15 of proc_pid_stat(5), in ticks of a hundredth.
-    stat_fields(pid).map_or(0.0, |f| (f[11] + f[12]) as f64 / 100.0)
-}
-
 fn rss_mib(pid: u32) -> f64 {
-    stat_fields(pid).map_or(0.0, |f| f[21] as f64 * 4096.0 / (1 << 20) as f64)
+    host::resident_kib(pid).map_or(0.0, |kib| kib as f64 / 1024.0)
 }
 
 /// Runs the bench and prints it.

@@ -4,14 +4,14 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use rustls::{CertificateError, ClientConfig, ClientConnection, Connection, pki_types::ServerName};
+use rustls::{ClientConfig, Connection, pki_types::ServerName};
 
 use super::{
     http::{self, Proofs},
-    proxy,
+    member, proxy,
     seal::TlsSeal,
     tls_error,
 };
@@ -24,6 +24,8 @@ use crate::{
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Clocks that are further apart keep members out.
+const CLOCK_REACH: Duration = Duration::from_secs(100);
 
 /// Opens streams through sites.
 #[derive(Clone)]
@@ -51,9 +53,8 @@ impl Dialer {
         if let Some(proxy) = &self.proxy {
             proxy::pass(&mut socket, proxy, &site.address)?;
         }
-        let tls = ClientConnection::new(Arc::clone(&self.tls), name).map_err(tls_error)?;
-        let mut connection = Connection::from(tls);
-        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME).map_err(explain)?;
+        let mut connection = Connection::from(member::connect(&self.tls, name, &self.network)?);
+        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME, &[]).map_err(super::explain)?;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
         let seal = TlsSeal::new(connection);
@@ -70,36 +71,29 @@ impl Dialer {
         }
         // What follows the head would be a datagram, which the other end does not send before this one has.
         if !http::shows(&head, &proofs.server) {
-            return Err(io::Error::other("a website answers: no node of this network is behind it"));
+            return Err(io::Error::other(format!(
+                "a website answers: no node of this network is behind it{}",
+                clock_difference(&head)
+            )));
         }
         socket.set_read_timeout(None)?;
         Ok((socket, seal))
     }
 }
 
-/// Says what to do about a certificate that is refused.
-fn explain(error: io::Error) -> io::Error {
-    let refused = match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(refused)) => refused,
-        _ => return error,
+/// What there is to say of this host's clock, given a site's answer: passes are good for two minutes.
+fn clock_difference(head: &[u8]) -> String {
+    let text = String::from_utf8_lossy(head);
+    let date = text.lines().filter_map(|l| l.split_once(": ")).find(|(name, _)| name.eq_ignore_ascii_case("date"));
+    let Some(theirs) = date.and_then(|(_, date)| httpdate::parse_http_date(date).ok()) else { return String::new() };
+    let (off, way) = match SystemTime::now().duration_since(theirs) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(behind) => (behind.duration(), "behind"),
     };
-    let what = match refused {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the site's certificate has expired, or this host's clock is ahead"
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the site's certificate is not valid yet, or this host's clock is behind"
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the site's certificate is for other names: check the sni"
-        }
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the site's certificate is signed by an authority that this host doesn't know: see stealth.roots, and whether \
-             somebody is in the middle"
-        }
-        _ => return error,
-    };
-    io::Error::other(what)
+    if off < CLOCK_REACH {
+        return String::new();
+    }
+    format!(", or it takes this one for a stranger: this host's clock is {} s {way} the site's", off.as_secs())
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {

@@ -4,9 +4,14 @@
 //! network's key, by MACs over a secret that this one connection has made (RFC 5705, RFC 9266). The mesh's own sessions run
 //! inside, end to end as ever.
 
+mod borrowed;
+mod decoy;
 mod dial;
-mod door;
+pub mod hello;
 mod http;
+mod member;
+mod own;
+mod pass;
 mod proxy;
 mod seal;
 
@@ -19,17 +24,16 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, Connection, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, aws_lc_rs},
+    CertificateError, ClientConfig, Connection, RootCertStore, ServerConfig,
+    client::{Resumption, WebPkiServerVerifier},
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     version::TLS13,
 };
+use socket2::Socket;
 
-pub use self::{
-    dial::Dialer,
-    door::{Door, serve},
-    seal::TlsSeal,
-};
+pub use self::{borrowed::Borrowed, dial::Dialer, own::Own, seal::TlsSeal};
+use crate::crypto::HmacKey;
 
 /// Where distributions keep the certificates of public authorities.
 const ROOTS: [&str; 3] =
@@ -50,10 +54,6 @@ pub enum TlsError {
     Mismatch(String),
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |why: String| TlsError::Unreadable(file.display().to_string(), why);
     let all = CertificateDer::pem_file_iter(file).map_err(|e| unreadable(e.to_string()))?;
@@ -62,8 +62,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if all.is_empty() { Err(unreadable("holds no certificate in PEM".to_owned())) } else { Ok(all) }
 }
 
-/// How this node goes out: it trusts the authorities in `roots`, or those that this host trusts.
-pub fn client_config(roots: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+/// How this node goes out: it trusts the authorities in `roots`, or those that this host trusts, and the network.
+pub fn client_config(roots: Option<&Path>, network: &HmacKey) -> Result<Arc<ClientConfig>, TlsError> {
     let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
     let mut store = RootCertStore::empty();
     // Some of what distributions ship is too old to be read.
@@ -71,12 +71,38 @@ pub fn client_config(roots: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError
     if added == 0 {
         return Err(TlsError::NoRoots);
     }
-    let config = ClientConfig::builder_with_provider(provider())
+    let public = WebPkiServerVerifier::builder_with_provider(Arc::new(store), member::provider())
+        .build()
+        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
+    client_config_with(public, network)
+}
+
+fn client_config_with(public: Arc<WebPkiServerVerifier>, network: &HmacKey) -> Result<Arc<ClientConfig>, TlsError> {
+    let config = ClientConfig::builder_with_provider(member::provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| TlsError::Mismatch(e.to_string()))?;
-    let mut config = config.with_root_certificates(store).with_no_client_auth();
+    let trust = member::Trust { public, network: network.clone() };
+    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(trust)).with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // A ticket would be shown to whoever stands there next time.
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// What visitors come to.
+pub enum Door {
+    Own(Arc<Own>),
+    Borrowed(Arc<Borrowed>),
+}
+
+impl Door {
+    /// Receives visitors for ever; `admit` gets the streams of members. `socket` is bound.
+    pub fn serve(self, socket: Socket, admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static) -> io::Result<()> {
+        match self {
+            Self::Own(own) => own::serve(own, socket, admit),
+            Self::Borrowed(borrowed) => borrowed::serve(borrowed, socket, admit),
+        }
+    }
 }
 
 /// How this node lets others in: with the certificate chain and the key of its site.
@@ -84,7 +110,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| TlsError::Unreadable(key.display().to_string(), e.to_string()))?;
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| TlsError::Mismatch(e.to_string()))?;
     let mut config =
@@ -93,21 +119,34 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     Ok(Arc::new(config))
 }
 
-/// Completes a handshake within `limit`, however slowly its bytes come.
-fn shake_hands(tls: &mut Connection, socket: &mut TcpStream, limit: Duration) -> io::Result<()> {
+/// Completes a handshake within `limit`, however slowly its bytes come. `received` was read from the socket before.
+/// Returns how many bytes the other end sent until then.
+fn shake_hands(
+    tls: &mut Connection,
+    socket: &mut TcpStream,
+    limit: Duration,
+    mut received: &[u8],
+) -> io::Result<usize> {
     let end = Instant::now() + limit;
+    let mut total = 0;
     while tls.is_handshaking() {
         while tls.wants_write() {
             tls.write_tls(socket)?;
         }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || !tls.wants_read() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket.set_read_timeout(Some(left))?;
-        if tls.read_tls(socket)? == 0 {
+        let n = if received.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !tls.wants_read() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            socket.set_read_timeout(Some(left))?;
+            tls.read_tls(socket)?
+        } else {
+            tls.read_tls(&mut received)?
+        };
+        if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        total += n;
         if let Err(e) = tls.process_new_packets() {
             // What is wrong is told; the other end may be gone.
             let _ = tls.write_tls(socket);
@@ -117,9 +156,44 @@ fn shake_hands(tls: &mut Connection, socket: &mut TcpStream, limit: Duration) ->
     while tls.wants_write() {
         tls.write_tls(socket)?;
     }
-    Ok(())
+    Ok(total)
+}
+
+/// Says what to do about a certificate that is refused.
+fn explain(error: io::Error) -> io::Error {
+    let refused = match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(refused)) => refused,
+        _ => return error,
+    };
+    let what = match refused {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the site's certificate has expired, or this host's clock is ahead"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the site's certificate is not valid yet, or this host's clock is behind"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the site's certificate is for other names: check the sni"
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the site's certificate is signed by an authority that this host doesn't know: see stealth.roots, and whether \
+             somebody is in the middle"
+        }
+        _ => return error,
+    };
+    io::Error::other(what)
 }
 
 fn tls_error(e: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("TLS: {e}"))
+}
+
+#[cfg(test)]
+fn test_client(network: &HmacKey) -> Arc<ClientConfig> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertificateParams::new([]).unwrap().self_signed(&key).unwrap();
+    let mut store = RootCertStore::empty();
+    store.add(root.into()).unwrap();
+    let public = WebPkiServerVerifier::builder_with_provider(Arc::new(store), member::provider()).build().unwrap();
+    client_config_with(public, network).unwrap()
 }

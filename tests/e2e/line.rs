@@ -144,18 +144,12 @@ pub fn idle() {
     let line = line();
     need_route(&line.daemons[0], "C");
     std::thread::sleep(Duration::from_secs(3));
-    let cpu = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
     let pids: Vec<u32> = line.daemons.iter().filter_map(Daemon::pid).collect();
-    let before: Vec<u64> = pids.iter().map(|p| cpu(*p)).collect();
+    let before: Vec<f64> = pids.iter().map(|p| host::cpu_seconds(*p).unwrap()).collect();
     std::thread::sleep(Duration::from_secs(10));
     for (pid, before) in pids.iter().zip(before) {
         let rss = host::resident_kib(*pid).unwrap();
-        // The kernel counts in hundredths of a second.
-        let percent = (cpu(*pid) - before) as f64 / 10.0;
+        let percent = (host::cpu_seconds(*pid).unwrap() - before) * 10.0;
         println!("  idle: {:.1} MiB resident, {percent:.1} % CPU", rss as f64 / 1024.0);
         assert!(rss < 64 * 1024, "{rss} KiB");
     }

@@ -1,10 +1,12 @@
 //! The disguise: real daemons behind a real website.
 
+mod borrowed;
 #[path = "../nat/firewall.rs"]
 mod firewall;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod members;
+mod openings;
 mod proxies;
 mod site;
 mod strangers;
@@ -16,6 +18,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     harness::run(&[
         ("strangers_see_the_website_and_nothing_else", strangers::see_the_website),
+        ("strangers_see_the_borrowed_site_and_nothing_else", openings::see_the_decoy),
+        ("openings_of_tls_end_and_cost_little", openings::end),
+        ("behind_a_borrowed_site_members_meet", borrowed::members_meet),
+        ("what_is_wrong_with_a_borrowed_site_is_said", borrowed::errors),
         ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
         ("always_means_nothing_but_tls", members::nothing_but_tls),
         ("what_is_wrong_is_said", members::errors),

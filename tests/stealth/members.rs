@@ -23,7 +23,7 @@ table inet censor {
     oifname eth0 tcp dport 443 accept; oifname eth0 meta l4proto { tcp, udp } drop; }
 }";
 
-fn carrier(d: &Daemon, peer: &str) -> Option<Carrier> {
+pub fn carrier(d: &Daemon, peer: &str) -> Option<Carrier> {
     d.peers().into_iter().find(|p| p.name == peer)?.link.filter(|l| l.up).map(|l| l.over)
 }
 

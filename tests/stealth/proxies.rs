@@ -1,36 +1,16 @@
 //! Through the proxies that networks ask for: microsocks and tinyproxy, with passwords.
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
 use aegisray::lab::topology::Internet;
 
 use super::{
     firewall::nft,
     harness::{Dir, need, need_route, node},
-    site::{NAME, Site},
+    site::{NAME, Running, Site},
 };
 
 const PROXY: &str = "203.0.113.50";
-
-/// A server that ends with the test.
-struct Running(Child);
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().expect("the proxies are installed"))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 pub fn both_kinds() {
     let dir = Dir::new();

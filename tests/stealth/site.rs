@@ -15,6 +15,8 @@ use super::harness::{Dir, need, node, quiet};
 
 pub const NAME: &str = "www.example.test";
 pub const ADDRESS: &str = "203.0.113.10";
+/// Where somebody else's site is.
+pub const DECOY: &str = "203.0.113.99";
 /// Where the pages come from.
 pub const UPSTREAM: &str = "127.0.0.1:8080";
 
@@ -22,14 +24,7 @@ pub struct Site {
     pub host: Host,
     pub daemon: Daemon,
     pub authority: PathBuf,
-    nginx: Child,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = self.nginx.kill();
-        let _ = self.nginx.wait();
-    }
+    _nginx: Running,
 }
 
 fn openssl(dir: &Path, args: &str) {
@@ -49,42 +44,80 @@ pub fn certify(dir: &Path, name: &str, days: i32) {
     openssl(dir, &format!("{sign} -extfile names -out {name}.pem"));
 }
 
+/// A server that ends with the test.
+pub struct Running(Child);
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("the servers that tests need are installed (make setup-tests)"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// nginx with some pages: plain HTTP at [`UPSTREAM`], and HTTPS for [`NAME`] at `https` if given.
+fn nginx(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
+    let pages = dir.0.join("pages");
+    fs::create_dir_all(&pages).unwrap();
+    fs::write(pages.join("index.html"), "<h1>A site about ducks</h1>\n".repeat(40)).unwrap();
+    let d = dir.0.display();
+    let https = https.map_or(String::new(), |at| {
+        format!(
+            "server {{ listen {at} ssl; root {d}/pages; ssl_certificate {d}/{NAME}.pem; ssl_certificate_key {d}/{NAME}.key;
+               ssl_protocols TLSv1.2 TLSv1.3; }}"
+        )
+    });
+    let config = format!(
+        "daemon off; master_process off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
+         events {{ worker_connections 256; }}
+         http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
+           fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
+           client_header_timeout 3s; client_body_timeout 3s; keepalive_timeout 2s; lingering_close off;
+           server {{ listen {UPSTREAM}; root {d}/pages; }} {https} }}"
+    );
+    fs::write(dir.0.join("nginx.conf"), config).unwrap();
+    let mut command = host.ns.command(if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" });
+    command.arg("-c").arg(dir.0.join("nginx.conf"));
+    Running::start(command)
+}
+
 impl Site {
     /// A site at [`ADDRESS`], whose certificate is for [`NAME`] and so many days.
     pub fn open(dir: &Dir, internet: &mut Internet, days: i32) -> Self {
         let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
         certify(&dir.0, NAME, days);
-        let pages = dir.0.join("pages");
-        fs::create_dir_all(&pages).unwrap();
-        fs::write(pages.join("index.html"), "<h1>A site about ducks</h1>\n".repeat(40)).unwrap();
-        let config = format!(
-            "daemon off; master_process off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
-             events {{ worker_connections 256; }}
-             http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
-               fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
-               client_header_timeout 3s; client_body_timeout 3s; keepalive_timeout 2s; lingering_close off;
-               server {{ listen {UPSTREAM}; root {d}/pages; }} }}",
-            d = dir.0.display()
+        let nginx = nginx(dir, &host, None);
+        let serve =
+            format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\"", d = dir.0.display());
+        Self::start(dir, host, nginx, &serve)
+    }
+
+    /// A node at [`ADDRESS`] before a site of somebody else's at [`DECOY`].
+    pub fn borrow(dir: &Dir, internet: &mut Internet) -> (Self, Host) {
+        certify(&dir.0, NAME, 10);
+        let theirs = internet.public(DECOY.parse().unwrap()).unwrap();
+        let nginx = nginx(dir, &theirs, Some(&format!("{DECOY}:443")));
+        let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
+        (Self::start(dir, host, nginx, &format!("decoy: \"{DECOY}:443\", sni: {NAME}")), theirs)
+    }
+
+    fn start(dir: &Dir, host: Host, nginx: Running, serve: &str) -> Self {
+        let authority = dir.0.join("ca.pem");
+        let more = format!(
+            "{}stealth:\n  mode: auto\n  roots: {}\n  serve: {{ port: 443, {serve} }}\n",
+            quiet(),
+            authority.display()
         );
-        fs::write(dir.0.join("nginx.conf"), config).unwrap();
-        let mut command =
-            host.ns.command(if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" });
-        command
-            .arg("-c")
-            .arg(dir.0.join("nginx.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let nginx = command.spawn().expect("nginx is installed");
-        let serve = format!(
-            "  serve: {{ port: 443, certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\" }}\n",
-            d = dir.0.display()
-        );
-        let more = format!("{}stealth:\n  mode: auto\n{serve}", quiet());
         let mut daemon = node(dir, "site", &more);
         daemon.start(&host).unwrap();
         need(&daemon, "status", || daemon.status());
-        Self { host, daemon, authority: dir.0.join("ca.pem"), nginx }
+        Self { host, daemon, authority, _nginx: nginx }
     }
 
     /// What a client's configuration says to come here.

@@ -1,4 +1,4 @@
-//! The site: to members a way into the mesh, to everybody else a website.
+//! A site of one's own, whose certificate this node holds: to members a way into the mesh, to everybody else a website.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -24,10 +24,11 @@ const MAX_VISITORS: usize = 512;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 /// A visitor who says nothing for so long is gone, if the site itself has not closed before.
 const IDLE_TIME: Duration = Duration::from_secs(180);
+const BACKLOG: i32 = 1024;
 const UPSTREAM_TIME: Duration = Duration::from_secs(5);
 
-/// What stands at the door.
-pub struct Door {
+/// A website with its own certificate.
+pub struct Own {
     tls: Arc<ServerConfig>,
     network: HmacKey,
     /// The website, plain HTTP.
@@ -35,7 +36,7 @@ pub struct Door {
     visitors: AtomicUsize,
 }
 
-impl Door {
+impl Own {
     #[must_use]
     pub fn new(tls: Arc<ServerConfig>, network: HmacKey, upstream: SocketAddr) -> Arc<Self> {
         Arc::new(Self { tls, network, upstream, visitors: AtomicUsize::new(0) })
@@ -47,25 +48,36 @@ impl Door {
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
         let mut connection = Connection::from(tls);
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME)?;
-        let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| super::tls_error("no channel binding"))?;
-        let seal = TlsSeal::new(connection);
+        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[])?;
         // Members get in although the site is down.
         let upstream = TcpStream::connect_timeout(&self.upstream, UPSTREAM_TIME).ok();
-        if let Some(upstream) = &upstream {
-            upstream.set_read_timeout(Some(IDLE_TIME))?;
-        }
-        socket.set_read_timeout(Some(IDLE_TIME))?;
-        let visit = Visit { socket: &socket, seal: &seal, upstream: upstream.as_ref(), proofs: &proofs };
-        if !visit.accompany()? {
-            return Ok(None);
-        }
-        let mut out = Vec::new();
-        seal.seal(&http::answer(&proofs), &mut out)?;
-        socket.write_all(&out)?;
-        socket.set_read_timeout(None)?;
-        Ok(Some((socket, seal)))
+        admit(connection, socket, &self.network, upstream)
     }
+}
+
+/// Carries a visitor's requests to the site, if there is one, until the visitor proves to be a member: then returns the
+/// stream.
+pub(super) fn admit(
+    connection: Connection,
+    mut socket: TcpStream,
+    network: &HmacKey,
+    upstream: Option<TcpStream>,
+) -> io::Result<Option<(TcpStream, TlsSeal)>> {
+    let proofs = Proofs::of(&connection, network).ok_or_else(|| super::tls_error("no channel binding"))?;
+    let seal = TlsSeal::new(connection);
+    if let Some(upstream) = &upstream {
+        upstream.set_read_timeout(Some(IDLE_TIME))?;
+    }
+    socket.set_read_timeout(Some(IDLE_TIME))?;
+    let visit = Visit { socket: &socket, seal: &seal, upstream: upstream.as_ref(), proofs: &proofs };
+    if !visit.accompany()? {
+        return Ok(None);
+    }
+    let mut out = Vec::new();
+    seal.seal(&http::answer(&proofs), &mut out)?;
+    socket.write_all(&out)?;
+    socket.set_read_timeout(None)?;
+    Ok(Some((socket, seal)))
 }
 
 /// A visitor between the door and the site.
@@ -155,12 +167,13 @@ impl Visit<'_> {
 }
 
 /// Receives visitors for ever; `admit` gets the streams of members.
-pub fn serve(
-    door: &Arc<Door>,
-    listener: TcpListener,
+pub(super) fn serve(
+    door: Arc<Own>,
+    socket: socket2::Socket,
     admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static,
 ) -> io::Result<()> {
-    let door = Arc::clone(door);
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
     let thread = || thread::Builder::new().stack_size(256 << 10);
     thread().name("aegis-door".to_owned()).spawn(move || {
         for socket in listener.incoming() {
