@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     TlsSeal, decoy,
     hello::{FirstFlight, Hello},
-    own,
+    mask, own,
     pass::Guard,
 };
 use crate::crypto::HmacKey;
@@ -62,10 +62,10 @@ impl Borrowed {
         let addr = self.decoy.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
         let name = ServerName::try_from(self.sni.clone()).map_err(super::tls_error)?;
         let face = decoy::look(addr, name, &self.client)?;
-        if self.face.load().as_ref().is_some_and(|f| f.0 == addr && f.1 == face) {
+        if self.face.load().as_ref().is_some_and(|f| f.0 == addr && !f.1.differs(&face)) {
             return Ok(());
         }
-        let config = decoy::wear(face, &self.sni, &self.network, &self.client)?;
+        let config = decoy::wear(&face, &self.sni, &self.network)?;
         self.face.store(Some(Arc::new((addr, face, config))));
         Ok(())
     }
@@ -148,7 +148,8 @@ impl Borrowed {
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&face.2)).map_err(super::tls_error)?;
         let mut connection = Connection::from(tls);
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, flight)?;
+        mask::begin();
+        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, flight, mask::finish)?;
         own::admit(connection, socket, &self.network, None)
     }
 }

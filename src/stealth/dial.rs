@@ -54,7 +54,7 @@ impl Dialer {
             proxy::pass(&mut socket, proxy, &site.address)?;
         }
         let mut connection = Connection::from(member::connect(&self.tls, name, &self.network)?);
-        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME, &[]).map_err(super::explain)?;
+        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME, &[], |_| ()).map_err(super::explain)?;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
         let seal = TlsSeal::new(connection);

@@ -9,6 +9,7 @@ mod decoy;
 mod dial;
 pub mod hello;
 mod http;
+mod mask;
 mod member;
 mod own;
 mod pass;
@@ -16,7 +17,8 @@ mod proxy;
 mod seal;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::TcpStream,
     path::Path,
     sync::Arc,
@@ -119,44 +121,51 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     Ok(Arc::new(config))
 }
 
-/// Completes a handshake within `limit`, however slowly its bytes come. `received` was read from the socket before.
-/// Returns how many bytes the other end sent until then.
+/// Completes a handshake within `limit`, however slowly its bytes come. `first` was read from the socket before; `edit`
+/// sees what is sent. Returns what the other end has sent.
 fn shake_hands(
     tls: &mut Connection,
     socket: &mut TcpStream,
     limit: Duration,
-    mut received: &[u8],
-) -> io::Result<usize> {
+    first: &[u8],
+    mut edit: impl FnMut(&mut [u8]),
+) -> io::Result<Vec<u8>> {
     let end = Instant::now() + limit;
-    let mut total = 0;
-    while tls.is_handshaking() {
+    let (mut received, mut buffer, mut out) = (first.to_vec(), [0; 4096], Vec::new());
+    let mut rest = first;
+    loop {
+        let outcome = feed(tls, rest);
+        out.clear();
         while tls.wants_write() {
-            tls.write_tls(socket)?;
+            tls.write_tls(&mut out)?;
         }
-        let n = if received.is_empty() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !tls.wants_read() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            socket.set_read_timeout(Some(left))?;
-            tls.read_tls(socket)?
-        } else {
-            tls.read_tls(&mut received)?
-        };
+        edit(&mut out);
+        // What is wrong is told as well; the other end may be gone.
+        socket.write_all(&out)?;
+        outcome?;
+        if !tls.is_handshaking() {
+            return Ok(received);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || !tls.wants_read() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        let n = socket.read(&mut buffer)?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        total += n;
-        if let Err(e) = tls.process_new_packets() {
-            // What is wrong is told; the other end may be gone.
-            let _ = tls.write_tls(socket);
-            return Err(io::Error::other(e));
-        }
+        rest = &buffer[..n];
+        received.extend_from_slice(rest);
     }
-    while tls.wants_write() {
-        tls.write_tls(socket)?;
+}
+
+fn feed(tls: &mut Connection, mut received: &[u8]) -> io::Result<()> {
+    while !received.is_empty() {
+        tls.read_tls(&mut received)?;
+        tls.process_new_packets().map_err(io::Error::other)?;
     }
-    Ok(total)
+    Ok(())
 }
 
 /// Says what to do about a certificate that is refused.

@@ -48,7 +48,7 @@ impl Own {
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
         let mut connection = Connection::from(tls);
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[])?;
+        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[], |_| ())?;
         // Members get in although the site is down.
         let upstream = TcpStream::connect_timeout(&self.upstream, UPSTREAM_TIME).ok();
         admit(connection, socket, &self.network, upstream)

@@ -107,6 +107,7 @@ fn flights() -> Vec<Vec<u8>> {
 #[derive(Debug)]
 struct Seen {
     kinds: Vec<u8>,
+    lengths: Vec<usize>,
     len: usize,
     text: String,
     end: &'static str,
@@ -121,15 +122,16 @@ impl PartialEq for Seen {
 
 impl Seen {
     fn of(answer: &[u8], end: &'static str) -> Self {
-        let mut kinds = Vec::new();
+        let (mut kinds, mut lengths) = (Vec::new(), Vec::new());
         let mut rest = answer;
         while let [kind @ 20..24, 3, _, high, low, ..] = rest {
             kinds.push(*kind);
-            rest = rest.get(5 + usize::from(*high) * 256 + usize::from(*low)..).unwrap_or_default();
+            lengths.push(usize::from(*high) * 256 + usize::from(*low));
+            rest = rest.get(5 + lengths[lengths.len() - 1]..).unwrap_or_default();
         }
         let text = if kinds.is_empty() { String::from_utf8_lossy(answer).into_owned() } else { String::new() };
         let text = text.lines().filter(|l| !l.starts_with("Date: ")).collect::<Vec<_>>().join("\n");
-        Self { kinds, len: answer.len(), text, end }
+        Self { kinds, lengths, len: answer.len(), text, end }
     }
 }
 
@@ -167,6 +169,15 @@ fn open(visitor: &Host, address: &str, flight: &[u8], then: Then) -> (Seen, Dura
     opened.unwrap()
 }
 
+/// The sender's port and what a TCP segment over IPv4 carries, if it carries something.
+fn tcp_payload(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let is_tcp = frame.get(12..14)? == [8, 0] && *frame.get(23)? == 6;
+    let ip_len = usize::from(u16::from_be_bytes([*frame.get(16)?, *frame.get(17)?]));
+    let tcp = frame.get(14 + usize::from(frame[14] & 15) * 4..14 + ip_len)?;
+    let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
+    (is_tcp && !payload.is_empty()).then_some((u16::from_be_bytes([tcp[0], tcp[1]]), payload))
+}
+
 /// What comes after a first flight.
 #[derive(Clone, Copy)]
 enum Then {
@@ -187,11 +198,13 @@ pub fn see_the_decoy() {
     wait_for(Duration::from_secs(15), listens).expect("the node has seen the decoy");
     // A member's own first flight, which is then shown again by others.
     let mut replayed = Vec::new();
+    let mut answer = Vec::new();
     let see = |frame: &[u8]| {
-        let is_hello = frame.len() > 60 && frame.windows(3).any(|w| w == [22, 3, 1]);
-        if replayed.is_empty() && is_hello && frame.get(26..30) == Some(&[203, 0, 113, 20]) {
-            let tcp = 14 + usize::from(frame[14] & 15) * 4;
-            replayed = frame[tcp + usize::from(frame[tcp + 12] >> 4) * 4..].to_vec();
+        let Some((from_port, payload)) = tcp_payload(frame) else { return };
+        if from_port == 443 && answer.len() < 1 << 14 {
+            answer.extend_from_slice(payload);
+        } else if from_port != 443 && replayed.is_empty() {
+            replayed = payload.to_vec();
         }
     };
     let mut member = node(&dir, "member", &site.way_in("always", NAME));
@@ -201,6 +214,14 @@ pub fn see_the_decoy() {
     })
     .unwrap();
     assert!(replayed.len() > 500, "a member's hello was seen");
+    // What is seen of the answer is what everybody is answered with: as many records, as long.
+    let (theirs, _) = open(&visitor, DECOY, &flights()[0], Then::Waiting);
+    let flight = |kinds: &[u8]| kinds.iter().take(theirs.kinds.len()).copied().collect::<Vec<u8>>();
+    let ours = Seen::of(&answer, "");
+    assert_eq!(flight(&ours.kinds), theirs.kinds);
+    let lengths = |seen: &Seen| seen.lengths.iter().take(theirs.lengths.len()).copied().collect::<Vec<usize>>();
+    println!("  records of the decoy's answer: {:?}; of a member's: {:?}", theirs.lengths, lengths(&ours));
+    assert!(lengths(&ours).iter().zip(&theirs.lengths).all(|(a, b)| a.abs_diff(*b) <= 3));
     let mut all: Vec<(Vec<u8>, Then)> = flights().into_iter().map(|f| (f, Then::Waiting)).collect();
     all.push((replayed.clone(), Then::Waiting));
     all.push((replayed.clone(), Then::Dripping));
