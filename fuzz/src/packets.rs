@@ -4,6 +4,7 @@
 
 use aegisray::{
     portmap::{pcp, upnp},
+    stealth::hello::FirstFlight,
     wire::{
         coalesce::{Coalescer, Group},
         ip, mss, packet, stun, turn,
@@ -33,6 +34,9 @@ fuzz_target!(|data: &[u8]| {
         let _ = stun::Binding::parse(&binding.encode()).expect("what is read can be written");
     }
     let _ = turn::parse(data);
+    if let FirstFlight::Hello(_) = FirstFlight::read(data) {
+        assert_eq!(FirstFlight::read(&data[..data.len() - 1]), FirstFlight::Incomplete);
+    }
     let request = pcp::Request { client: [10, 0, 0, 1].into(), port: 1, outside: 1, lifetime_s: 1, nonce: [0; 12] };
     let _ = (pcp::pcp_answer(&request, data), pcp::natpmp_answer(&request, data), pcp::natpmp_address(data));
     let _ = upnp::control_url(&String::from_utf8_lossy(data));

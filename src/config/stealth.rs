@@ -3,12 +3,18 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::{Config, ConfigError, Reader, raw::Text};
+
+const MIN_ROTATION_S: u64 = 10;
+const MAX_ROTATION_S: u64 = 30 * 86_400;
+const MAX_JITTER_MS: u64 = 200;
+const MAX_COVER_KBIT: u32 = 100_000;
 
 /// When the disguise is put on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +88,26 @@ impl Proxy {
     }
 }
 
+/// What is padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    Off,
+    /// The first 64 kB of each way.
+    Start,
+    /// Everything, to a few sizes.
+    Always,
+}
+
+/// What is done for the looks of a connection in size and time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shaping {
+    pub padding: Padding,
+    /// The longest that something is held back.
+    pub jitter: Duration,
+    /// Kilobits per second that are sent in vain, each way; 0: none.
+    pub cover_kbit: u32,
+}
+
 /// The section, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stealth {
@@ -92,6 +118,9 @@ pub struct Stealth {
     /// PEM file with the authorities to trust; `None`: those of this host.
     pub roots: Option<PathBuf>,
     pub serve: Option<Serve>,
+    pub shaping: Shaping,
+    /// How long one connection is used, on average; zero: for ever.
+    pub rotation: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +131,10 @@ pub(super) struct RawStealth {
     proxy: Option<Spanned<Text>>,
     roots: Option<String>,
     serve: Option<RawServe>,
+    padding: Spanned<Text>,
+    jitter_ms: Spanned<u64>,
+    cover_kbit: Spanned<u32>,
+    rotation_interval: Spanned<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,8 +162,20 @@ fn https() -> u16 {
 
 impl Default for RawStealth {
     fn default() -> Self {
-        let mode = Spanned::new(Text("off".to_owned()), Location::UNKNOWN, Location::UNKNOWN);
-        Self { mode, sites: Vec::new(), proxy: None, roots: None, serve: None }
+        fn unknown<T>(value: T) -> Spanned<T> {
+            Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
+        }
+        Self {
+            mode: unknown(Text("off".to_owned())),
+            sites: Vec::new(),
+            proxy: None,
+            roots: None,
+            serve: None,
+            padding: unknown(Text("start".to_owned())),
+            jitter_ms: unknown(0),
+            cover_kbit: unknown(0),
+            rotation_interval: unknown(1800),
+        }
     }
 }
 
@@ -175,7 +220,36 @@ impl Reader<'_> {
         if mode != Mode::Off && sites.is_empty() && serve.is_none() {
             return Err(self.error(at, "needs stealth.sites to go to, or stealth.serve to be one"));
         }
-        Ok(Stealth { mode, sites, proxy, roots: raw.roots.as_deref().map(|file| self.resolve(file)), serve })
+        let roots = raw.roots.as_deref().map(|file| self.resolve(file));
+        let rotation = &raw.rotation_interval;
+        if (1..MIN_ROTATION_S).contains(&rotation.value) {
+            let message = format!("expected 0 (never) or at least {MIN_ROTATION_S} seconds");
+            return Err(self.error(&rotation.referenced, message));
+        }
+        let rotation = Duration::from_secs(rotation.value.min(MAX_ROTATION_S));
+        Ok(Stealth { mode, sites, proxy, roots, serve, shaping: self.shaping(raw)?, rotation })
+    }
+
+    fn shaping(&self, raw: &RawStealth) -> Result<Shaping, ConfigError> {
+        let padding = match raw.padding.value.0.as_str() {
+            "off" => Padding::Off,
+            "start" => Padding::Start,
+            "always" => Padding::Always,
+            other => {
+                let message = format!("expected `off`, `start` or `always`; got `{other}`");
+                return Err(self.error(&raw.padding.referenced, message));
+            }
+        };
+        if raw.jitter_ms.value > MAX_JITTER_MS {
+            let message = format!("expected at most {MAX_JITTER_MS} ms: links would seem dead");
+            return Err(self.error(&raw.jitter_ms.referenced, message));
+        }
+        if raw.cover_kbit.value > MAX_COVER_KBIT {
+            let message = format!("expected at most {MAX_COVER_KBIT} kbit/s");
+            return Err(self.error(&raw.cover_kbit.referenced, message));
+        }
+        let jitter = Duration::from_millis(raw.jitter_ms.value);
+        Ok(Shaping { padding, jitter, cover_kbit: raw.cover_kbit.value })
     }
 
     fn host_name(&self, text: &Spanned<Text>) -> Result<String, ConfigError> {

@@ -13,13 +13,17 @@ use super::outside::News;
 use crate::{
     config::{Config, Site},
     dataplane::{self, Shared},
+    host,
     stealth::Dialer,
+    transport::Stream,
 };
 
 /// So long without any link, and UDP is taken to be blocked.
 const PATIENCE: Duration = Duration::from_secs(3);
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 const CONNECT_TIME: Duration = Duration::from_secs(4);
+/// So long the connection before the present one stays open.
+const OVERLAP: Duration = Duration::from_secs(5);
 /// Tried beside the bootstrap entry's own port: often the only one that is open.
 const HTTPS: u16 = 443;
 
@@ -33,8 +37,14 @@ pub(super) struct Fallback {
     next: Instant,
     wait: Duration,
     opened: mpsc::UnboundedSender<News>,
-    /// The thread that connects.
-    connecting: Option<JoinHandle<()>>,
+    /// The thread that connects; it returns the stream through a site that it has opened.
+    connecting: Option<JoinHandle<Option<Arc<Stream>>>>,
+    /// How long a stream through a site is used, on average.
+    rotation: Duration,
+    /// The stream through a site, and until when it is used.
+    current: Option<(Arc<Stream>, Instant)>,
+    /// The one before, and when it is closed.
+    old: Option<(Arc<Stream>, Instant)>,
 }
 
 impl Fallback {
@@ -53,6 +63,9 @@ impl Fallback {
             wait: RETRY.0,
             opened,
             connecting: None,
+            rotation: config.stealth.rotation,
+            current: None,
+            old: None,
         }
     }
 
@@ -63,14 +76,28 @@ impl Fallback {
     /// To be called every second or so.
     pub fn tick(&mut self, shared: &Arc<Shared>, has_links: bool) {
         let now = Instant::now();
+        self.old.take_if(|(stream, until)| *until <= now || stream.is_closed()).inspect(|(stream, _)| stream.close());
+        self.current.take_if(|(stream, _)| stream.is_closed());
+        if let Some(ended) = self.connecting.take_if(|t| t.is_finished())
+            && let Ok(Some(stream)) = ended.join()
+        {
+            let current = self.current.replace((stream, now + self.lifetime()));
+            self.old = current.map(|(stream, _)| (stream, now + OVERLAP));
+        }
+        if self.connecting.is_some() {
+            return;
+        }
         if has_links {
             self.linked = now;
             self.wait = RETRY.0;
+            let is_worn = self.current.as_ref().is_some_and(|(_, until)| *until <= now);
+            if is_worn && self.rotation > Duration::ZERO {
+                self.connect(shared, Vec::new());
+            }
             return;
         }
-        let is_connecting = self.connecting.as_ref().is_some_and(|t| !t.is_finished());
         let has_nowhere = self.addresses.is_empty() && self.dialer.is_none();
-        if is_connecting || has_nowhere || now.duration_since(self.linked) < self.patience || now < self.next {
+        if has_nowhere || now.duration_since(self.linked) < self.patience || now < self.next {
             return;
         }
         self.next = now + self.wait;
@@ -79,13 +106,24 @@ impl Fallback {
         all.extend(self.addresses.iter().map(|a| SocketAddr::new(a.ip(), HTTPS)));
         all.sort_unstable();
         all.dedup();
+        self.connect(shared, all);
+    }
+
+    /// The mean, half of it more or less.
+    fn lifetime(&self) -> Duration {
+        let share = host::random().map_or(0.5, |b| f64::from(u16::from_be_bytes(b)) / 65_536.0);
+        self.rotation.mul_f64(0.5 + share)
+    }
+
+    /// Tries the sites, then plain TCP to these addresses, one after another, in a thread that ends: connecting can take
+    /// seconds.
+    fn connect(&mut self, shared: &Arc<Shared>, addresses: Vec<SocketAddr>) {
         let (shared, opened) = (Arc::clone(shared), self.opened.clone());
-        let (dialer, sites) = (self.dialer.clone(), self.sites.clone());
         // Every site gets its turn, and none is always the first.
         if !self.sites.is_empty() {
             self.sites.rotate_left(1);
         }
-        // One after another, in a thread that ends: connecting can take seconds.
+        let (dialer, sites) = (self.dialer.clone(), self.sites.clone());
         let connect = move || {
             for (dialer, site) in dialer.iter().flat_map(|d| sites.iter().map(move |s| (d, s))) {
                 let stream = dialer.dial(site);
@@ -94,22 +132,23 @@ impl Fallback {
                         tracing::info!(address = site.address, sni = site.sni, "over TLS");
                         // The daemon may be about to stop.
                         let _ = opened.send(News::Opened(stream.path));
-                        return;
+                        return Some(stream);
                     }
                     Err(error) => {
                         tracing::warn!(address = site.address, sni = site.sni, %error, "no way in (stealth.sites)")
                     }
                 }
             }
-            for addr in all {
+            for addr in addresses {
                 let stream = TcpStream::connect_timeout(&addr, CONNECT_TIME);
                 if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s, None)) {
                     tracing::info!(%addr, "no UDP path: trying TCP");
                     // The daemon may be about to stop.
                     let _ = opened.send(News::Opened(stream.path));
-                    return;
+                    return None;
                 }
             }
+            None
         };
         // Without a thread now, there may be one at the next try.
         self.connecting =

@@ -73,7 +73,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let gate = config.network.gate();
     let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref(), gate)).transpose()?;
-    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth.proxy.clone()));
+    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth));
     let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
@@ -129,13 +129,14 @@ async fn run_async(config: Config) -> Result<(), StartError> {
 /// The site's door, and where visitors come in.
 fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), StartError> {
     let network = config.network.gate().clone();
+    let shaping = config.stealth.shaping;
     let door = match &serve.site {
         Front::Own { certificate, key, upstream } => {
-            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, *upstream))
+            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, *upstream, shaping))
         }
         Front::Borrowed { decoy, sni } => {
             let client = stealth::client_config(config.stealth.roots.as_deref(), &network)?;
-            Door::Borrowed(stealth::Borrowed::new(decoy, sni, network, client))
+            Door::Borrowed(stealth::Borrowed::new(decoy, sni, network, client, shaping))
         }
     };
     let bind = || {

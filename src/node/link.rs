@@ -12,7 +12,7 @@ use std::{
 use super::pmtu::PathMtu;
 use crate::{
     crypto::Rng,
-    types::{Duration, Instant, Metric},
+    types::{Duration, Instant, Metric, path},
     wire::proto::Wish,
 };
 
@@ -69,6 +69,8 @@ pub(super) struct Link {
     /// When the newest probe that came back had been sent: both directions worked then.
     confirmed: Instant,
     last_probe: Option<Instant>,
+    /// What intervals are stretched by: inside TLS nothing comes like clockwork.
+    beat: f64,
     active_until: Instant,
     /// Its sessions don't tell of traffic; they are to be asked at `active_until`.
     awake: bool,
@@ -95,6 +97,12 @@ fn path_cost(rtt: Duration, loss: f64) -> f64 {
     (HOP_COST + rtt.as_micros() as f64 / 2.0) / (delivered * delivered)
 }
 
+/// A factor between 0.4 and 1.6 for the probe of this number. The first number is random, and the next ones are spread evenly
+/// by Fibonacci hashing (Knuth, TAOCP 3, 6.4).
+fn beat(id: u32) -> f64 {
+    0.4 + 1.2 * f64::from(id.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX)
+}
+
 impl Link {
     pub fn new(now: Instant, addr: SocketAddr, first_id: u32) -> Self {
         Self {
@@ -109,6 +117,7 @@ impl Link {
             outstanding: VecDeque::new(),
             confirmed: now,
             last_probe: None,
+            beat: 1.0,
             active_until: now,
             awake: true,
             rest: IDLE_PROBE,
@@ -194,6 +203,7 @@ impl Link {
         }
         let (interval, shorter) =
             if self.is_active(now) { (ACTIVE_PROBE, FAST_PROBE) } else { (self.idle_probe(now), IDLE_RETRY) };
+        let interval = interval.mul_f64(self.beat);
         let overdue = self.confirmed + interval + self.patience();
         if self.suspect || now >= overdue { (shorter, None) } else { (interval, Some((overdue, shorter))) }
     }
@@ -219,11 +229,11 @@ impl Link {
             return Duration::from_secs(8);
         }
         if !self.is_active(now) {
-            return self.idle_probe(now) + Duration::from_millis(2500) + 2 * self.patience();
+            return self.idle_probe(now).mul_f64(self.beat) + Duration::from_millis(2500) + 2 * self.patience();
         }
         let loss = self.loss.clamp(0.02, 0.9);
         let misses = (1e-6f64.ln() / loss.ln()).ceil().clamp(4.0, 40.0) as u32;
-        ACTIVE_PROBE + 2 * self.patience() + FAST_PROBE * misses
+        ACTIVE_PROBE.mul_f64(self.beat) + 2 * self.patience() + FAST_PROBE * misses
     }
 
     pub fn next_tick(&self, now: Instant) -> Instant {
@@ -260,7 +270,9 @@ impl Link {
             }
         }
         self.last_probe = Some(now);
-        Tick::Probe(self.sent_probe(now, self.addr))
+        let id = self.sent_probe(now, self.addr);
+        self.beat = if path::is_sealed(self.addr) { beat(id) } else { 1.0 };
+        Tick::Probe(id)
     }
 
     /// The path MTU probes to send now.
@@ -450,6 +462,24 @@ mod tests {
             let cut = Instant(200_000_000);
             let died = death(true, Duration::from_millis(20), cut, loss).unwrap();
             assert!(died >= cut, "killed by {loss} loss at {died:?}");
+        }
+    }
+
+    #[test]
+    fn inside_tls_probes_are_no_clockwork() {
+        let now = Instant(0);
+        for id in [7, 1 << 20, 0xdead_beef] {
+            let beats: Vec<f64> = (id..id + 200).map(beat).collect();
+            let mean = beats.iter().sum::<f64>() / 200.0;
+            let deviation = (beats.iter().map(|b| (b - mean).powi(2)).sum::<f64>() / 200.0).sqrt();
+            assert!((0.9..1.1).contains(&mean) && deviation / mean > 0.3, "{mean} {deviation}");
+        }
+        let sealed = path::through(addr(), path::FIRST_STREAM + 1);
+        for (addr, differs) in [(addr(), false), (sealed, true)] {
+            let mut link = Link::new(now, addr, 1);
+            link.up = true;
+            link.tick(now);
+            assert_eq!(link.probe_interval(now).0 != IDLE_PROBE, differs);
         }
     }
 

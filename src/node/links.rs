@@ -72,6 +72,12 @@ impl Node {
         }
         self.release_sessions(gone);
         self.forget_earlier_starts(now, id);
+        if let (false, Via::Direct(addr)) = (initiator, via)
+            && path::is_stream(addr)
+        {
+            // The initiator's own probe may have come before the data plane knew the session, and is not repeated.
+            self.send_probe(now, id, addr);
+        }
         if initiator {
             match via {
                 Via::Direct(addr) => self.send_probe(now, id, addr),
@@ -260,7 +266,8 @@ impl Node {
                 None => return,
             };
             let moved = link.up;
-            if is_better {
+            // One stream takes the place of another: what is still on its way over that one says nothing.
+            if is_better || link.up && path::is_stream(link.addr) {
                 link.leave(now);
             }
             link.move_to(now, addr);

@@ -24,7 +24,7 @@ use super::{
     mask, own,
     pass::Guard,
 };
-use crate::crypto::HmacKey;
+use crate::{config::Shaping, crypto::HmacKey};
 
 /// Visitors at a time. They cost a task and two descriptors each.
 const MAX_VISITORS: usize = 4096;
@@ -43,6 +43,7 @@ pub struct Borrowed {
     decoy: String,
     sni: String,
     network: HmacKey,
+    shaping: Shaping,
     guard: Guard,
     /// How the decoy is looked at.
     client: Arc<ClientConfig>,
@@ -52,9 +53,9 @@ pub struct Borrowed {
 
 impl Borrowed {
     #[must_use]
-    pub fn new(decoy: &str, sni: &str, network: HmacKey, client: Arc<ClientConfig>) -> Arc<Self> {
+    pub fn new(decoy: &str, sni: &str, network: HmacKey, client: Arc<ClientConfig>, shaping: Shaping) -> Arc<Self> {
         let (decoy, sni, guard) = (decoy.to_owned(), sni.to_owned(), Guard::new(network.clone()));
-        Arc::new(Self { decoy, sni, network, guard, client, face: ArcSwapOption::empty() })
+        Arc::new(Self { decoy, sni, network, shaping, guard, client, face: ArcSwapOption::empty() })
     }
 
     /// Sees what the decoy looks like now.
@@ -150,7 +151,7 @@ impl Borrowed {
         let mut connection = Connection::from(tls);
         mask::begin();
         super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, flight, mask::finish)?;
-        own::admit(connection, socket, &self.network, None)
+        own::admit(connection, socket, &self.network, self.shaping, None)
     }
 }
 

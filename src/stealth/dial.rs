@@ -16,7 +16,7 @@ use super::{
     tls_error,
 };
 use crate::{
-    config::{Proxy, Site},
+    config::{Proxy, Shaping, Site, Stealth},
     crypto::HmacKey,
     host,
     transport::Seal as _,
@@ -33,13 +33,14 @@ pub struct Dialer {
     tls: Arc<ClientConfig>,
     network: HmacKey,
     proxy: Option<Proxy>,
+    shaping: Shaping,
 }
 
 impl Dialer {
-    /// `network` proves to sites that a member comes; `proxy` is on the way, if the network asks for one.
+    /// `network` proves to sites that a member comes.
     #[must_use]
-    pub fn new(tls: Arc<ClientConfig>, network: HmacKey, proxy: Option<Proxy>) -> Self {
-        Self { tls, network, proxy }
+    pub fn new(tls: Arc<ClientConfig>, network: HmacKey, stealth: &Stealth) -> Self {
+        Self { tls, network, proxy: stealth.proxy.clone(), shaping: stealth.shaping }
     }
 
     /// A connection through a site to the node behind it. Takes seconds at the worst.
@@ -57,9 +58,10 @@ impl Dialer {
         super::shake_hands(&mut connection, &mut socket, ANSWER_TIME, &[], |_| ()).map_err(super::explain)?;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
-        let seal = TlsSeal::new(connection);
+        let seal = TlsSeal::new(connection, self.shaping)?;
         let mut out = Vec::new();
-        seal.seal(&http::request(&site.sni, host::random()?, &proofs), &mut out)?;
+        let padding = seal.shape(http::REQUEST).1;
+        seal.seal(&http::request(&site.sni, host::random()?, &proofs, padding), &mut out)?;
         socket.write_all(&out)?;
         let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
         while http::head_end(&head).is_none() && head.len() < http::MAX_HEAD {

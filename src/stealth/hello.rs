@@ -66,30 +66,54 @@ impl FirstFlight {
     }
 }
 
+/// The fields of a ClientHello (RFC 8446 §4.1.2).
+pub(super) struct Fields<'a> {
+    pub version: u16,
+    pub session_id: &'a [u8],
+    pub suites: Vec<u16>,
+    pub extensions: Vec<(u16, &'a [u8])>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the message without its four bytes of header.
+    pub fn parse(body: &'a [u8]) -> Option<Self> {
+        let mut rest = body;
+        let version = number(&mut rest)?;
+        let _random = take(&mut rest, 32)?;
+        let session_id = vector(&mut rest, 1)?;
+        let suites = numbers(vector(&mut rest, 2)?);
+        let _compression = vector(&mut rest, 1)?;
+        let (mut all, mut extensions) = (vector(&mut rest, 2)?, Vec::new());
+        while !all.is_empty() {
+            extensions.push((number(&mut all)?, vector(&mut all, 2)?));
+        }
+        rest.is_empty().then_some(Self { version, session_id, suites, extensions })
+    }
+
+    pub fn extension(&self, kind: u16) -> Option<&'a [u8]> {
+        self.extensions.iter().find(|e| e.0 == kind).map(|e| e.1)
+    }
+}
+
 fn parse(body: &[u8]) -> Option<Hello> {
-    let mut rest = body;
-    // Version and random.
-    take(&mut rest, 34)?;
-    let session_id = vector(&mut rest, 1)?.try_into().ok()?;
-    let _cipher_suites = vector(&mut rest, 2)?;
-    let _compression = vector(&mut rest, 1)?;
-    let mut extensions = vector(&mut rest, 2)?;
+    let fields = Fields::parse(body)?;
     let mut share = Vec::new();
-    while !extensions.is_empty() {
-        let kind = number(&mut extensions)?;
-        let mut content = vector(&mut extensions, 2)?;
-        if kind == KEY_SHARE {
-            let mut entries = vector(&mut content, 2)?;
-            while !entries.is_empty() {
-                let group = number(&mut entries)?;
-                let key = vector(&mut entries, 2)?;
-                if group == HYBRID {
-                    share = key.to_vec();
-                }
+    if let Some(mut content) = fields.extension(KEY_SHARE) {
+        let mut entries = vector(&mut content, 2)?;
+        while !entries.is_empty() {
+            let group = number(&mut entries)?;
+            let key = vector(&mut entries, 2)?;
+            if group == HYBRID {
+                share = key.to_vec();
             }
         }
     }
-    rest.is_empty().then_some(Hello { session_id, share })
+    Some(Hello { session_id: fields.session_id.try_into().ok()?, share })
+}
+
+/// Two bytes each.
+pub(super) fn numbers(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|n| u16::from_be_bytes([n[0], n[1]])).collect()
 }
 
 fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
@@ -103,7 +127,7 @@ fn number(bytes: &mut &[u8]) -> Option<u16> {
 }
 
 /// A vector behind its length in so many bytes (RFC 8446 §3.4).
-fn vector<'a>(bytes: &mut &'a [u8], length_bytes: usize) -> Option<&'a [u8]> {
+pub(super) fn vector<'a>(bytes: &mut &'a [u8], length_bytes: usize) -> Option<&'a [u8]> {
     let len = take(bytes, length_bytes)?.iter().fold(0, |n, b| n << 8 | usize::from(*b));
     take(bytes, len)
 }

@@ -10,6 +10,10 @@ const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
 pub(super) const END: &[u8] = b"\r\n\r\n";
 /// Longer requests are a browser's.
 pub(super) const MAX_HEAD: usize = 8192;
+const MAX_FILLER: usize = MAX_HEAD - 1024;
+/// About what a request and an answer weigh without padding.
+pub(super) const REQUEST: usize = 330;
+pub(super) const ANSWER: usize = 160;
 const COOKIE: &str = "sid=";
 
 /// What the two ends of one connection show each other.
@@ -31,22 +35,29 @@ impl Proofs {
     }
 }
 
-/// What a member asks for; `key` is 16 random bytes.
-pub(super) fn request(host: &str, key: [u8; 16], proofs: &Proofs) -> Vec<u8> {
+fn filler(n: usize) -> String {
+    "0".repeat(n.min(MAX_FILLER))
+}
+
+/// What a member asks for; `key` is 16 random bytes; `padding` is how much longer it is to be.
+pub(super) fn request(host: &str, key: [u8; 16], proofs: &Proofs, padding: usize) -> Vec<u8> {
     let key = data_encoding::BASE64.encode(&key);
     format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
-         Upgrade: websocket\r\nOrigin: https://{host}\r\nSec-WebSocket-Version: 13\r\nCookie: {COOKIE}{}\r\n\
+         Upgrade: websocket\r\nOrigin: https://{host}\r\nSec-WebSocket-Version: 13\r\nCookie: {COOKIE}{}; v={}\r\n\
          Sec-WebSocket-Key: {key}\r\n\r\n",
-        proofs.client
+        proofs.client,
+        filler(padding)
     )
     .into_bytes()
 }
 
-pub(super) fn answer(proofs: &Proofs) -> Vec<u8> {
+pub(super) fn answer(proofs: &Proofs, padding: usize) -> Vec<u8> {
     format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSet-Cookie: {COOKIE}{}\r\n\r\n",
-        proofs.server
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSet-Cookie: {COOKIE}{}\r\n\
+         Set-Cookie: v={}\r\n\r\n",
+        proofs.server,
+        filler(padding)
     )
     .into_bytes()
 }
@@ -61,7 +72,7 @@ pub(super) fn shows(head: &[u8], proof: &str) -> bool {
     let Ok(text) = std::str::from_utf8(head) else { return false };
     let mut cookies = text.lines().filter_map(|line| line.split_once(": ")).filter_map(|(name, value)| {
         let is_cookie = name.eq_ignore_ascii_case("cookie") || name.eq_ignore_ascii_case("set-cookie");
-        value.strip_prefix(COOKIE).filter(|_| is_cookie)
+        value.split("; ").find_map(|v| v.strip_prefix(COOKIE)).filter(|_| is_cookie)
     });
     cookies.any(|c| aws_lc_rs::constant_time::verify_slices_are_equal(c.as_bytes(), proof.as_bytes()).is_ok())
 }
@@ -73,10 +84,10 @@ mod tests {
     #[test]
     fn proofs_are_found_where_they_belong_and_nowhere_else() {
         let proofs = Proofs { client: "abc".to_owned(), server: "xyz".to_owned() };
-        let request = request("www.example.org", [7; 16], &proofs);
+        let request = request("www.example.org", [7; 16], &proofs, 200);
         assert_eq!(head_end(&request), Some(request.len()));
         assert!(shows(&request, "abc") && !shows(&request, "xyz") && !shows(&request, ""));
-        assert!(shows(&answer(&proofs), "xyz"));
+        assert!(shows(&answer(&proofs, 3000), "xyz"));
         assert!(!shows(b"GET /sid=abc HTTP/1.1\r\nHost: sid=abc\r\n\r\n", "abc"));
         assert_eq!(head_end(b"GET / HTTP/1.1\r\nHost: x\r\n"), None);
         assert!(!shows(&[0xff; 40], "abc"));

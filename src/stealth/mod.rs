@@ -7,6 +7,7 @@
 mod borrowed;
 mod decoy;
 mod dial;
+pub mod fingerprint;
 pub mod hello;
 mod http;
 mod mask;
@@ -15,6 +16,7 @@ mod own;
 mod pass;
 mod proxy;
 mod seal;
+mod shape;
 
 use std::{
     fs,
@@ -29,7 +31,7 @@ use rustls::{
     CertificateError, ClientConfig, Connection, RootCertStore, ServerConfig,
     client::{Resumption, WebPkiServerVerifier},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     version::TLS13,
 };
 use socket2::Socket;
@@ -191,6 +193,17 @@ fn explain(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::other(what)
+}
+
+/// What this node says first to a site of that name.
+pub fn first_flight(client: &Arc<ClientConfig>, name: &str, network: &HmacKey) -> io::Result<Vec<u8>> {
+    let name = ServerName::try_from(name.to_owned()).map_err(tls_error)?;
+    let mut connection = member::connect(client, name, network)?;
+    let mut out = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut out)?;
+    }
+    Ok(out)
 }
 
 fn tls_error(e: impl std::fmt::Display) -> io::Error {

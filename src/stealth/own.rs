@@ -17,7 +17,7 @@ use super::{
     http::{self, Proofs},
     seal::TlsSeal,
 };
-use crate::{crypto::HmacKey, transport::Seal as _};
+use crate::{config::Shaping, crypto::HmacKey, transport::Seal as _};
 
 /// Visitors at a time.
 const MAX_VISITORS: usize = 512;
@@ -33,13 +33,14 @@ pub struct Own {
     network: HmacKey,
     /// The website, plain HTTP.
     upstream: SocketAddr,
+    shaping: Shaping,
     visitors: AtomicUsize,
 }
 
 impl Own {
     #[must_use]
-    pub fn new(tls: Arc<ServerConfig>, network: HmacKey, upstream: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { tls, network, upstream, visitors: AtomicUsize::new(0) })
+    pub fn new(tls: Arc<ServerConfig>, network: HmacKey, upstream: SocketAddr, shaping: Shaping) -> Arc<Self> {
+        Arc::new(Self { tls, network, upstream, shaping, visitors: AtomicUsize::new(0) })
     }
 
     /// Receives a visitor; returns the stream if it is a member.
@@ -51,7 +52,7 @@ impl Own {
         super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[], |_| ())?;
         // Members get in although the site is down.
         let upstream = TcpStream::connect_timeout(&self.upstream, UPSTREAM_TIME).ok();
-        admit(connection, socket, &self.network, upstream)
+        admit(connection, socket, &self.network, self.shaping, upstream)
     }
 }
 
@@ -61,10 +62,11 @@ pub(super) fn admit(
     connection: Connection,
     mut socket: TcpStream,
     network: &HmacKey,
+    shaping: Shaping,
     upstream: Option<TcpStream>,
 ) -> io::Result<Option<(TcpStream, TlsSeal)>> {
     let proofs = Proofs::of(&connection, network).ok_or_else(|| super::tls_error("no channel binding"))?;
-    let seal = TlsSeal::new(connection);
+    let seal = TlsSeal::new(connection, shaping)?;
     if let Some(upstream) = &upstream {
         upstream.set_read_timeout(Some(IDLE_TIME))?;
     }
@@ -74,7 +76,7 @@ pub(super) fn admit(
         return Ok(None);
     }
     let mut out = Vec::new();
-    seal.seal(&http::answer(&proofs), &mut out)?;
+    seal.seal(&http::answer(&proofs, seal.shape(http::ANSWER).1), &mut out)?;
     socket.write_all(&out)?;
     socket.set_read_timeout(None)?;
     Ok(Some((socket, seal)))

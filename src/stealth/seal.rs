@@ -3,26 +3,35 @@
 use std::{
     io::{self, Read as _, Write as _},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rustls::Connection;
 
-use super::tls_error;
-use crate::transport::Seal;
+use super::{
+    shape::{End, Shaper},
+    tls_error,
+};
+use crate::{config::Shaping, host, transport::Seal};
 
 /// Seals and opens what crosses the socket.
-pub struct TlsSeal(Mutex<Connection>);
+pub struct TlsSeal {
+    connection: Mutex<Connection>,
+    shaper: Mutex<Shaper>,
+}
 
 impl TlsSeal {
-    #[must_use]
-    pub fn new(mut connection: Connection) -> Self {
+    /// `shaping` is what this end does for its looks.
+    pub fn new(mut connection: Connection, shaping: Shaping) -> io::Result<Self> {
         // What is handed over was taken from a bounded queue.
         connection.set_buffer_limit(None);
-        Self(Mutex::new(connection))
+        let end = if matches!(connection, Connection::Client(_)) { End::Visitor } else { End::Site };
+        let shaper = Shaper::new(end, shaping, host::random()?, Instant::now());
+        Ok(Self { connection: Mutex::new(connection), shaper: Mutex::new(shaper) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that nothing more comes: `out` is to be sent last.
@@ -33,6 +42,14 @@ impl TlsSeal {
 }
 
 impl Seal for TlsSeal {
+    fn shape(&self, queued: usize) -> (Duration, usize) {
+        self.shaper.lock().unwrap_or_else(PoisonError::into_inner).shape(queued, Instant::now())
+    }
+
+    fn patience(&self) -> Duration {
+        self.shaper.lock().unwrap_or_else(PoisonError::into_inner).patience(Instant::now())
+    }
+
     fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let mut connection = self.lock();
         connection.writer().write_all(plaintext)?;

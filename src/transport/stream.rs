@@ -1,5 +1,7 @@
 //! Datagrams over TCP, for networks that let no UDP through: each behind its length in two bytes, big-endian.
 //!
+//! A length with its highest bit set is padding: so many bytes that say nothing.
+//!
 //! A stream stays a carrier of datagrams: what finds the queue full is dropped, as a router would, so that a slow stream
 //! delays nobody and the ends notice.
 
@@ -10,6 +12,7 @@ use std::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,6 +22,8 @@ use crate::types::path;
 /// Bytes that wait to be written.
 const QUEUE: usize = 256 << 10;
 const MAX_DATAGRAM: usize = 2048;
+/// Marks a length as that of padding.
+const PADDING: u16 = 0x8000;
 /// Bytes that a sealed stream takes from its socket at once.
 const SEALED: usize = 128 << 10;
 /// A peer that takes nothing for so long is gone.
@@ -31,6 +36,17 @@ pub trait Seal: Send + Sync {
 
     /// Takes in what was received, and appends the plaintext in it. An error ends the stream.
     fn open(&self, received: &[u8], out: &mut Vec<u8>) -> io::Result<()>;
+
+    /// How long to wait before `queued` bytes are sealed, and how many bytes of padding to add to them. With nothing queued
+    /// padding alone is sent, if any is asked for.
+    fn shape(&self, _queued: usize) -> (Duration, usize) {
+        (Duration::ZERO, 0)
+    }
+
+    /// How long nothing may be sent until [`Self::shape`] is asked again.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 }
 
 /// One TCP connection that carries datagrams.
@@ -86,10 +102,18 @@ impl Stream {
         let (mut bytes, mut sealed) = (Vec::new(), Vec::new());
         while !self.is_closed() {
             {
+                let patience = self.seal.as_ref().map_or(Duration::from_secs(1), |s| s.patience());
                 let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                let waited = self.filled.wait_timeout_while(queue, Duration::from_secs(1), |q| q.is_empty());
+                let waited = self.filled.wait_timeout_while(queue, patience, |q| q.is_empty() && !self.is_closed());
                 let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 std::mem::swap(&mut *queue, &mut bytes);
+            }
+            if let Some(seal) = &self.seal {
+                let (delay, padding) = seal.shape(bytes.len());
+                if !delay.is_zero() {
+                    thread::sleep(delay);
+                }
+                pad(&mut bytes, padding);
             }
             let written = match &self.seal {
                 None => (&self.socket).write_all(&bytes),
@@ -113,6 +137,16 @@ impl Stream {
         // It may be closed from the other end already.
         let _ = self.socket.shutdown(Shutdown::Both);
         self.filled.notify_one();
+    }
+}
+
+/// Appends so many bytes of padding, lengths included; a few more if they are too few to say it.
+fn pad(bytes: &mut Vec<u8>, mut n: usize) {
+    while n > 0 {
+        let len = n.saturating_sub(2).min(MAX_DATAGRAM);
+        bytes.extend_from_slice(&(PADDING | len as u16).to_be_bytes());
+        bytes.resize(bytes.len() + len, 0);
+        n = n.saturating_sub(len + 2);
     }
 }
 
@@ -165,8 +199,10 @@ impl StreamReader {
         }
         self.filled += n;
         while let Some(head) = buffer[self.taken..self.filled].first_chunk::<2>() {
-            let len = usize::from(u16::from_be_bytes(*head));
-            if len == 0 || len > MAX_DATAGRAM {
+            let head = u16::from_be_bytes(*head);
+            let is_padding = head & PADDING != 0;
+            let len = usize::from(head & !PADDING);
+            if len > MAX_DATAGRAM || len == 0 && !is_padding {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let range = self.taken + 2..self.taken + 2 + len;
@@ -174,6 +210,9 @@ impl StreamReader {
                 break;
             }
             self.taken = range.end;
+            if is_padding {
+                continue;
+            }
             list.push(Datagram { from: stream.path, interface: 0, ecn: 0, range });
         }
         Ok(())
@@ -203,6 +242,9 @@ mod tests {
                     let mut datagram = sent.to_be_bytes().to_vec();
                     datagram.resize(4 + (sent as usize * 7) % 1400, 1);
                     sockets.send(out.path, &datagram).unwrap();
+                    if sent % 3 == 0 {
+                        pad(&mut out.queue.lock().unwrap(), sent as usize % 5000);
+                    }
                     sent += 1;
                 }
                 // Never more on the way than the queue holds.

@@ -1,6 +1,7 @@
 //! The disguise: real daemons behind a real website.
 
 mod borrowed;
+mod capture;
 #[path = "../nat/firewall.rs"]
 mod firewall;
 #[path = "../e2e/harness.rs"]
@@ -8,6 +9,7 @@ mod harness;
 mod members;
 mod openings;
 mod proxies;
+mod shape;
 mod site;
 mod strangers;
 #[path = "../e2e/watch.rs"]
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
         ("always_means_nothing_but_tls", members::nothing_but_tls),
         ("what_is_wrong_is_said", members::errors),
+        ("sizes_and_times_of_a_visit_tell_little", shape::sizes_and_times),
+        ("connections_are_changed_without_loss", shape::rotation),
         ("through_the_proxies_of_offices", proxies::both_kinds),
     ])
 }

@@ -14,6 +14,7 @@ use aegisray::{
 use rustls::{ClientConfig, ClientConnection, RootCertStore, version};
 
 use super::{
+    capture::{Segment, records},
     harness::{Dir, need_route, node},
     site::{ADDRESS, DECOY, NAME, Site},
     strangers::{ask_site, differences, probes},
@@ -122,13 +123,7 @@ impl PartialEq for Seen {
 
 impl Seen {
     fn of(answer: &[u8], end: &'static str) -> Self {
-        let (mut kinds, mut lengths) = (Vec::new(), Vec::new());
-        let mut rest = answer;
-        while let [kind @ 20..24, 3, _, high, low, ..] = rest {
-            kinds.push(*kind);
-            lengths.push(usize::from(*high) * 256 + usize::from(*low));
-            rest = rest.get(5 + lengths[lengths.len() - 1]..).unwrap_or_default();
-        }
+        let (kinds, lengths): (Vec<u8>, Vec<usize>) = records(answer).into_iter().unzip();
         let text = if kinds.is_empty() { String::from_utf8_lossy(answer).into_owned() } else { String::new() };
         let text = text.lines().filter(|l| !l.starts_with("Date: ")).collect::<Vec<_>>().join("\n");
         Self { kinds, lengths, len: answer.len(), text, end }
@@ -169,15 +164,6 @@ fn open(visitor: &Host, address: &str, flight: &[u8], then: Then) -> (Seen, Dura
     opened.unwrap()
 }
 
-/// The sender's port and what a TCP segment over IPv4 carries, if it carries something.
-fn tcp_payload(frame: &[u8]) -> Option<(u16, &[u8])> {
-    let is_tcp = frame.get(12..14)? == [8, 0] && *frame.get(23)? == 6;
-    let ip_len = usize::from(u16::from_be_bytes([*frame.get(16)?, *frame.get(17)?]));
-    let tcp = frame.get(14 + usize::from(frame[14] & 15) * 4..14 + ip_len)?;
-    let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
-    (is_tcp && !payload.is_empty()).then_some((u16::from_be_bytes([tcp[0], tcp[1]]), payload))
-}
-
 /// What comes after a first flight.
 #[derive(Clone, Copy)]
 enum Then {
@@ -200,11 +186,11 @@ pub fn see_the_decoy() {
     let mut replayed = Vec::new();
     let mut answer = Vec::new();
     let see = |frame: &[u8]| {
-        let Some((from_port, payload)) = tcp_payload(frame) else { return };
-        if from_port == 443 && answer.len() < 1 << 14 {
-            answer.extend_from_slice(payload);
-        } else if from_port != 443 && replayed.is_empty() {
-            replayed = payload.to_vec();
+        let Some(segment) = Segment::of(frame) else { return };
+        if segment.from_port == 443 && answer.len() < 1 << 14 {
+            answer.extend_from_slice(segment.payload);
+        } else if segment.from_port != 443 && replayed.is_empty() {
+            replayed = segment.payload.to_vec();
         }
     };
     let mut member = node(&dir, "member", &site.way_in("always", NAME));

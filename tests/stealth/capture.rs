@@ -1,0 +1,113 @@
+//! What somebody who watches a cable sees of TCP and TLS.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use aegisray::lab::topology::Host;
+
+use super::watch::watch;
+
+/// A TCP segment over IPv4.
+pub struct Segment<'a> {
+    pub from_port: u16,
+    pub to_port: u16,
+    pub syn: bool,
+    pub payload: &'a [u8],
+}
+
+impl<'a> Segment<'a> {
+    pub fn of(frame: &'a [u8]) -> Option<Self> {
+        let is_tcp = frame.get(12..14)? == [8, 0] && *frame.get(23)? == 6;
+        let ip_len = usize::from(u16::from_be_bytes([*frame.get(16)?, *frame.get(17)?]));
+        let tcp = frame.get(14 + usize::from(frame[14] & 15) * 4..14 + ip_len)?;
+        let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
+        let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+        is_tcp.then(|| Self { from_port: port(0), to_port: port(2), syn: tcp[13] & 0x12 == 2, payload })
+    }
+}
+
+/// One connection to port 443: what each side sent, and when.
+#[derive(Default)]
+pub struct Connection {
+    pub up: Vec<u8>,
+    pub down: Vec<u8>,
+    /// When the visitor sent something.
+    pub times: Vec<Duration>,
+}
+
+impl Connection {
+    /// The lengths of the encrypted records of one side.
+    pub fn encrypted(bytes: &[u8]) -> Vec<usize> {
+        records(bytes).into_iter().filter(|(kind, _)| *kind == 23).map(|(_, len)| len).collect()
+    }
+}
+
+/// The kinds and lengths of TLS records.
+pub fn records(bytes: &[u8]) -> Vec<(u8, usize)> {
+    let (mut rest, mut out) = (bytes, Vec::new());
+    while let [kind @ 20..24, 3, _, high, low, ..] = rest {
+        let len = usize::from(*high) * 256 + usize::from(*low);
+        out.push((*kind, len));
+        rest = rest.get(5 + len..).unwrap_or_default();
+    }
+    out
+}
+
+/// A capture of one cable.
+#[derive(Default)]
+pub struct Capture {
+    pub frames: Vec<(Duration, Vec<u8>)>,
+}
+
+impl Capture {
+    /// Watches the interfaces of `host` while `during` runs.
+    pub fn of(host: &Host, during: impl FnOnce()) -> Self {
+        let (start, mut frames) = (Instant::now(), Vec::new());
+        watch(host, |frame| frames.push((start.elapsed(), frame.to_vec())), during).unwrap();
+        Self { frames }
+    }
+
+    /// The connections to port 443 by the visitor's port, in the order in which they were opened.
+    pub fn connections(&self) -> Vec<Connection> {
+        let (mut open, mut order) = (BTreeMap::<u16, Connection>::new(), Vec::new());
+        for (at, frame) in &self.frames {
+            let Some(segment) = Segment::of(frame) else { continue };
+            let (port, is_up) = match (segment.from_port, segment.to_port) {
+                (port, 443) => (port, true),
+                (443, port) => (port, false),
+                _ => continue,
+            };
+            if segment.syn && is_up {
+                order.push(port);
+            }
+            let connection = open.entry(port).or_default();
+            if is_up && !segment.payload.is_empty() {
+                connection.times.push(*at);
+            }
+            let side = if is_up { &mut connection.up } else { &mut connection.down };
+            side.extend_from_slice(segment.payload);
+        }
+        order.dedup();
+        order.into_iter().filter_map(|port| open.remove(&port)).collect()
+    }
+
+    /// Writes a file that tshark and others read (pcap, Ethernet).
+    pub fn write(&self, file: &Path) -> io::Result<()> {
+        let mut out = Vec::new();
+        for n in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 262_144, 1] {
+            out.extend(n.to_le_bytes());
+        }
+        for (at, frame) in &self.frames {
+            let len = frame.len() as u32;
+            for n in [1_700_000_000 + at.as_secs() as u32, at.subsec_micros(), len, len] {
+                out.extend(n.to_le_bytes());
+            }
+            out.extend_from_slice(frame);
+        }
+        fs::write(file, out)
+    }
+}
