@@ -72,7 +72,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let gate = config.network.gate();
-    let tls = goes_out.then(|| stealth::client_config(stealth.roots.as_deref(), gate)).transpose()?;
+    let tls = goes_out.then(|| stealth::Client::new(stealth.roots.as_deref(), gate)).transpose()?;
     let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth));
     let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
@@ -135,7 +135,7 @@ fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), S
             Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, *upstream, shaping))
         }
         Front::Borrowed { decoy, sni } => {
-            let client = stealth::client_config(config.stealth.roots.as_deref(), &network)?;
+            let client = stealth::Client::new(config.stealth.roots.as_deref(), &network)?;
             Door::Borrowed(stealth::Borrowed::new(decoy, sni, network, client, shaping))
         }
     };

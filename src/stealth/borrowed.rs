@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use rustls::{ClientConfig, Connection, ServerConfig, ServerConnection, pki_types::ServerName};
+use rustls::{Connection, ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -19,10 +19,11 @@ use tokio::{
 };
 
 use super::{
-    TlsSeal, decoy,
+    Client, TlsSeal, decoy,
     hello::{FirstFlight, Hello},
     mask, own,
     pass::Guard,
+    tls::Tls,
 };
 use crate::{config::Shaping, crypto::HmacKey};
 
@@ -46,14 +47,14 @@ pub struct Borrowed {
     shaping: Shaping,
     guard: Guard,
     /// How the decoy is looked at.
-    client: Arc<ClientConfig>,
+    client: Client,
     /// Where the decoy is, and what members are let in with.
     face: ArcSwapOption<(SocketAddr, decoy::Face, Arc<ServerConfig>)>,
 }
 
 impl Borrowed {
     #[must_use]
-    pub fn new(decoy: &str, sni: &str, network: HmacKey, client: Arc<ClientConfig>, shaping: Shaping) -> Arc<Self> {
+    pub fn new(decoy: &str, sni: &str, network: HmacKey, client: Client, shaping: Shaping) -> Arc<Self> {
         let (decoy, sni, guard) = (decoy.to_owned(), sni.to_owned(), Guard::new(network.clone()));
         Arc::new(Self { decoy, sni, network, shaping, guard, client, face: ArcSwapOption::empty() })
     }
@@ -61,8 +62,7 @@ impl Borrowed {
     /// Sees what the decoy looks like now.
     fn look(&self) -> io::Result<()> {
         let addr = self.decoy.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-        let name = ServerName::try_from(self.sni.clone()).map_err(super::tls_error)?;
-        let face = decoy::look(addr, name, &self.client)?;
+        let face = decoy::look(addr, &self.sni, &self.client)?;
         if self.face.load().as_ref().is_some_and(|f| f.0 == addr && !f.1.differs(&face)) {
             return Ok(());
         }
@@ -148,10 +148,10 @@ impl Borrowed {
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&face.2)).map_err(super::tls_error)?;
-        let mut connection = Connection::from(tls);
+        let mut tls = Tls::from(Connection::from(tls));
         mask::begin();
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, flight, mask::finish)?;
-        own::admit(connection, socket, &self.network, self.shaping, None)
+        super::shake_hands(&mut tls, &mut socket, HANDSHAKE_TIME, flight, mask::finish)?;
+        own::admit(tls, socket, &self.network, self.shaping, None)
     }
 }
 

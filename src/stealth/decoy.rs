@@ -2,7 +2,7 @@
 //! records of the lengths that the decoy's have.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
@@ -10,13 +10,14 @@ use std::{
 
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData as _, SerialNumber};
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, Connection, ContentType, NamedGroup, ServerConfig,
+    CipherSuite, ContentType, NamedGroup, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     version::TLS13,
 };
 
 use super::{
+    Client,
     mask::{self, Lengths},
     member, tls_error,
 };
@@ -47,13 +48,12 @@ impl Face {
 }
 
 /// Visits the decoy as any client does. Its certificate must be good: a decoy that browsers warn of is none.
-pub(super) fn look(addr: SocketAddr, name: ServerName<'static>, config: &Arc<ClientConfig>) -> io::Result<Face> {
+pub(super) fn look(addr: SocketAddr, name: &str, client: &Client) -> io::Result<Face> {
     let mut socket = TcpStream::connect_timeout(&addr, CONNECT_TIME)?;
     socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
-    let client = ClientConnection::new(Arc::clone(config), name).map_err(tls_error)?;
-    let mut connection = Connection::from(client);
+    let mut tls = client.connect(name, None)?;
     let mut received =
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[], |_| ()).map_err(super::explain)?;
+        super::shake_hands(&mut tls, &mut socket, HANDSHAKE_TIME, &[], |_| ()).map_err(super::explain)?;
     let flight = encrypted_records(&received);
     // What it sends now, nobody has asked for.
     socket.set_read_timeout(Some(QUIET))?;
@@ -62,12 +62,13 @@ pub(super) fn look(addr: SocketAddr, name: ServerName<'static>, config: &Arc<Cli
         received.extend_from_slice(&buffer[..n]);
     }
     let tickets = encrypted_records(&received).split_off(flight.len());
-    connection.send_close_notify();
+    let (suite, group) = tls.choice().ok_or_else(|| tls_error("no cipher suite"))?;
+    let mut goodbye = Vec::new();
+    tls.close();
+    tls.take(&mut goodbye)?;
     // It is of no interest whether it hears this.
-    let _ = connection.write_tls(&mut socket);
-    let suite = connection.negotiated_cipher_suite().ok_or_else(|| tls_error("no cipher suite"))?.suite();
-    let group = connection.negotiated_key_exchange_group().ok_or_else(|| tls_error("no key exchange"))?.name();
-    Ok(Face { suite, group, lengths: Lengths { flight, tickets } })
+    let _ = socket.write_all(&goodbye);
+    Ok(Face { suite: suite.into(), group: group.into(), lengths: Lengths { flight, tickets } })
 }
 
 /// The lengths of whole records after the ServerHello.
@@ -112,29 +113,30 @@ pub(super) fn wear(face: &Face, name: &str, network: &HmacKey) -> io::Result<Arc
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, net::TcpListener};
+    use std::net::TcpListener;
 
-    use rustls::ServerConnection;
+    use rustls::{Connection, ServerConnection};
 
     use super::*;
+    use crate::stealth::tls::Tls;
 
     /// A server that lets one visitor in, over loopback; then what the visitor has seen of it.
-    fn seen(config: Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Face {
+    fn seen(config: Arc<ServerConfig>, client: &Client) -> Face {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let server = std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
-            let mut connection = Connection::from(ServerConnection::new(config).unwrap());
+            let mut tls = Tls::from(Connection::from(ServerConnection::new(config).unwrap()));
             mask::begin();
-            super::super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[], mask::finish).unwrap();
+            super::super::shake_hands(&mut tls, &mut socket, HANDSHAKE_TIME, &[], mask::finish).unwrap();
             // And then it talks: records after those that were split are in order as well.
-            connection.writer().write_all(b"hello").unwrap();
+            let mut out = Vec::new();
+            tls.write(b"hello").and_then(|()| tls.take(&mut out)).unwrap();
             std::thread::sleep(QUIET * 2);
-            connection.write_tls(&mut socket).unwrap();
+            socket.write_all(&out).unwrap();
             let _ = socket.read(&mut [0; 64]);
         });
-        let name = ServerName::try_from("www.example.org").unwrap();
-        let face = look(addr, name, client).unwrap();
+        let face = look(addr, "www.example.org", client).unwrap();
         server.join().unwrap();
         face
     }
@@ -160,10 +162,9 @@ mod tests {
         let lengths = Lengths { flight: vec![2000], tickets: vec![] };
         let face = Face { suite: CipherSuite::TLS13_AES_128_GCM_SHA256, group: NamedGroup::X25519, lengths };
         let mut server = ServerConnection::new(wear(&face, "www.example.org", &other).unwrap()).unwrap();
-        let name = ServerName::try_from("www.example.org").unwrap();
-        let mut client = ClientConnection::new(client, name).unwrap();
+        let mut client = client.connect("www.example.org", None).unwrap();
         let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
+        client.take(&mut bytes).unwrap();
         server.read_tls(&mut bytes.as_slice()).unwrap();
         mask::begin();
         server.process_new_packets().unwrap();
@@ -172,8 +173,8 @@ mod tests {
             server.write_tls(&mut bytes).unwrap();
         }
         mask::finish(&mut bytes);
-        client.read_tls(&mut bytes.as_slice()).unwrap();
-        let refused = client.process_new_packets().unwrap_err();
-        assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused}");
+        let refused = client.feed(&bytes).unwrap_err();
+        let refused = refused.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+        assert!(matches!(refused, Some(rustls::Error::InvalidCertificate(_))), "{refused:?}");
     }
 }

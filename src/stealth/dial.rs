@@ -7,13 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{ClientConfig, Connection, pki_types::ServerName};
-
 use super::{
+    Client,
     http::{self, Proofs},
-    member, proxy,
+    proxy,
     seal::TlsSeal,
-    tls_error,
 };
 use crate::{
     config::{Proxy, Shaping, Site, Stealth},
@@ -30,7 +28,7 @@ const CLOCK_REACH: Duration = Duration::from_secs(100);
 /// Opens streams through sites.
 #[derive(Clone)]
 pub struct Dialer {
-    tls: Arc<ClientConfig>,
+    tls: Arc<Client>,
     network: HmacKey,
     proxy: Option<Proxy>,
     shaping: Shaping,
@@ -39,14 +37,12 @@ pub struct Dialer {
 impl Dialer {
     /// `network` proves to sites that a member comes.
     #[must_use]
-    pub fn new(tls: Arc<ClientConfig>, network: HmacKey, stealth: &Stealth) -> Self {
-        Self { tls, network, proxy: stealth.proxy.clone(), shaping: stealth.shaping }
+    pub fn new(tls: Client, network: HmacKey, stealth: &Stealth) -> Self {
+        Self { tls: Arc::new(tls), network, proxy: stealth.proxy.clone(), shaping: stealth.shaping }
     }
 
     /// A connection through a site to the node behind it. Takes seconds at the worst.
     pub fn dial(&self, site: &Site) -> io::Result<(TcpStream, TlsSeal)> {
-        let name =
-            ServerName::try_from(site.sni.clone()).map_err(|_| io::Error::other("the SNI is not a host name"))?;
         let mut socket = connect(self.proxy.as_ref().map_or(&site.address, |p| &p.address))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(ANSWER_TIME))?;
@@ -54,11 +50,11 @@ impl Dialer {
         if let Some(proxy) = &self.proxy {
             proxy::pass(&mut socket, proxy, &site.address)?;
         }
-        let mut connection = Connection::from(member::connect(&self.tls, name, &self.network)?);
-        super::shake_hands(&mut connection, &mut socket, ANSWER_TIME, &[], |_| ()).map_err(super::explain)?;
+        let mut tls = self.tls.connect(&site.sni, Some(&self.network))?;
+        super::shake_hands(&mut tls, &mut socket, ANSWER_TIME, &[], |_| ()).map_err(super::explain)?;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
-        let proofs = Proofs::of(&connection, &self.network).ok_or_else(|| tls_error("no channel binding"))?;
-        let seal = TlsSeal::new(connection, self.shaping)?;
+        let proofs = Proofs::of(&tls, &self.network)?;
+        let seal = TlsSeal::new(tls, self.shaping)?;
         let mut out = Vec::new();
         let padding = seal.shape(http::REQUEST).1;
         seal.seal(&http::request(&site.sni, host::random()?, &proofs, padding), &mut out)?;

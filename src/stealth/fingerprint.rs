@@ -1,5 +1,7 @@
 //! What detectors make of the first bytes of a connection.
 
+use std::collections::BTreeMap;
+
 use md5::{Digest as _, Md5};
 
 use super::hello::{Fields, numbers, vector};
@@ -24,6 +26,8 @@ pub struct Fingerprint {
     pub alpn: Vec<String>,
     /// Bytes on the wire.
     pub len: usize,
+    /// The extensions, without the reserved ones.
+    pub extensions: BTreeMap<u16, Vec<u8>>,
     /// Reserved values that only browsers send (RFC 8701).
     pub has_grease: bool,
 }
@@ -84,12 +88,14 @@ impl Fingerprint {
             short_hash(&hashed.1)
         );
         let ja3 = data_encoding::HEXLOWER.encode(&Md5::digest(ja3.as_bytes()));
-        Some(Self { ja3, ja4, fields: hashed, alpn, len: flight.len() - rest.len(), has_grease })
+        let contents = fields.extensions.iter().filter(|e| !is_grease(e.0)).map(|e| (e.0, e.1.to_vec())).collect();
+        Some(Self { ja3, ja4, extensions: contents, fields: hashed, alpn, len: flight.len() - rest.len(), has_grease })
     }
 }
 
 /// Reserved for clients that keep servers tolerant (RFC 8701 §2).
-fn is_grease(n: u16) -> bool {
+#[must_use]
+pub fn is_grease(n: u16) -> bool {
     n & 0x0f0f == 0x0a0a && n >> 8 == n & 0xff
 }
 
@@ -145,16 +151,17 @@ mod tests {
     #[test]
     fn our_hello_has_a_fingerprint_and_it_stays_the_same() {
         let network = HmacKey::new(&[1; 32]);
-        let of = || {
-            Fingerprint::of(
-                &stealth::first_flight(&stealth::test_client(&network), "www.example.org", &network).unwrap(),
-            )
-        };
+        let of = || Fingerprint::of(&stealth::test_client(&network).first_flight("www.example.org", &network).unwrap());
         let (one, two) = (of().unwrap(), of().unwrap());
         assert_eq!(one.ja4, two.ja4);
         assert!(one.ja4.starts_with("t13d") && one.ja4.len() == 36, "{}", one.ja4);
-        assert_eq!(one.alpn, ["http/1.1"]);
-        assert!(!one.has_grease);
+        let is_browser = cfg!(feature = "browser-hello");
+        assert_eq!(one.alpn.len(), if is_browser { 2 } else { 1 });
+        assert_eq!(
+            (one.has_grease, one.ja3 != two.ja3),
+            (is_browser, is_browser),
+            "a browser's extensions are shuffled"
+        );
         assert!(Fingerprint::of(b"GET / HTTP/1.1\r\n\r\n").is_none());
     }
 

@@ -1,12 +1,11 @@
 //! The request and the answer with which two nodes turn a visit of the site into a stream. Both are a browser's and a
 //! server's when a WebSocket is opened (RFC 6455 §4), with the proofs as cookies.
 
-use rustls::Connection;
+use std::io;
 
+use super::tls::Tls;
 use crate::crypto::HmacKey;
 
-/// The label for secrets that a connection makes for us (RFC 5705 §4).
-const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
 pub(super) const END: &[u8] = b"\r\n\r\n";
 /// Longer requests are a browser's.
 pub(super) const MAX_HEAD: usize = 8192;
@@ -24,14 +23,10 @@ pub(super) struct Proofs {
 
 impl Proofs {
     /// The proofs of members of the network, on this connection only: nobody can use them on another one.
-    pub fn of(connection: &Connection, network: &HmacKey) -> Option<Self> {
-        let binding = match connection {
-            Connection::Client(c) => c.export_keying_material([0; 32], EXPORTER, None),
-            Connection::Server(c) => c.export_keying_material([0; 32], EXPORTER, None),
-        };
-        let binding = binding.ok()?;
+    pub fn of(tls: &Tls, network: &HmacKey) -> io::Result<Self> {
+        let binding = tls.binding()?;
         let proof = |label: &[u8]| data_encoding::BASE64URL_NOPAD.encode(&network.tag(&[label, &binding]));
-        Some(Self { client: proof(b"aegisray door client v1"), server: proof(b"aegisray door server v1") })
+        Ok(Self { client: proof(b"aegisray door client v1"), server: proof(b"aegisray door server v1") })
     }
 }
 

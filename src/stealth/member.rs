@@ -79,15 +79,18 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// A connection whose ClientHello shows a pass. `config` is one with [`provider`].
+/// A connection whose ClientHello shows a pass, if there is a network to show it for. `config` is one with [`provider`].
+#[cfg(not(feature = "browser-hello"))]
 pub(super) fn connect(
     config: &Arc<ClientConfig>,
     name: ServerName<'static>,
-    network: &HmacKey,
+    network: Option<&HmacKey>,
 ) -> io::Result<ClientConnection> {
-    let share = aws_lc_rs::kx_group::X25519MLKEM768.start().map_err(tls_error)?;
-    SESSION_ID.set(Some(pass::session_id(network, share.pub_key())?));
-    SHARE.set(Some(share));
+    if let Some(network) = network {
+        let share = aws_lc_rs::kx_group::X25519MLKEM768.start().map_err(tls_error)?;
+        SESSION_ID.set(Some(pass::session_id(network, share.pub_key())?));
+        SHARE.set(Some(share));
+    }
     let connection = ClientConnection::new(Arc::clone(config), name);
     // Nothing is left for another connection.
     SESSION_ID.set(None);

@@ -5,6 +5,8 @@
 //! inside, end to end as ever.
 
 mod borrowed;
+#[cfg(feature = "browser-hello")]
+mod browser;
 mod decoy;
 mod dial;
 pub mod fingerprint;
@@ -17,6 +19,7 @@ mod pass;
 mod proxy;
 mod seal;
 mod shape;
+mod tls;
 
 use std::{
     fs,
@@ -28,7 +31,7 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, Connection, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, WebPkiServerVerifier},
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -36,6 +39,7 @@ use rustls::{
 };
 use socket2::Socket;
 
+use self::tls::Tls;
 pub use self::{borrowed::Borrowed, dial::Dialer, own::Own, seal::TlsSeal};
 use crate::crypto::HmacKey;
 
@@ -66,31 +70,72 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if all.is_empty() { Err(unreadable("holds no certificate in PEM".to_owned())) } else { Ok(all) }
 }
 
-/// How this node goes out: it trusts the authorities in `roots`, or those that this host trusts, and the network.
-pub fn client_config(roots: Option<&Path>, network: &HmacKey) -> Result<Arc<ClientConfig>, TlsError> {
-    let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
-    let mut store = RootCertStore::empty();
-    // Some of what distributions ship is too old to be read.
-    let (added, _) = store.add_parsable_certificates(certificates(file.ok_or(TlsError::NoRoots)?)?);
-    if added == 0 {
-        return Err(TlsError::NoRoots);
-    }
-    let public = WebPkiServerVerifier::builder_with_provider(Arc::new(store), member::provider())
-        .build()
-        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
-    client_config_with(public, network)
+/// How this node goes out.
+pub struct Client {
+    rustls: Arc<ClientConfig>,
+    #[cfg(feature = "browser-hello")]
+    browser: browser::Browser,
 }
 
-fn client_config_with(public: Arc<WebPkiServerVerifier>, network: &HmacKey) -> Result<Arc<ClientConfig>, TlsError> {
-    let config = ClientConfig::builder_with_provider(member::provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
-    let trust = member::Trust { public, network: network.clone() };
-    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(trust)).with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    // A ticket would be shown to whoever stands there next time.
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+impl Client {
+    /// Trusts the authorities in `roots`, or those that this host trusts, and the network.
+    pub fn new(roots: Option<&Path>, network: &HmacKey) -> Result<Self, TlsError> {
+        let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
+        let mut store = RootCertStore::empty();
+        // Some of what distributions ship is too old to be read.
+        let (added, _) = store.add_parsable_certificates(certificates(file.ok_or(TlsError::NoRoots)?)?);
+        if added == 0 {
+            return Err(TlsError::NoRoots);
+        }
+        Self::with_store(store, network)
+    }
+
+    fn with_store(store: RootCertStore, network: &HmacKey) -> Result<Self, TlsError> {
+        let mismatch = |e: &dyn std::fmt::Display| TlsError::Mismatch(e.to_string());
+        let public = WebPkiServerVerifier::builder_with_provider(Arc::new(store), member::provider());
+        let public = public.build().map_err(|e| mismatch(&e))?;
+        let trust = Arc::new(member::Trust { public, network: network.clone() });
+        #[cfg(feature = "browser-hello")]
+        let browser = browser::Browser::new(Arc::clone(&trust)).map_err(|e| mismatch(&e))?;
+        let config = ClientConfig::builder_with_provider(member::provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|e| mismatch(&e))?;
+        let mut config = config.dangerous().with_custom_certificate_verifier(trust).with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // A ticket would be shown to whoever stands there next time.
+        config.resumption = Resumption::disabled();
+        Ok(Self {
+            rustls: Arc::new(config),
+            #[cfg(feature = "browser-hello")]
+            browser,
+        })
+    }
+
+    /// A connection to the site of that name, from its ClientHello on; with a pass in it for the door of `network`.
+    fn connect(&self, name: &str, network: Option<&HmacKey>) -> io::Result<Tls> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| io::Error::other("the SNI is not a host name"))?;
+        #[cfg(feature = "browser-hello")]
+        {
+            // Who makes the hello is not told its key share before: the pass is for any.
+            let session_id = network.map(|n| pass::session_id(n, &[])).transpose()?;
+            Ok(Tls::Browser(Box::new(self.browser.connect(name, session_id)?)))
+        }
+        #[cfg(not(feature = "browser-hello"))]
+        Ok(rustls::Connection::from(member::connect(&self.rustls, name, network)?).into())
+    }
+
+    /// What this node says first to the site of that name.
+    pub fn first_flight(&self, name: &str, network: &HmacKey) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.connect(name, Some(network))?.take(&mut out)?;
+        Ok(out)
+    }
+
+    /// rustls with the same trust, whatever this node itself shows to sites.
+    #[must_use]
+    pub fn plain(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.rustls)
+    }
 }
 
 /// What visitors come to.
@@ -126,7 +171,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
 /// Completes a handshake within `limit`, however slowly its bytes come. `first` was read from the socket before; `edit`
 /// sees what is sent. Returns what the other end has sent.
 fn shake_hands(
-    tls: &mut Connection,
+    tls: &mut Tls,
     socket: &mut TcpStream,
     limit: Duration,
     first: &[u8],
@@ -136,11 +181,9 @@ fn shake_hands(
     let (mut received, mut buffer, mut out) = (first.to_vec(), [0; 4096], Vec::new());
     let mut rest = first;
     loop {
-        let outcome = feed(tls, rest);
+        let outcome = if rest.is_empty() { Ok(()) } else { tls.feed(rest) };
         out.clear();
-        while tls.wants_write() {
-            tls.write_tls(&mut out)?;
-        }
+        tls.take(&mut out)?;
         edit(&mut out);
         // What is wrong is told as well; the other end may be gone.
         socket.write_all(&out)?;
@@ -149,7 +192,7 @@ fn shake_hands(
             return Ok(received);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || !tls.wants_read() {
+        if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         socket.set_read_timeout(Some(left))?;
@@ -160,14 +203,6 @@ fn shake_hands(
         rest = &buffer[..n];
         received.extend_from_slice(rest);
     }
-}
-
-fn feed(tls: &mut Connection, mut received: &[u8]) -> io::Result<()> {
-    while !received.is_empty() {
-        tls.read_tls(&mut received)?;
-        tls.process_new_packets().map_err(io::Error::other)?;
-    }
-    Ok(())
 }
 
 /// Says what to do about a certificate that is refused.
@@ -195,27 +230,15 @@ fn explain(error: io::Error) -> io::Error {
     io::Error::other(what)
 }
 
-/// What this node says first to a site of that name.
-pub fn first_flight(client: &Arc<ClientConfig>, name: &str, network: &HmacKey) -> io::Result<Vec<u8>> {
-    let name = ServerName::try_from(name.to_owned()).map_err(tls_error)?;
-    let mut connection = member::connect(client, name, network)?;
-    let mut out = Vec::new();
-    while connection.wants_write() {
-        connection.write_tls(&mut out)?;
-    }
-    Ok(out)
-}
-
 fn tls_error(e: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("TLS: {e}"))
 }
 
 #[cfg(test)]
-fn test_client(network: &HmacKey) -> Arc<ClientConfig> {
+fn test_client(network: &HmacKey) -> Client {
     let key = rcgen::KeyPair::generate().unwrap();
     let root = rcgen::CertificateParams::new([]).unwrap().self_signed(&key).unwrap();
     let mut store = RootCertStore::empty();
     store.add(root.into()).unwrap();
-    let public = WebPkiServerVerifier::builder_with_provider(Arc::new(store), member::provider()).build().unwrap();
-    client_config_with(public, network).unwrap()
+    Client::with_store(store, network).unwrap()
 }

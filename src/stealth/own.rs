@@ -16,6 +16,7 @@ use rustls::{Connection, ServerConfig, ServerConnection};
 use super::{
     http::{self, Proofs},
     seal::TlsSeal,
+    tls::Tls,
 };
 use crate::{config::Shaping, crypto::HmacKey, transport::Seal as _};
 
@@ -48,25 +49,25 @@ impl Own {
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
-        let mut connection = Connection::from(tls);
-        super::shake_hands(&mut connection, &mut socket, HANDSHAKE_TIME, &[], |_| ())?;
+        let mut tls = Tls::from(Connection::from(tls));
+        super::shake_hands(&mut tls, &mut socket, HANDSHAKE_TIME, &[], |_| ())?;
         // Members get in although the site is down.
         let upstream = TcpStream::connect_timeout(&self.upstream, UPSTREAM_TIME).ok();
-        admit(connection, socket, &self.network, self.shaping, upstream)
+        admit(tls, socket, &self.network, self.shaping, upstream)
     }
 }
 
 /// Carries a visitor's requests to the site, if there is one, until the visitor proves to be a member: then returns the
 /// stream.
 pub(super) fn admit(
-    connection: Connection,
+    tls: Tls,
     mut socket: TcpStream,
     network: &HmacKey,
     shaping: Shaping,
     upstream: Option<TcpStream>,
 ) -> io::Result<Option<(TcpStream, TlsSeal)>> {
-    let proofs = Proofs::of(&connection, network).ok_or_else(|| super::tls_error("no channel binding"))?;
-    let seal = TlsSeal::new(connection, shaping)?;
+    let proofs = Proofs::of(&tls, network)?;
+    let seal = TlsSeal::new(tls, shaping)?;
     if let Some(upstream) = &upstream {
         upstream.set_read_timeout(Some(IDLE_TIME))?;
     }

@@ -1,42 +1,40 @@
 //! A TLS connection after its handshake, shared by the thread that reads and the one that writes.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use rustls::Connection;
-
 use super::{
     shape::{End, Shaper},
-    tls_error,
+    tls::Tls,
 };
 use crate::{config::Shaping, host, transport::Seal};
 
 /// Seals and opens what crosses the socket.
 pub struct TlsSeal {
-    connection: Mutex<Connection>,
+    tls: Mutex<Tls>,
     shaper: Mutex<Shaper>,
 }
 
 impl TlsSeal {
     /// `shaping` is what this end does for its looks.
-    pub fn new(mut connection: Connection, shaping: Shaping) -> io::Result<Self> {
+    pub(super) fn new(mut tls: Tls, shaping: Shaping) -> io::Result<Self> {
         // What is handed over was taken from a bounded queue.
-        connection.set_buffer_limit(None);
-        let end = if matches!(connection, Connection::Client(_)) { End::Visitor } else { End::Site };
+        tls.unlimit();
+        let end = if tls.is_visitor() { End::Visitor } else { End::Site };
         let shaper = Shaper::new(end, shaping, host::random()?, Instant::now());
-        Ok(Self { connection: Mutex::new(connection), shaper: Mutex::new(shaper) })
+        Ok(Self { tls: Mutex::new(tls), shaper: Mutex::new(shaper) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tls> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that nothing more comes: `out` is to be sent last.
     pub fn say_goodbye(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        self.lock().send_close_notify();
+        self.lock().close();
         self.seal(&[], out)
     }
 }
@@ -51,31 +49,12 @@ impl Seal for TlsSeal {
     }
 
     fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let mut connection = self.lock();
-        connection.writer().write_all(plaintext)?;
-        while connection.wants_write() {
-            connection.write_tls(out)?;
-        }
-        Ok(())
+        let mut tls = self.lock();
+        tls.write(plaintext)?;
+        tls.take(out)
     }
 
-    fn open(&self, mut received: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let mut connection = self.lock();
-        // Once at least: something may have come with the end of the handshake.
-        loop {
-            if !received.is_empty() {
-                connection.read_tls(&mut received)?;
-            }
-            let state = connection.process_new_packets().map_err(tls_error)?;
-            let start = out.len();
-            out.resize(start + state.plaintext_bytes_to_read(), 0);
-            connection.reader().read_exact(&mut out[start..])?;
-            if state.peer_has_closed() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if received.is_empty() {
-                return Ok(());
-            }
-        }
+    fn open(&self, received: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.lock().open(received, out)
     }
 }

@@ -13,6 +13,8 @@ use super::watch::watch;
 
 /// A TCP segment over IPv4.
 pub struct Segment<'a> {
+    pub from: [u8; 4],
+    pub to: [u8; 4],
     pub from_port: u16,
     pub to_port: u16,
     pub syn: bool,
@@ -26,7 +28,15 @@ impl<'a> Segment<'a> {
         let tcp = frame.get(14 + usize::from(frame[14] & 15) * 4..14 + ip_len)?;
         let payload = tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?;
         let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
-        is_tcp.then(|| Self { from_port: port(0), to_port: port(2), syn: tcp[13] & 0x12 == 2, payload })
+        let ip = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
+        is_tcp.then(|| Self {
+            from: ip(26),
+            to: ip(30),
+            from_port: port(0),
+            to_port: port(2),
+            syn: tcp[13] & 0x12 == 2,
+            payload,
+        })
     }
 }
 
@@ -71,20 +81,23 @@ impl Capture {
         Self { frames }
     }
 
-    /// The connections to port 443 by the visitor's port, in the order in which they were opened.
-    pub fn connections(&self) -> Vec<Connection> {
-        let (mut open, mut order) = (BTreeMap::<u16, Connection>::new(), Vec::new());
+    /// The connections to port 443 of `site`, in the order in which they were opened.
+    pub fn connections(&self, site: &str) -> Vec<Connection> {
+        let site = site.parse::<std::net::Ipv4Addr>().expect("an address").octets();
+        let (mut open, mut order) = (BTreeMap::<_, Connection>::new(), Vec::new());
         for (at, frame) in &self.frames {
             let Some(segment) = Segment::of(frame) else { continue };
-            let (port, is_up) = match (segment.from_port, segment.to_port) {
-                (port, 443) => (port, true),
-                (443, port) => (port, false),
-                _ => continue,
+            let (visitor, is_up) = if (segment.to, segment.to_port) == (site, 443) {
+                ((segment.from, segment.from_port), true)
+            } else if (segment.from, segment.from_port) == (site, 443) {
+                ((segment.to, segment.to_port), false)
+            } else {
+                continue;
             };
             if segment.syn && is_up {
-                order.push(port);
+                order.push(visitor);
             }
-            let connection = open.entry(port).or_default();
+            let connection = open.entry(visitor).or_default();
             if is_up && !segment.payload.is_empty() {
                 connection.times.push(*at);
             }
@@ -92,16 +105,17 @@ impl Capture {
             side.extend_from_slice(segment.payload);
         }
         order.dedup();
-        order.into_iter().filter_map(|port| open.remove(&port)).collect()
+        order.into_iter().filter_map(|visitor| open.remove(&visitor)).collect()
     }
 
-    /// Writes a file that tshark and others read (pcap, Ethernet).
+    /// Writes a file that tshark and others read (pcap, Ethernet), with the TCP in it: what else a kernel says to its
+    /// neighbours is not ours.
     pub fn write(&self, file: &Path) -> io::Result<()> {
         let mut out = Vec::new();
         for n in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 262_144, 1] {
             out.extend(n.to_le_bytes());
         }
-        for (at, frame) in &self.frames {
+        for (at, frame) in self.frames.iter().filter(|(_, frame)| Segment::of(frame).is_some()) {
             let len = frame.len() as u32;
             for n in [1_700_000_000 + at.as_secs() as u32, at.subsec_micros(), len, len] {
                 out.extend(n.to_le_bytes());

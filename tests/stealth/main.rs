@@ -2,6 +2,7 @@
 
 mod borrowed;
 mod capture;
+mod detectors;
 #[path = "../nat/firewall.rs"]
 mod firewall;
 #[path = "../e2e/harness.rs"]
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
         ("always_means_nothing_but_tls", members::nothing_but_tls),
         ("what_is_wrong_is_said", members::errors),
+        ("detectors_see_visits_of_a_website", detectors::judge),
         ("sizes_and_times_of_a_visit_tell_little", shape::sizes_and_times),
         ("connections_are_changed_without_loss", shape::rotation),
         ("through_the_proxies_of_offices", proxies::both_kinds),

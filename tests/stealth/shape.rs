@@ -14,7 +14,7 @@ use aegisray::lab::{
 use super::{
     capture::{Capture, Connection},
     harness::{Dir, need, need_route, node},
-    site::{NAME, Site},
+    site::{ADDRESS, NAME, Site},
 };
 
 const VISITS: usize = 6;
@@ -39,7 +39,7 @@ pub fn sizes_and_times() {
         });
         // Behind Finished, what the visitor says.
         let visits: Vec<Vec<usize>> = capture
-            .connections()
+            .connections(ADDRESS)
             .iter()
             .map(|c| Connection::encrypted(&c.up).into_iter().skip(1).take(FIRST).collect())
             .collect();
@@ -99,7 +99,7 @@ pub fn rotation() {
         });
     });
     let seen = seen.unwrap();
-    let opened = capture.connections().len();
+    let opened = capture.connections(ADDRESS).len();
     let lost = seen.sent - seen.answered.len();
     println!(
         "  {opened} new connections in 30 s: {} of {} echoes lost, the longest outage {:?}; before, {:.2} Gbit/s in one stream",

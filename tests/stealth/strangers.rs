@@ -100,7 +100,7 @@ fn ask_nginx(site: &Site, probe: &[u8]) -> (String, Duration) {
 
 /// Asks the site at `address`, inside TLS.
 pub fn ask_site(site: &Site, visitor: &Host, address: &str, probe: &[u8]) -> (String, Duration) {
-    let config = stealth::client_config(Some(&site.authority), &HmacKey::new(&[7; 32])).unwrap();
+    let config = stealth::Client::new(Some(&site.authority), &HmacKey::new(&[7; 32])).unwrap().plain();
     let asked = visitor.ns.run(|| {
         let start = Instant::now();
         let mut socket = TcpStream::connect((address, 443))?;
