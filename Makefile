@@ -30,6 +30,7 @@ lab: build       ## a real mesh with NATs on this machine, live on the screen
 
 test: setup-tests ## all tests
 	cargo test --release
+	cargo test --release --features browser-hello --lib --test stealth -- stealth:: detectors borrowed_site_members tcp_443
 	$(MAKE) --no-print-directory fuzz
 
 fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (10)
@@ -42,7 +43,8 @@ lint: setup-lint ## formatting, clippy, licences and sources of dependencies, do
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --features bench-plaintext -- -D warnings
-	cargo deny --log-level error check bans licenses sources
+	cargo clippy --release --all-targets --features browser-hello -- -D warnings
+	cargo deny --log-level error --all-features check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
 clean:

@@ -28,6 +28,14 @@ if [ "${1:-}" = tests ]; then
     want openssl openssl
     want microsocks microsocks
     want tinyproxy tinyproxy
+    # Wrong clocks, and those who watch: dissectors, and a browser to be compared with. Ubuntu has no package of it.
+    want faketime faketime
+    want tshark tshark
+    want ndpiReader libndpi-bin
+    if grep -qs '^ID=debian' /etc/os-release; then want chromium chromium; fi
+    # BoringSSL, for the browser's ClientHello.
+    want cmake cmake
+    want clang clang libclang-dev
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     if command -v apt-get >/dev/null; then

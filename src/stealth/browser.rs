@@ -27,8 +27,15 @@ const SUITES: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:
      ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES128-SHA:\
      ECDHE-RSA-AES256-SHA:AES128-GCM-SHA256:AES256-GCM-SHA384:AES128-SHA:AES256-SHA";
 const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384";
-const SIGNATURES: &str = "ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256:rsa_pkcs1_sha256:ecdsa_secp384r1_sha384:\
-     rsa_pss_rsae_sha384:rsa_pkcs1_sha384:rsa_pss_rsae_sha512:rsa_pkcs1_sha512";
+/// ML-DSA-44 to -87, then ECDSA with P-256, RSA-PSS and PKCS #1 with SHA-256, and so on (RFC 8446 §4.2.3).
+const SIGNATURES: [u16; 11] = [0x0904, 0x0905, 0x0906, 0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601];
+/// The authorities that Chromium 156 asks for by their numbers (draft-ietf-tls-trust-anchor-ids): three owners of numbers,
+/// and their last bytes.
+const ANCHORS: [(&[u8], &[u8]); 3] = [
+    (&[0x82, 0xdf, 0x13, 0x02], &[0x01, 0x06, 0x0d, 0x0e, 0x0f, 0x12, 0x13, 0x14]),
+    (&[0x83, 0x9a, 0x64, 0x8c, 0x9b, 0x2d, 0x01], &[0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x12, 0x13]),
+    (&[0xd6, 0x79, 0x09], &[0x01, 0x04, 0x05, 0x06, 0x07, 0x08, 0x0a, 0x0b, 0x0c, 0x0d, 0x0f]),
+];
 const ALPN: &[u8] = b"\x02h2\x08http/1.1";
 /// TLS 1.3's limit on a certificate, decompressed.
 const MAX_CERTIFICATE: u64 = 1 << 18;
@@ -60,13 +67,24 @@ impl Browser {
         context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
         context.set_cipher_list(SUITES)?;
         context.set_curves_list(GROUPS)?;
-        context.set_sigalgs_list(SIGNATURES)?;
         context.set_alpn_protos(ALPN)?;
         context.set_grease_enabled(true);
         context.set_permute_extensions(true);
         context.enable_ocsp_stapling();
         context.enable_signed_cert_timestamps();
         context.add_certificate_compression_algorithm(Brotli)?;
+        let anchor = |owner: &[u8], last: u8| [&[owner.len() as u8 + 1][..], owner, &[last]].concat();
+        let anchors: Vec<u8> =
+            ANCHORS.iter().flat_map(|(owner, all)| all.iter().flat_map(move |last| anchor(owner, *last))).collect();
+        // SAFETY: the context is alive, and both lists are copied.
+        let set = unsafe {
+            let context = context.as_ptr();
+            sys::SSL_CTX_set_verify_algorithm_prefs(context, SIGNATURES.as_ptr(), SIGNATURES.len()) == 1
+                && sys::SSL_CTX_set1_requested_trust_anchors(context, anchors.as_ptr(), anchors.len()) == 1
+        };
+        if !set {
+            return Err(boring::error::ErrorStack::get());
+        }
         Ok(Self { context: context.build(), trust })
     }
 
@@ -126,10 +144,12 @@ fn old_session(id: &[u8; 32]) -> Vec<u8> {
         element(4, &[0; 48]),
         element(0xa1, &minimal(&number(now))),
         element(0xa2, &minimal(&number(7200))),
+        // A client's.
+        element(0xb6, &element(1, &[0])),
     ]
     .concat();
-    // Behind 127 bytes the length takes a byte of its own.
-    [&[0x30, 0x81, body.len() as u8][..], &body].concat()
+    // Less than 128 bytes, so that one is enough for the length.
+    element(0x30, &body)
 }
 
 /// An INTEGER without leading zeros that its sign doesn't need.

@@ -103,13 +103,12 @@ impl MessageEncrypter for Masked {
             Some(&NEW_SESSION_TICKET) => mem::take(&mut self.lengths.tickets),
             _ => Vec::new(),
         };
-        let version = message.version;
         let parts = split(&content, &lengths);
         if parts.is_empty() {
             return self.inner.encrypt(message, seq);
         }
         let mut out = PrefixedPayload::with_capacity(content.len() + lengths.iter().sum::<usize>());
-        let mut first = 0;
+        let (mut first, mut version) = (0, message.version);
         for (seq, (part, padding)) in (seq..).zip(&parts) {
             let mut plain = part.to_vec();
             let mut kind = ContentType::Handshake;
@@ -119,13 +118,16 @@ impl MessageEncrypter for Masked {
                 plain.resize(part.len() + padding, 0);
                 kind = ContentType::from(0);
             }
-            let record = OutboundPlainMessage { typ: kind, version, payload: plain.as_slice().into() };
-            let sealed = self.inner.encrypt(record, seq)?.payload;
-            let bytes = sealed.as_ref();
+            let record = OutboundPlainMessage { typ: kind, version: message.version, payload: plain.as_slice().into() };
+            let sealed = self.inner.encrypt(record, seq)?;
+            // On the wire it is always that of TLS 1.2.
+            version = sealed.version;
+            let bytes = sealed.payload.as_ref();
             if first == 0 {
                 first = bytes.len();
             } else {
-                out.extend_from_slice(&[ContentType::ApplicationData.into(), 3, 3]);
+                out.extend_from_slice(&[ContentType::ApplicationData.into()]);
+                out.extend_from_slice(&version.to_array());
                 out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
             }
             out.extend_from_slice(bytes);

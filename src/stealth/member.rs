@@ -3,10 +3,10 @@
 //! rustls asks its provider for randomness and key shares, and doesn't say for which connection. So both are prepared
 //! before a connection is made, and handed out while it is being made, on the same thread.
 
-use std::{cell::Cell, io, sync::Arc};
+use std::{cell::Cell, sync::Arc};
 
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, NamedGroup, ProtocolVersion, SignatureScheme,
+    DigitallySignedStruct, Error, NamedGroup, ProtocolVersion, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -17,8 +17,10 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::{pass, tls_error};
 use crate::{crypto::HmacKey, host};
+
+#[cfg(not(feature = "browser-hello"))]
+pub(super) use connect::connect;
 
 thread_local! {
     static SESSION_ID: Cell<Option<[u8; 32]>> = const { Cell::new(None) };
@@ -79,23 +81,32 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// A connection whose ClientHello shows a pass, if there is a network to show it for. `config` is one with [`provider`].
 #[cfg(not(feature = "browser-hello"))]
-pub(super) fn connect(
-    config: &Arc<ClientConfig>,
-    name: ServerName<'static>,
-    network: Option<&HmacKey>,
-) -> io::Result<ClientConnection> {
-    if let Some(network) = network {
-        let share = aws_lc_rs::kx_group::X25519MLKEM768.start().map_err(tls_error)?;
-        SESSION_ID.set(Some(pass::session_id(network, share.pub_key())?));
-        SHARE.set(Some(share));
+mod connect {
+    use std::io;
+
+    use rustls::{ClientConfig, ClientConnection};
+
+    use super::*;
+    use crate::stealth::{pass, tls_error};
+
+    /// A connection whose ClientHello shows a pass, if there is a network to show it for. `config` is one with [`provider`].
+    pub(super) fn connect(
+        config: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+        network: Option<&HmacKey>,
+    ) -> io::Result<ClientConnection> {
+        if let Some(network) = network {
+            let share = aws_lc_rs::kx_group::X25519MLKEM768.start().map_err(tls_error)?;
+            SESSION_ID.set(Some(pass::session_id(network, share.pub_key())?));
+            SHARE.set(Some(share));
+        }
+        let connection = ClientConnection::new(Arc::clone(config), name);
+        // Nothing is left for another connection.
+        SESSION_ID.set(None);
+        SHARE.set(None);
+        connection.map_err(tls_error)
     }
-    let connection = ClientConnection::new(Arc::clone(config), name);
-    // Nothing is left for another connection.
-    SESSION_ID.set(None);
-    SHARE.set(None);
-    connection.map_err(tls_error)
 }
 
 /// What a certificate carries that the network vouches for: a MAC over its public key.

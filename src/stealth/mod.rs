@@ -242,3 +242,22 @@ fn test_client(network: &HmacKey) -> Client {
     store.add(root.into()).unwrap();
     Client::with_store(store, network).unwrap()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hello::FirstFlight;
+
+    #[test]
+    fn a_members_first_flight_is_let_in_once() {
+        let network = HmacKey::new(&[1; 32]);
+        let guard = pass::Guard::starting_at(network.clone(), 0);
+        let flight = test_client(&network).first_flight("www.example.org", &network).unwrap();
+        let FirstFlight::Hello(hello) = FirstFlight::read(&flight) else { panic!("a hello: {flight:02x?}") };
+        assert!(guard.admits(&hello), "{hello:02x?}");
+        assert!(!guard.admits(&hello), "shown again");
+        let strangers = test_client(&network).first_flight("www.example.org", &HmacKey::new(&[2; 32])).unwrap();
+        let FirstFlight::Hello(hello) = FirstFlight::read(&strangers) else { panic!("a hello") };
+        assert!(!guard.admits(&hello));
+    }
+}

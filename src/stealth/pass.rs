@@ -49,7 +49,11 @@ pub(super) struct Guard {
 
 impl Guard {
     pub fn new(network: HmacKey) -> Self {
-        Self { network, since: step_now(), seen: Mutex::default() }
+        Self::starting_at(network, step_now())
+    }
+
+    pub fn starting_at(network: HmacKey, since: u64) -> Self {
+        Self { network, since, seen: Mutex::default() }
     }
 
     /// Whether this hello is a member's, and the first of its kind.
@@ -92,7 +96,7 @@ mod tests {
     }
 
     fn guard(network: &HmacKey) -> Guard {
-        Guard { network: network.clone(), since: 1000, seen: Mutex::default() }
+        Guard::starting_at(network.clone(), 1000)
     }
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn what_is_made_now_is_good_now() {
         let network = HmacKey::new(&[1; 32]);
-        let guard = Guard { network: network.clone(), since: 0, seen: Mutex::default() };
+        let guard = Guard::starting_at(network.clone(), 0);
         let session_id = session_id(&network, b"share").unwrap();
         assert!(guard.admits(&Hello { session_id, share: b"share".to_vec() }));
     }

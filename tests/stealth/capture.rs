@@ -56,12 +56,13 @@ impl Connection {
     }
 }
 
-/// The kinds and lengths of TLS records.
+/// The kinds and lengths of TLS records, all of which say that they are of TLS 1.2 as those of 1.3 do; another version
+/// makes another kind.
 pub fn records(bytes: &[u8]) -> Vec<(u8, usize)> {
     let (mut rest, mut out) = (bytes, Vec::new());
-    while let [kind @ 20..24, 3, _, high, low, ..] = rest {
+    while let [kind @ 20..24, 3, minor, high, low, ..] = rest {
         let len = usize::from(*high) * 256 + usize::from(*low);
-        out.push((*kind, len));
+        out.push((if *minor == 3 { *kind } else { 0x80 | kind }, len));
         rest = rest.get(5 + len..).unwrap_or_default();
     }
     out
