@@ -73,6 +73,8 @@ pub struct DaemonStatus {
     /// Queues of the TUN device and sockets, each with its thread.
     pub queues: (usize, usize),
     pub traffic: std::collections::BTreeMap<String, u64>,
+    /// The disguise: its mode, and whose ClientHello sites see.
+    pub stealth: (String, String),
 }
 
 /// The longest line either side takes, in bytes.

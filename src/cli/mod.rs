@@ -4,6 +4,7 @@ mod certs;
 mod netcheck;
 mod network;
 mod show;
+mod stealth;
 mod table;
 
 use std::{
@@ -75,6 +76,9 @@ enum Command {
     Trace(show::TraceArgs),
     /// What the network here does to UDP: NAT, filters, who is near
     Netcheck(netcheck::NetcheckArgs),
+    /// The disguise
+    #[command(subcommand)]
+    Stealth(stealth::StealthCommand),
     /// End the running daemon
     Down,
     /// Build a mesh with NATs on this machine and show it at work
@@ -227,6 +231,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Ping(args)) => show::ping(args, &socket()?),
         Some(Command::Trace(args)) => show::trace(args, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
+        Some(Command::Stealth(command)) => stealth::run(command, &config_path),
         Some(Command::Down) => {
             crate::api::request(&socket()?, &crate::api::Request::Stop)?;
             Ok(())

@@ -75,6 +75,9 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     }
     println!("mesh       {} links, {} of {} known nodes reachable", n.links, n.reachable_nodes, n.known_nodes);
     println!("running    {} (version {}, pid {}, {})", duration(s.uptime_s), s.version, s.pid, bytes(s.rss_kib * 1024));
+    if s.stealth.0 != "off" {
+        println!("disguise   {} (says hello as {})", s.stealth.0, s.stealth.1);
+    }
     let offloads = s.offloads.iter().map(|(name, on)| format!("{name} {}", if *on { "on" } else { "off" }));
     println!("offloads   {}", list(offloads.collect()));
     println!("threads    {} from the TUN device, {} from the network", s.queues.0, s.queues.1);

@@ -26,6 +26,17 @@ pub enum Mode {
     Always,
 }
 
+impl Mode {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// A website behind which a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {

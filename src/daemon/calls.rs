@@ -11,6 +11,7 @@ use crate::{
     host,
     identity::Invite,
     node::{Invitation, forward},
+    stealth::Client,
     types::NodeId,
 };
 
@@ -168,6 +169,7 @@ impl Control {
             offloads: self.offloads(),
             queues: (self.shared.tun.queues(), self.shared.sockets.main().len()),
             traffic: self.traffic(),
+            stealth: (self.config.stealth.mode.name().to_owned(), Client::HELLO.to_owned()),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Site},
     dataplane::{self, Shared},
     host,
-    stealth::Dialer,
+    stealth::{Client, Dialer},
     transport::Stream,
 };
 
@@ -129,7 +129,7 @@ impl Fallback {
                 let stream = dialer.dial(site);
                 match stream.and_then(|(s, seal)| dataplane::start_stream(&shared, s, Some(Box::new(seal)))) {
                     Ok(stream) => {
-                        tracing::info!(address = site.address, sni = site.sni, "over TLS");
+                        tracing::info!(address = site.address, sni = site.sni, hello = Client::HELLO, "over TLS");
                         // The daemon may be about to stop.
                         let _ = opened.send(News::Opened(stream.path));
                         return Some(stream);

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -25,6 +25,16 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Clocks that are further apart keep members out.
 const CLOCK_REACH: Duration = Duration::from_secs(100);
 
+/// A visit of a site that has a node behind it.
+pub(super) struct Visit {
+    pub socket: TcpStream,
+    pub seal: TlsSeal,
+    /// Until the connection to the site stood.
+    pub connect: Duration,
+    /// From the ClientHello to the end of the handshake.
+    pub handshake: Duration,
+}
+
 /// Opens streams through sites.
 #[derive(Clone)]
 pub struct Dialer {
@@ -43,6 +53,12 @@ impl Dialer {
 
     /// A connection through a site to the node behind it. Takes seconds at the worst.
     pub fn dial(&self, site: &Site) -> io::Result<(TcpStream, TlsSeal)> {
+        self.visit(site).map(|v| (v.socket, v.seal))
+    }
+
+    /// The same, with what it took.
+    pub(super) fn visit(&self, site: &Site) -> io::Result<Visit> {
+        let start = Instant::now();
         let mut socket = connect(self.proxy.as_ref().map_or(&site.address, |p| &p.address))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(ANSWER_TIME))?;
@@ -50,8 +66,10 @@ impl Dialer {
         if let Some(proxy) = &self.proxy {
             proxy::pass(&mut socket, proxy, &site.address)?;
         }
+        let connect = start.elapsed();
         let mut tls = self.tls.connect(&site.sni, Some(&self.network))?;
         super::shake_hands(&mut tls, &mut socket, ANSWER_TIME, &[], |_| ()).map_err(super::explain)?;
+        let handshake = start.elapsed() - connect;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
         let proofs = Proofs::of(&tls, &self.network)?;
         let seal = TlsSeal::new(tls, self.shaping)?;
@@ -67,15 +85,16 @@ impl Dialer {
             }
             seal.open(&buffer[..n], &mut head)?;
         }
-        // What follows the head would be a datagram, which the other end does not send before this one has.
         if !http::shows(&head, &proofs.server) {
             return Err(io::Error::other(format!(
                 "a website answers: no node of this network is behind it{}",
                 clock_difference(&head)
             )));
         }
+        let end = http::head_end(&head).unwrap_or(head.len());
+        seal.put_back(head.split_off(end));
         socket.set_read_timeout(None)?;
-        Ok((socket, seal))
+        Ok(Visit { socket, seal, connect, handshake })
     }
 }
 

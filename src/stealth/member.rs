@@ -91,7 +91,7 @@ mod connect {
     use crate::stealth::{pass, tls_error};
 
     /// A connection whose ClientHello shows a pass, if there is a network to show it for. `config` is one with [`provider`].
-    pub(super) fn connect(
+    pub(in crate::stealth) fn connect(
         config: &Arc<ClientConfig>,
         name: ServerName<'static>,
         network: Option<&HmacKey>,

@@ -7,6 +7,7 @@
 mod borrowed;
 #[cfg(feature = "browser-hello")]
 mod browser;
+pub mod check;
 mod decoy;
 mod dial;
 pub mod fingerprint;
@@ -78,6 +79,10 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whose ClientHello sites see.
+    pub const HELLO: &'static str =
+        if cfg!(feature = "browser-hello") { "BoringSSL as Chromium 156" } else { "rustls" };
+
     /// Trusts the authorities in `roots`, or those that this host trusts, and the network.
     pub fn new(roots: Option<&Path>, network: &HmacKey) -> Result<Self, TlsError> {
         let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));

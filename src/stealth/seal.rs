@@ -16,6 +16,8 @@ use crate::{config::Shaping, host, transport::Seal};
 pub struct TlsSeal {
     tls: Mutex<Tls>,
     shaper: Mutex<Shaper>,
+    /// Plaintext that was read ahead.
+    ahead: Mutex<Vec<u8>>,
 }
 
 impl TlsSeal {
@@ -25,7 +27,12 @@ impl TlsSeal {
         tls.unlimit();
         let end = if tls.is_visitor() { End::Visitor } else { End::Site };
         let shaper = Shaper::new(end, shaping, host::random()?, Instant::now());
-        Ok(Self { tls: Mutex::new(tls), shaper: Mutex::new(shaper) })
+        Ok(Self { tls: Mutex::new(tls), shaper: Mutex::new(shaper), ahead: Mutex::default() })
+    }
+
+    /// What was opened and belongs to what is opened next.
+    pub(super) fn put_back(&self, plaintext: Vec<u8>) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = plaintext;
     }
 
     fn lock(&self) -> MutexGuard<'_, Tls> {
@@ -55,6 +62,7 @@ impl Seal for TlsSeal {
     }
 
     fn open(&self, received: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.append(&mut self.ahead.lock().unwrap_or_else(PoisonError::into_inner));
         self.lock().open(received, out)
     }
 }

@@ -14,9 +14,9 @@ use rand_chacha::{
 use crate::config::{Padding, Shaping};
 
 /// Bytes of each way that look like a visit.
-const START: usize = 64 << 10;
+pub(super) const START: usize = 64 << 10;
 /// Sizes that everything is padded to with `padding: always`; more is padded to a multiple of the last one.
-const LADDER: [usize; 4] = [512, 1400, 4096, 16_384];
+const LADDER: [usize; 4] = [512, 1600, 4096, 16_384];
 
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Shaper {
 }
 
 /// The size that `n` bytes are padded to.
-fn rung(n: usize) -> usize {
+pub(super) fn rung(n: usize) -> usize {
     LADDER.into_iter().find(|r| *r >= n).unwrap_or_else(|| n.next_multiple_of(LADDER[LADDER.len() - 1]))
 }
 
@@ -157,7 +157,7 @@ mod tests {
         while shaper.sent < START {
             shaper.shape(1000, now);
         }
-        for n in [1, 500, 512, 513, 1399, 5000, 16_385, 40_000] {
+        for n in [1, 500, 512, 513, 1599, 5000, 16_385, 40_000] {
             let total = n + shaper.shape(n, now).1;
             assert!(LADDER.contains(&total) || total % 16_384 == 0, "{n} {total}");
         }

@@ -39,6 +39,15 @@ pub fn tcp_443_alone() {
     need_route(&client, "site");
     println!("  joined over TLS {:.1} s after its start", start.elapsed().as_secs_f64());
     assert_eq!(carrier(&client, "site"), Some(Carrier::Tls));
+    let mut check = client.command(&host);
+    let report = check.arg("--config").arg(client.dir.join("peer.yaml")).args(["stealth", "check"]).output().unwrap();
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    println!("    {}", report.trim_end().replace('\n', "\n    "));
+    for part in
+        ["mode          auto", "JA4           t13d", "passes as TLS", ": a node answers; TCP ", "not asked (--dns)"]
+    {
+        assert!(report.contains(part), "{part}: {report}");
+    }
     let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
     let rate = load::tcp(&host, &site.host, address, 1, Duration::from_secs(4)).unwrap();
     println!("  {:.2} Gbit/s in one stream, {:.0} MB in 4 s", rate / 1e9, rate / 2e6);
