@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, show::print_json};
 use crate::{
     config::Config,
+    daemon,
     stealth::check::{self, Report, SiteReport},
 };
 
@@ -29,7 +30,7 @@ pub(super) struct CheckArgs {
 pub(super) fn run(command: &StealthCommand, config: &Path) -> Result<(), Failure> {
     let StealthCommand::Check(args) = command;
     let config = Config::load(config)?;
-    let report = check::run(&config, args.dns).map_err(anyhow::Error::from)?;
+    let report = check::run(&config, daemon::resolver(&config)?, args.dns).map_err(anyhow::Error::from)?;
     if args.json {
         print_json(&report)?
     } else {

@@ -1,6 +1,7 @@
 //! Floor 1: the configuration file. YAML → `raw` (typed, unknown keys refused) → [`Config`] (validated).
 //! Every error names file, line, column, key and what was expected.
 
+mod dns;
 mod error;
 mod raw;
 mod stealth;
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+pub use dns::{NameProtocol, NameServer};
 pub use error::ConfigError;
 pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
@@ -75,6 +77,8 @@ pub struct Config {
     pub admission: Vec<u8>,
     pub listen: SocketAddr,
     pub stealth: Stealth,
+    /// Whom to ask for names; empty: whom this host asks.
+    pub name_servers: Vec<NameServer>,
     pub advertise: Vec<SocketAddr>,
     pub bootstrap: Vec<String>,
     pub max_peers: usize,
@@ -300,6 +304,7 @@ impl Reader<'_> {
             admission,
             listen,
             stealth,
+            name_servers: self.name_servers(&raw.dns)?,
             advertise: raw.listen.advertise.iter().map(|e| e.0).collect(),
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
             max_peers: raw.peers.max.0,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{StunClients, stealth::RawStealth};
+use super::{StunClients, dns::RawDns, stealth::RawStealth};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -38,6 +38,8 @@ pub(super) struct Raw {
     pub exit_node: RawExit,
     #[serde(default)]
     pub stealth: RawStealth,
+    #[serde(default)]
+    pub dns: RawDns,
     #[serde(default)]
     pub log: RawLog,
     pub state_dir: Option<String>,

@@ -60,6 +60,11 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// Resolves names as a node with this configuration does.
+pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
+    Ok(resolve::Servers::new(config)?.blocking())
+}
+
 /// Runs a node until it is told to stop.
 pub fn run(config: Config) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -72,8 +77,9 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let gate = config.network.gate();
+    let servers = resolve::Servers::new(&config)?;
     let tls = goes_out.then(|| stealth::Client::new(stealth.roots.as_deref(), gate)).transpose()?;
-    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth));
+    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth, servers.blocking()));
     let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
@@ -121,7 +127,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         listen = %shared.socket().local_addr()?,
         "started"
     );
-    let outside = outside::Outside::start(&config, &node, &shared, dialer);
+    let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
     control::Control::new(config, node, shared, files, clock, addresses, outside).run(inputs, calls).await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{
     lifetime::LifetimeMeter,
     mapping::PortMapper,
     reflexive::Reflexive,
-    resolve,
+    resolve::{self, Servers},
     turn::{self, TurnClient},
 };
 use crate::{config::Config, dataplane::Shared, node::Node, stealth::Dialer, types::Instant, wire};
@@ -48,9 +48,10 @@ impl Outside {
         node: &Node,
         shared: &Arc<Shared>,
         dialer: Option<Dialer>,
+        servers: &Servers,
     ) -> (Self, UnboundedReceiver<News>) {
         let (tell, news) = mpsc::unbounded_channel();
-        let resolve = |names: Vec<String>, what| tokio::spawn(resolve::run(names, tell.clone(), what));
+        let resolve = |names: Vec<String>, what| tokio::spawn(resolve::run(servers.clone(), names, tell.clone(), what));
         resolve(config.bootstrap.clone(), News::Bootstrap);
         resolve(config.stun_servers.clone(), News::StunServers);
         if let Some(turn) = &config.turn {

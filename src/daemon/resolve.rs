@@ -1,22 +1,100 @@
-//! Names to addresses, again when their time to live is over and again after a failure.
+//! Names to addresses, again when their time to live is over and again after a failure: of the servers that the configuration
+//! names, by plain DNS, DoT or DoH, or else of those that this host asks.
 
 use std::{
+    io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::outside::News;
+use crate::{
+    config::{Config, NameProtocol, NameServer},
+    stealth::{self, Resolve, TlsError},
+};
 
 const MIN_TTL: Duration = Duration::from_secs(30);
 const MAX_TTL: Duration = Duration::from_secs(600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
+/// Whom to ask.
+#[derive(Clone)]
+pub(super) struct Servers {
+    /// None: those that this host asks.
+    named: Option<(ResolverConfig, Option<Arc<rustls::ClientConfig>>)>,
+}
+
+impl Servers {
+    pub fn new(config: &Config) -> Result<Self, TlsError> {
+        if config.name_servers.is_empty() {
+            return Ok(Self { named: None });
+        }
+        let servers = config.name_servers.iter().map(name_server).collect();
+        let has_tls = config.name_servers.iter().any(|s| s.over != NameProtocol::Plain);
+        let roots = config.stealth.roots.as_deref();
+        let tls = if has_tls { Some(Arc::new(stealth::public_client(roots)?)) } else { None };
+        Ok(Self { named: Some((ResolverConfig::from_name_servers(servers), tls)) })
+    }
+
+    /// Made anew each time: the host's resolver settings may have changed with the network.
+    fn resolver(&self) -> Result<TokioResolver, String> {
+        let builder = match &self.named {
+            None => TokioResolver::builder_tokio().map_err(|e| e.to_string())?,
+            Some((config, tls)) => {
+                let builder = TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
+                match tls {
+                    Some(tls) => builder.with_tls_config(rustls::ClientConfig::clone(tls)),
+                    None => builder,
+                }
+            }
+        };
+        builder.build().map_err(|e| e.to_string())
+    }
+
+    /// For threads of their own, which may wait.
+    pub fn blocking(&self) -> Resolve {
+        let servers = self.clone();
+        Arc::new(move |entry| {
+            let (host, port) = entry.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+            let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let found = runtime.block_on(async {
+                let resolver = servers.resolver()?;
+                resolver.lookup_ip(host).await.map_err(|e| e.to_string())
+            });
+            let found = found.map_err(|e| io::Error::other(format!("cannot resolve {host}: {e}")))?;
+            Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        })
+    }
+}
+
+fn name_server(server: &NameServer) -> NameServerConfig {
+    let ip = server.addr.ip();
+    let mut config = match &server.over {
+        NameProtocol::Plain => NameServerConfig::udp_and_tcp(ip),
+        NameProtocol::Tls { name } => NameServerConfig::tls(ip, Arc::from(&**name)),
+        NameProtocol::Https { name, path } => NameServerConfig::https(ip, Arc::from(&**name), Some(Arc::from(&**path))),
+    };
+    config.connections.iter_mut().for_each(|c: &mut ConnectionConfig| c.port = server.addr.port());
+    config
+}
+
 /// Resolves `entries` (`HOST:PORT`) for ever and tells the whole list of addresses whenever it was renewed, as news of the kind that `what`
 /// makes.
-pub(super) async fn run(entries: Vec<String>, tell: UnboundedSender<News>, what: fn(Vec<SocketAddr>) -> News) {
+pub(super) async fn run(
+    servers: Servers,
+    entries: Vec<String>,
+    tell: UnboundedSender<News>,
+    what: fn(Vec<SocketAddr>) -> News,
+) {
     let fixed: Vec<SocketAddr> = entries.iter().filter_map(|e| e.parse().ok()).collect();
     let names: Vec<(&str, u16)> = entries
         .iter()
@@ -31,12 +109,11 @@ pub(super) async fn run(entries: Vec<String>, tell: UnboundedSender<News>, what:
         let mut all = fixed.clone();
         let mut next = MAX_TTL;
         let mut failed = false;
-        // Made anew each time: the host's resolver settings may have changed with the network.
-        let resolver = TokioResolver::builder_tokio().and_then(|b| b.build());
+        let resolver = servers.resolver();
         for (host, port) in &names {
             let answer = match &resolver {
                 Ok(resolver) => resolver.lookup_ip(*host).await.map_err(|e| e.to_string()),
-                Err(e) => Err(e.to_string()),
+                Err(e) => Err(e.clone()),
             };
             match answer {
                 Ok(lookup) => {
@@ -46,7 +123,12 @@ pub(super) async fn run(entries: Vec<String>, tell: UnboundedSender<News>, what:
                 }
                 Err(error) => {
                     failed = true;
-                    tracing::warn!(host, error, retry_s = wait.as_secs(), "cannot resolve a name");
+                    let hint = if servers.named.is_some() {
+                        "; it was asked of dns.servers only: is one down, or its certificate for another name?"
+                    } else {
+                        ""
+                    };
+                    tracing::warn!(host, retry_s = wait.as_secs(), "cannot resolve a name: {error}{hint}");
                 }
             }
         }

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::Serialize;
 
 use super::{
-    Client, Dialer,
+    Client, Dialer, Resolve,
     fingerprint::{Fingerprint, passes_as},
     shape::{START, rung},
 };
@@ -78,7 +79,7 @@ pub struct Costs {
 }
 
 /// Visits every site of the configuration once. `ask_dns` looks their names up, which whoever watches DNS can see.
-pub fn run(config: &Config, ask_dns: bool) -> Result<Report, super::TlsError> {
+pub fn run(config: &Config, resolve: Resolve, ask_dns: bool) -> Result<Report, super::TlsError> {
     let (stealth, network) = (&config.stealth, config.network.gate());
     let client = Client::new(stealth.roots.as_deref(), network)?;
     let name = stealth.sites.first().map_or("www.example.org", |s| &s.sni);
@@ -86,8 +87,8 @@ pub fn run(config: &Config, ask_dns: bool) -> Result<Report, super::TlsError> {
     let flight = client.first_flight(name, network).map_err(unreadable)?;
     let hello = Fingerprint::of(&flight).ok_or_else(|| super::TlsError::Mismatch("no ClientHello".to_owned()))?;
     let random: [u8; 200] = host::random().map_err(unreadable)?;
-    let dialer = Dialer::new(client, network.clone(), stealth);
-    let sites = stealth.sites.iter().map(|site| visit(&dialer, site, ask_dns)).collect();
+    let dialer = Dialer::new(client, network.clone(), stealth, Arc::clone(&resolve));
+    let sites = stealth.sites.iter().map(|site| visit(&dialer, site, ask_dns.then_some(&resolve))).collect();
     Ok(Report {
         mode: stealth.mode.name(),
         hello: Client::HELLO,
@@ -103,12 +104,12 @@ pub fn run(config: &Config, ask_dns: bool) -> Result<Report, super::TlsError> {
     })
 }
 
-fn visit(dialer: &Dialer, site: &Site, ask_dns: bool) -> SiteReport {
+fn visit(dialer: &Dialer, site: &Site, ask: Option<&Resolve>) -> SiteReport {
     let visited = dialer.visit(site);
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1000.0;
-    let dns: Option<Vec<IpAddr>> = ask_dns.then(|| {
-        let found = (&*site.sni, 443).to_socket_addrs();
-        found.map_or_else(|_| Vec::new(), |all| all.map(|a| a.ip()).collect())
+    let dns: Option<Vec<IpAddr>> = ask.map(|resolve| {
+        let found = resolve(&format!("{}:443", site.sni));
+        found.map_or_else(|_| Vec::new(), |all| all.iter().map(SocketAddr::ip).collect())
     });
     // Behind a proxy the site's address may be a name, which says nothing.
     let ip = site.address.parse::<SocketAddr>().ok().map(|a| a.ip());

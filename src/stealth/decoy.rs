@@ -99,8 +99,8 @@ pub(super) fn wear(face: &Face, name: &str, network: &HmacKey) -> io::Result<Arc
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.retain(|g| g.name() == face.group);
-    let suite = provider.cipher_suites.iter().find(|s| s.suite() == face.suite);
-    provider.cipher_suites = suite.map(|s| mask::suite(*s, face.lengths.clone())).into_iter().collect();
+    let suite = provider.cipher_suites.iter().find(|s| s.suite() == face.suite).and_then(|s| s.tls13());
+    provider.cipher_suites = suite.map(|s| mask::suite(s, face.lengths.clone())).into_iter().collect();
     let config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?

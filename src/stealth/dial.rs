@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    net::{SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -42,13 +42,32 @@ pub struct Dialer {
     network: HmacKey,
     proxy: Option<Proxy>,
     shaping: Shaping,
+    resolve: Resolve,
 }
+
+/// Turns `HOST:PORT` into addresses. May take seconds.
+pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 impl Dialer {
     /// `network` proves to sites that a member comes.
     #[must_use]
-    pub fn new(tls: Client, network: HmacKey, stealth: &Stealth) -> Self {
-        Self { tls: Arc::new(tls), network, proxy: stealth.proxy.clone(), shaping: stealth.shaping }
+    pub fn new(tls: Client, network: HmacKey, stealth: &Stealth, resolve: Resolve) -> Self {
+        Self { tls: Arc::new(tls), network, proxy: stealth.proxy.clone(), shaping: stealth.shaping, resolve }
+    }
+
+    fn reach(&self, address: &str) -> io::Result<TcpStream> {
+        let addresses = match address.parse() {
+            Ok(addr) => vec![addr],
+            Err(_) => (self.resolve)(address)?,
+        };
+        let mut why = io::Error::other("the name has no address");
+        for addr in addresses {
+            match TcpStream::connect_timeout(&addr, CONNECT_TIME) {
+                Ok(socket) => return Ok(socket),
+                Err(e) => why = e,
+            }
+        }
+        Err(why)
     }
 
     /// A connection through a site to the node behind it. Takes seconds at the worst.
@@ -59,7 +78,7 @@ impl Dialer {
     /// The same, with what it took.
     pub(super) fn visit(&self, site: &Site) -> io::Result<Visit> {
         let start = Instant::now();
-        let mut socket = connect(self.proxy.as_ref().map_or(&site.address, |p| &p.address))?;
+        let mut socket = self.reach(self.proxy.as_ref().map_or(&site.address, |p| &p.address))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(ANSWER_TIME))?;
         socket.set_read_timeout(Some(ANSWER_TIME))?;
@@ -111,16 +130,4 @@ fn clock_difference(head: &[u8]) -> String {
         return String::new();
     }
     format!(", or it takes this one for a stranger: this host's clock is {} s {way} the site's", off.as_secs())
-}
-
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    let mut why = io::Error::other("the name has no address");
-    for addr in addresses {
-        match TcpStream::connect_timeout(&addr, CONNECT_TIME) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => why = e,
-        }
-    }
-    Err(why)
 }

@@ -38,8 +38,7 @@ thread_local! {
 }
 
 /// The suite with records of these lengths. Lives as long as the program: a decoy changes its looks a few times a year.
-pub(super) fn suite(suite: SupportedCipherSuite, lengths: Lengths) -> SupportedCipherSuite {
-    let SupportedCipherSuite::Tls13(inner) = suite;
+pub(super) fn suite(inner: &Tls13CipherSuite, lengths: Lengths) -> SupportedCipherSuite {
     let mask: &'static Mask = Box::leak(Box::new(Mask { inner: inner.aead_alg, lengths }));
     let common = rustls::crypto::CipherSuiteCommon { ..inner.common };
     let masked = Tls13CipherSuite { common, hkdf_provider: inner.hkdf_provider, aead_alg: mask, quic: None };

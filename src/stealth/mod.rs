@@ -41,7 +41,12 @@ use rustls::{
 use socket2::Socket;
 
 use self::tls::Tls;
-pub use self::{borrowed::Borrowed, dial::Dialer, own::Own, seal::TlsSeal};
+pub use self::{
+    borrowed::Borrowed,
+    dial::{Dialer, Resolve},
+    own::Own,
+    seal::TlsSeal,
+};
 use crate::crypto::HmacKey;
 
 /// Where distributions keep the certificates of public authorities.
@@ -71,6 +76,23 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if all.is_empty() { Err(unreadable("holds no certificate in PEM".to_owned())) } else { Ok(all) }
 }
 
+/// The authorities in the file `roots`, or those that this host trusts.
+fn authorities(roots: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
+    let mut store = RootCertStore::empty();
+    // Some of what distributions ship is too old to be read.
+    let (added, _) = store.add_parsable_certificates(certificates(file.ok_or(TlsError::NoRoots)?)?);
+    if added == 0 { Err(TlsError::NoRoots) } else { Ok(store) }
+}
+
+/// TLS to servers that have nothing to do with the mesh.
+pub fn public_client(roots: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError::Mismatch(e.to_string()))?;
+    Ok(config.with_root_certificates(authorities(roots)?).with_no_client_auth())
+}
+
 /// How this node goes out.
 pub struct Client {
     rustls: Arc<ClientConfig>,
@@ -85,14 +107,7 @@ impl Client {
 
     /// Trusts the authorities in `roots`, or those that this host trusts, and the network.
     pub fn new(roots: Option<&Path>, network: &HmacKey) -> Result<Self, TlsError> {
-        let file = roots.or_else(|| ROOTS.iter().map(Path::new).find(|p| fs::exists(p).unwrap_or(false)));
-        let mut store = RootCertStore::empty();
-        // Some of what distributions ship is too old to be read.
-        let (added, _) = store.add_parsable_certificates(certificates(file.ok_or(TlsError::NoRoots)?)?);
-        if added == 0 {
-            return Err(TlsError::NoRoots);
-        }
-        Self::with_store(store, network)
+        Self::with_store(authorities(roots)?, network)
     }
 
     fn with_store(store: RootCertStore, network: &HmacKey) -> Result<Self, TlsError> {

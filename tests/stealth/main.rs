@@ -8,6 +8,7 @@ mod firewall;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod members;
+mod names;
 mod openings;
 mod proxies;
 mod shape;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ("detectors_see_visits_of_a_website", detectors::judge),
         ("sizes_and_times_of_a_visit_tell_little", shape::sizes_and_times),
         ("connections_are_changed_without_loss", shape::rotation),
+        ("names_are_resolved_over_tls_and_https", names::encrypted_dns),
         ("through_the_proxies_of_offices", proxies::both_kinds),
     ])
 }
