@@ -52,8 +52,7 @@ fn print(r: &Report) {
     line("hello", format!("{}, {} bytes, ALPN {}", r.hello, r.hello_bytes, r.alpn.join(", ")));
     let whose = if r.is_browsers { "a browser's" } else { "NO BROWSER'S: build with --features browser-hello" };
     line("JA4", format!("{}  {whose}", r.ja4));
-    let order = if r.is_browsers { "another one for each connection, as a browser's" } else { "the same each time" };
-    line("JA3", format!("{}  {order}", r.ja3));
+    line("JA3", format!("{}  another one for each connection, as a browser's", r.ja3));
     let passes = |of: Option<&str>| of.map_or("BLOCKED by that rule".to_owned(), |why| format!("passes as {why}"));
     line("first packet", format!("{} (rule against what looks encrypted)", passes(r.first_packet)));
     if r.mode != "always" {
