@@ -11,4 +11,6 @@ pub use cable::{CableEnd, MAX_FRAME, wait_for_frames};
 pub use netlink::{LinkChange, Monitor, Netlink};
 pub use netns::{NetNs, become_root_in_user_namespace, can_make_namespaces};
 pub use nft::masquerade;
-pub use system::{cpu_seconds, drop_privileges, interface_addresses, is_root, random, resident_kib, sd_notify};
+pub use system::{
+    cpu_seconds, drop_privileges, interface_addresses, is_root, raise_file_limit, random, resident_kib, sd_notify,
+};

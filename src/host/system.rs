@@ -114,6 +114,19 @@ pub fn sd_notify(state: &str) {
     }
 }
 
+/// Lets this process open as many files as the system allows it to, and returns how many.
+pub fn raise_file_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is writable and lives through both calls.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if raised { Ok(limit.rlim_cur) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Processor seconds that a process has used, user and system.
 pub fn cpu_seconds(pid: u32) -> io::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;

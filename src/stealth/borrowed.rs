@@ -2,9 +2,10 @@
 //! everybody else's bytes go to the site and back as they are.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     io,
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
-    sync::Arc,
+    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -25,10 +26,14 @@ use super::{
     pass::Guard,
     tls::Tls,
 };
-use crate::{config::Shaping, crypto::HmacKey};
+use crate::{config::Shaping, crypto::HmacKey, host};
 
-/// Visitors at a time. They cost a task and two descriptors each.
+/// Visitors at a time, as far as descriptors reach. They cost a task and two descriptors each.
 const MAX_VISITORS: usize = 4096;
+/// Of these, visitors from one place.
+const MAX_FROM_ONE: usize = 256;
+/// Descriptors that are left to everything else.
+const RESERVED: u64 = 512;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Certificates change; so does what they weigh.
@@ -166,6 +171,41 @@ fn reset(socket: &tokio::net::TcpStream) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
+/// How many visitors are here from where. IPv6 hosts have a network of 64 bits to come from.
+#[derive(Default)]
+struct Origins(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them; it leaves when this goes.
+struct Origin(Arc<Origins>, IpAddr);
+
+impl Origins {
+    fn enter(all: &Arc<Self>, ip: IpAddr) -> Option<Origin> {
+        let ip = match ip.to_canonical() {
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) & !u128::from(u64::MAX)).to_be_bytes()),
+            ip => ip,
+        };
+        let mut here = all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = here.entry(ip).or_default();
+        if *count >= MAX_FROM_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Origin(Arc::clone(all), ip))
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let mut here = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = here.entry(self.1) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
 /// Receives visitors for ever, once the decoy has been seen: until then nobody listens, as where no site is. `admit` gets
 /// the streams of members. `socket` is bound.
 pub(super) fn serve(
@@ -206,13 +246,22 @@ async fn receive(
             }
         }
     });
-    let places = Arc::new(Semaphore::new(MAX_VISITORS));
+    // Without that many descriptors there are fewer places; 1,024 is what the kernel gives everybody.
+    let files = host::raise_file_limit().unwrap_or(1024);
+    let places =
+        usize::try_from(files.saturating_sub(RESERVED) / 2).map_or(MAX_VISITORS, |n| n.clamp(16, MAX_VISITORS));
+    let places = Arc::new(Semaphore::new(places));
+    let origins = Arc::new(Origins::default());
     loop {
         // Who finds no place waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let Ok((visitor, _)) = listener.accept().await else {
+        let Ok((visitor, from)) = listener.accept().await else {
             // Out of descriptors, as a rule: the next visitor may have better luck.
             tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Some(origin) = Origins::enter(&origins, from.ip()) else {
+            reset(&visitor);
             continue;
         };
         let (door, admit) = (Arc::clone(&door), admit.clone());
@@ -226,7 +275,27 @@ async fn receive(
                 }
             })
             .await;
-            drop(place);
+            drop((place, origin));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_place_does_not_fill_the_house() {
+        let all = Arc::new(Origins::default());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut here: Vec<Origin> = (0..MAX_FROM_ONE as u16)
+            .map(|n| Origins::enter(&all, IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n])).unwrap())
+            .collect();
+        assert!(Origins::enter(&all, ip("2001:db8:0:1::ffff:1")).is_none());
+        assert!(Origins::enter(&all, ip("2001:db8:0:2::1")).is_some());
+        here.pop();
+        assert!(Origins::enter(&all, ip("2001:db8:0:1::9")).is_some());
+        here.clear();
+        assert!(all.0.lock().unwrap().is_empty());
     }
 }

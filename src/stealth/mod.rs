@@ -1,8 +1,8 @@
 //! Floor 4: the disguise. Datagrams cross a TLS 1.3 connection to port 443 of what is a website to everybody else.
 //!
-//! The TLS certificate is the site's and says nothing of the mesh: both ends prove inside TLS that they know the
-//! network's key, by MACs over a secret that this one connection has made (RFC 5705, RFC 9266). The mesh's own sessions run
-//! inside, end to end as ever.
+//! Both ends prove inside TLS that they know the network's key, by MACs over a secret that this one connection has made
+//! (RFC 9266). A node stands before a website of its own ([`Own`]), or before one that it sends strangers to ([`Borrowed`]);
+//! there a pass in the ClientHello tells members. The mesh's own sessions run inside, end to end as ever.
 
 mod borrowed;
 #[cfg(feature = "browser-hello")]

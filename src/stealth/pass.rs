@@ -63,7 +63,9 @@ impl Guard {
 
     fn admits_at(&self, hello: &Hello, now: u64) -> bool {
         let (nonce, shown) = hello.session_id.split_at(16);
-        let first = now.saturating_sub(REACH).max(self.since + 1);
+        // A clock that was set back since the start must not keep members out until it has caught up.
+        let is_set_back = now + REACH < self.since;
+        let first = now.saturating_sub(REACH).max(if is_set_back { 0 } else { self.since + 1 });
         // All of them are tried, so that the time this takes says nothing of the clock.
         let hit = |step: u64| {
             // Without a key share in it: from clients whose TLS does not tell theirs.
@@ -122,6 +124,15 @@ mod tests {
         assert!(!guard(&network).admits_at(&hello(&network, b"", 1000), 1000));
         assert!(!guard(&network).admits_at(&hello(&network, b"", 999), 1001));
         assert!(guard(&network).admits_at(&hello(&network, b"", 1001), 1001));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nobody_out() {
+        let network = HmacKey::new(&[1; 32]);
+        let guard = guard(&network);
+        let pass = hello(&network, b"", 500);
+        assert!(guard.admits_at(&pass, 500));
+        assert!(!guard.admits_at(&pass, 501));
     }
 
     #[test]
