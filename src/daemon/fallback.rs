@@ -43,6 +43,8 @@ pub(super) struct Fallback {
     rotation: Duration,
     /// The stream through a site, and until when it is used.
     current: Option<(Arc<Stream>, Instant)>,
+    /// Since when UDP passes badly.
+    throttled: Option<Instant>,
     /// The one before, and when it is closed.
     old: Option<(Arc<Stream>, Instant)>,
 }
@@ -65,6 +67,7 @@ impl Fallback {
             connecting: None,
             rotation: config.stealth.rotation,
             current: None,
+            throttled: None,
             old: None,
         }
     }
@@ -74,7 +77,7 @@ impl Fallback {
     }
 
     /// To be called every second or so.
-    pub fn tick(&mut self, shared: &Arc<Shared>, has_links: bool) {
+    pub fn tick(&mut self, shared: &Arc<Shared>, has_links: bool, is_throttled: bool) {
         let now = Instant::now();
         self.old.take_if(|(stream, until)| *until <= now || stream.is_closed()).inspect(|(stream, _)| stream.close());
         self.current.take_if(|(stream, _)| stream.is_closed());
@@ -91,7 +94,13 @@ impl Fallback {
             self.linked = now;
             self.wait = RETRY.0;
             let is_worn = self.current.as_ref().is_some_and(|(_, until)| *until <= now);
-            if is_worn && self.rotation > Duration::ZERO {
+            self.throttled = self.throttled.filter(|_| is_throttled).or_else(|| is_throttled.then_some(now));
+            let has_enough = self.throttled.is_some_and(|since| now.duration_since(since) >= PATIENCE);
+            if has_enough && now >= self.next && self.dialer.is_some() {
+                tracing::info!("UDP passes badly: trying TLS");
+                self.next = now + RETRY.1;
+                self.connect(shared, Vec::new());
+            } else if is_worn && self.rotation > Duration::ZERO {
                 self.connect(shared, Vec::new());
             }
             return;

@@ -26,6 +26,10 @@ const ACTIVE_FOR: Duration = Duration::from_secs(3);
 const HOP_COST: f64 = 1500.0;
 /// Added to a link that will be given up for room, in µs, so that hardly any route comes to depend on it.
 const TEMPORARY_COST: Metric = 200_000;
+/// From this share of lost probes on, a stream does better.
+const THROTTLED: f64 = 0.25;
+/// For how long UDP is left alone then.
+const DISTRUST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
 const OUTSTANDING: usize = 64;
 const RTT_SAMPLES: usize = 16;
 /// Answers from another place before it is compared with the present one.
@@ -89,6 +93,8 @@ pub(super) struct Link {
     others: BTreeMap<SocketAddr, Place>,
     /// The address that the link was moved away from.
     left: Option<(SocketAddr, Instant)>,
+    /// Until when UDP is not to be trusted, and for how long it was the last time.
+    distrusted: (Instant, Duration),
 }
 
 /// What it costs to send over a path, in µs: a constant per hop and half a round trip, both stretched by loss.
@@ -132,6 +138,7 @@ impl Link {
             suspect: false,
             others: BTreeMap::new(),
             left: None,
+            distrusted: (now, Duration::ZERO),
         }
     }
 
@@ -146,6 +153,24 @@ impl Link {
 
     pub fn loss(&self) -> f64 {
         self.loss
+    }
+
+    /// Whether users' packets go over UDP and much of it is lost: that is how networks slow down what they don't know.
+    pub fn is_throttled(&self, now: Instant) -> bool {
+        self.up && self.is_active(now) && !path::is_makeshift(self.addr) && self.loss >= THROTTLED
+    }
+
+    /// Prefers `stream` to UDP, each time for longer.
+    pub fn prefer(&mut self, now: Instant, stream: SocketAddr) {
+        let span = (2 * self.distrusted.1).clamp(DISTRUST.0, DISTRUST.1);
+        self.distrusted = (now + span, span);
+        self.candidate = Some((stream, 0, now));
+        self.loss = 0.0;
+    }
+
+    /// Whether `addr` is not to be used although the peer is there.
+    pub fn distrusts(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.up && now < self.distrusted.0 && !path::is_makeshift(addr)
     }
 
     /// A round trip was confirmed: the link is usable.

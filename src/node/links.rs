@@ -6,6 +6,7 @@ use super::{
     Event, Node, Peer, Session, Transmit,
     channel::Channel,
     link::{Link, Tick},
+    paths::BAD_LOSS,
 };
 use crate::{
     discovery::Candidate,
@@ -64,6 +65,15 @@ impl Node {
             && !is_guest
         {
             match &mut peer.link {
+                // Whichever end finds UDP bad has opened the stream.
+                Some(link)
+                    if link.up
+                        && path::is_stream(addr)
+                        && !path::is_makeshift(link.addr)
+                        && (link.is_throttled(now) || !initiator && link.loss() >= BAD_LOSS) =>
+                {
+                    link.prefer(now, addr);
+                }
                 // A makeshift was made because UDP leads nowhere: that UDP comes in says only half.
                 Some(link) if !link.up && path::is_makeshift(addr) >= path::is_makeshift(link.addr) => link.addr = addr,
                 Some(_) => {}
@@ -155,11 +165,11 @@ impl Node {
             }
             return;
         }
-        if link.up && path::is_makeshift(from) && !path::is_makeshift(link.addr) {
+        if link.up && path::is_makeshift(from) && !path::is_makeshift(link.addr) && !link.distrusts(now, link.addr) {
             // What was still on its way over the stream when the link moved to UDP.
             return;
         }
-        if link.has_left(now, from) {
+        if link.has_left(now, from) || link.distrusts(now, from) {
             return;
         }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
@@ -258,6 +268,9 @@ impl Node {
         }
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
         if addr != link.addr {
+            if link.distrusts(now, addr) {
+                return;
+            }
             let is_better = link.up && link.compare(addr, rtt);
             let interface = match link.candidate.filter(|c| c.0 == addr) {
                 Some((_, interface, _)) => interface,

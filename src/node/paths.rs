@@ -23,7 +23,7 @@ const UDP_EVERY_S: u64 = 5;
 const LOOKS_S: Range<u64> = 2..10;
 const LOOK_EVERY_S: u64 = 60;
 /// From this share of lost probes on, other places are compared at once.
-const BAD_LOSS: f64 = 0.1;
+pub(super) const BAD_LOSS: f64 = 0.1;
 
 impl Node {
     /// Offers an attempt to a peer that users talk to and that has no direct link.
@@ -147,6 +147,7 @@ impl Node {
         }
         places.retain(|place| *place != current);
         if let Some(link) = &mut peer.link {
+            places.retain(|place| !link.distrusts(now, *place));
             places.iter().for_each(|place| link.ask_other(*place));
         }
         places.into_iter().for_each(|place| self.send_probe(now, id, place));
@@ -170,6 +171,12 @@ impl Node {
     pub fn try_path(&mut self, now: Instant, path: SocketAddr) {
         self.sessions.connect(now, Via::Direct(path), None);
         self.pump(now);
+    }
+
+    /// Whether UDP passes so badly on a link in use that a stream would do better.
+    #[must_use]
+    pub fn is_throttled(&self, now: Instant) -> bool {
+        self.peers.values().filter_map(|p| p.link.as_ref()).any(|l| l.is_throttled(now))
     }
 
     /// Whether any link is up.

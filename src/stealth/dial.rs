@@ -121,7 +121,9 @@ impl Dialer {
 fn clock_difference(head: &[u8]) -> String {
     let text = String::from_utf8_lossy(head);
     let date = text.lines().filter_map(|l| l.split_once(": ")).find(|(name, _)| name.eq_ignore_ascii_case("date"));
-    let Some(theirs) = date.and_then(|(_, date)| httpdate::parse_http_date(date).ok()) else { return String::new() };
+    let Some(theirs) = date.and_then(|(_, date)| httpdate::parse_http_date(date).ok()) else {
+        return ", or this host's clock is off by two minutes or more".to_owned();
+    };
     let (off, way) = match SystemTime::now().duration_since(theirs) {
         Ok(ahead) => (ahead, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),

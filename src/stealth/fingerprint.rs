@@ -155,9 +155,8 @@ mod tests {
         let (one, two) = (of().unwrap(), of().unwrap());
         assert_eq!(one.ja4, two.ja4);
         assert!(one.ja4.starts_with("t13d") && one.ja4.len() == 36, "{}", one.ja4);
-        let is_browser = cfg!(feature = "browser-hello");
-        assert_eq!(one.alpn.len(), if is_browser { 2 } else { 1 });
-        assert_eq!(one.has_grease, is_browser);
+        assert_eq!(one.alpn, ["h2", "http/1.1"]);
+        assert_eq!(one.has_grease, cfg!(feature = "browser-hello"));
         assert_ne!(one.ja3, two.ja3, "the order of the extensions varies");
         assert!(Fingerprint::of(b"GET / HTTP/1.1\r\n\r\n").is_none());
     }

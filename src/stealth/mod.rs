@@ -52,7 +52,7 @@ use crate::crypto::HmacKey;
 /// Where distributions keep the certificates of public authorities.
 const ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
-/// What a browser offers for a WebSocket.
+/// What is spoken inside: a WebSocket is opened over this one.
 const ALPN: &[u8] = b"http/1.1";
 
 /// What is wrong with certificates and keys.
@@ -121,7 +121,8 @@ impl Client {
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| mismatch(&e))?;
         let mut config = config.dangerous().with_custom_certificate_verifier(trust).with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        // What browsers offer.
+        config.alpn_protocols = vec![b"h2".to_vec(), ALPN.to_vec()];
         // A ticket would be shown to whoever stands there next time.
         config.resumption = Resumption::disabled();
         Ok(Self {

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         ("behind_a_borrowed_site_members_meet", borrowed::members_meet),
         ("what_is_wrong_with_a_borrowed_site_is_said", borrowed::errors),
         ("with_tcp_443_alone_a_node_joins", members::tcp_443_alone),
+        ("udp_that_loses_half_is_left_for_tls", members::throttled),
         ("always_means_nothing_but_tls", members::nothing_but_tls),
         ("what_is_wrong_is_said", members::errors),
         ("detectors_see_visits_of_a_website", detectors::judge),

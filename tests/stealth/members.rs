@@ -6,7 +6,11 @@ use std::{
 };
 
 use aegisray::{
-    lab::{daemon::Daemon, load, topology::Internet},
+    lab::{
+        daemon::{Daemon, wait_for},
+        load,
+        topology::Internet,
+    },
     node::Carrier,
 };
 
@@ -145,4 +149,41 @@ pub fn errors() {
         std::thread::sleep(Duration::from_secs(2));
         assert!(client.route_to("site").is_none());
     }
+}
+
+const LOSSY_UDP: &str = "
+table inet slow {
+  chain out { type filter hook output priority 0; policy accept;
+    oifname eth0 meta l4proto udp numgen random mod 100 < 45 drop; }
+}";
+
+/// A network that lets UDP through, and loses half of it.
+pub fn throttled() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let site = Site::open(&dir, &mut internet, 10);
+    let host = internet.public("203.0.113.20".parse().unwrap()).unwrap();
+    let mut client = node(&dir, "client", &format!("{}{}", bootstrap(ADDRESS), site.way_in("auto", NAME)));
+    client.start(&host).unwrap();
+    need_route(&client, "site");
+    assert_eq!(carrier(&client, "site"), Some(Carrier::Udp));
+    let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| load::tcp(&host, &site.host, address, 1, Duration::from_secs(25)));
+        std::thread::sleep(Duration::from_secs(2));
+        nft(&host, LOSSY_UDP);
+        let slow = Instant::now();
+        need(&client, "TLS", || (carrier(&client, "site") == Some(Carrier::Tls)).then_some(()));
+        println!("  over TLS {:.1} s after half of UDP was lost", slow.elapsed().as_secs_f64());
+        let rate = transfer.join().unwrap().expect("the transfer survives");
+        println!("  {:.2} Gbit/s on average, the slow time with it", rate / 1e9);
+        assert!(rate > 1e8, "{rate}");
+    });
+    // It stays, though single probes over UDP come back.
+    assert_eq!(carrier(&client, "site"), Some(Carrier::Tls));
+    nft(&host, "flush chain inet slow out");
+    let good = Instant::now();
+    let over_udp = || (carrier(&client, "site") == Some(Carrier::Udp)).then_some(());
+    wait_for(Duration::from_secs(60), over_udp).expect("UDP again");
+    println!("  over UDP {:.1} s after it was good again", good.elapsed().as_secs_f64());
 }
