@@ -41,8 +41,8 @@ bench: setup     ## criterion benches
 
 lint: setup-lint ## formatting, clippy, licences and sources of dependencies, documentation
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	cargo clippy --features bench-plaintext -- -D warnings
+	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --features bench-plaintext -- -D warnings
 	cargo clippy --release --all-targets --features browser-hello -- -D warnings
 	cargo deny --log-level error --all-features check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet

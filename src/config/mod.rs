@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
-pub use stealth::{Front, Mode, Padding, Proxy, ProxyKind, Serve, Shaping, Site, Stealth};
+pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping, Site, Stealth};
 
 use crate::{
     crypto::{Algorithm, Cipher},

@@ -53,11 +53,19 @@ pub struct Serve {
     pub site: Front,
 }
 
+/// Where a site's pages come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pages {
+    /// A web server, by plain HTTP.
+    Upstream(SocketAddr),
+    Folder(PathBuf),
+}
+
 /// Whose website it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Front {
-    /// One's own, with its certificate: `upstream` gives its pages, by plain HTTP.
-    Own { certificate: PathBuf, key: PathBuf, upstream: SocketAddr },
+    /// One's own, with its certificate.
+    Own { certificate: PathBuf, key: PathBuf, pages: Pages },
     /// Whatever answers at `decoy` (`HOST:PORT`) by TLS of its own, for the name `sni`.
     Borrowed { decoy: String, sni: String },
 }
@@ -163,6 +171,7 @@ struct RawServe {
     certificate: Option<String>,
     key: Option<String>,
     upstream: Option<Spanned<Text>>,
+    folder: Option<Spanned<Text>>,
     decoy: Option<Spanned<Text>>,
     sni: Option<Spanned<Text>>,
 }
@@ -277,16 +286,28 @@ impl Reader<'_> {
     }
 
     fn front(&self, serve: &RawServe, mode: Mode, at: &Location) -> Result<Front, ConfigError> {
-        match (&serve.certificate, &serve.key, &serve.upstream, &serve.decoy) {
-            (Some(certificate), Some(key), Some(upstream), None) => {
+        let own = |certificate: &str, key: &str, pages: Pages| Front::Own {
+            certificate: self.resolve(certificate),
+            key: self.resolve(key),
+            pages,
+        };
+        match (&serve.certificate, &serve.key, &serve.upstream, &serve.folder, &serve.decoy) {
+            (Some(certificate), Some(key), None, Some(folder), None) => {
+                let path = self.resolve(&folder.value.0);
+                if !path.is_dir() {
+                    return Err(self.error(&folder.referenced, format!("{} is no folder", path.display())));
+                }
+                Ok(own(certificate, key, Pages::Folder(path)))
+            }
+            (Some(certificate), Some(key), Some(upstream), None, None) => {
                 let text = &upstream.value.0;
                 let addr = text.parse().map_err(|_| {
                     let message = format!("expected IP:PORT of a plain HTTP server, like 127.0.0.1:8080; got `{text}`");
                     self.error(&upstream.referenced, message)
                 })?;
-                Ok(Front::Own { certificate: self.resolve(certificate), key: self.resolve(key), upstream: addr })
+                Ok(own(certificate, key, Pages::Upstream(addr)))
             }
-            (None, None, None, Some(decoy)) => {
+            (None, None, None, None, Some(decoy)) => {
                 let address = self.bootstrap(std::slice::from_ref(decoy))?.remove(0);
                 if mode == Mode::Always && address.parse::<SocketAddr>().is_err() {
                     let message = "with mode `always` give IP:PORT: asking DNS for a name would be seen";
@@ -305,7 +326,7 @@ impl Reader<'_> {
                 Ok(Front::Borrowed { decoy: address, sni })
             }
             _ => {
-                let message = "stealth.serve needs either certificate, key and upstream (a site of your own) or decoy (whatever \
+                let message = "stealth.serve needs either certificate, key, and upstream or folder (a site of your own) or decoy (whatever \
                                site answers there)";
                 Err(self.error(at, message))
             }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api,
-    config::{self, Config, Front, Mode, StunClients},
+    config::{self, Config, Front, Mode, Pages, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Verify},
@@ -137,8 +137,12 @@ fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), S
     let network = config.network.gate().clone();
     let shaping = config.stealth.shaping;
     let door = match &serve.site {
-        Front::Own { certificate, key, upstream } => {
-            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, *upstream, shaping))
+        Front::Own { certificate, key, pages } => {
+            let upstream = match pages {
+                Pages::Upstream(upstream) => *upstream,
+                Pages::Folder(folder) => stealth::serve_pages(folder)?,
+            };
+            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, upstream, shaping))
         }
         Front::Borrowed { decoy, sni } => {
             let client = stealth::Client::new(config.stealth.roots.as_deref(), &network)?;

@@ -16,6 +16,7 @@ mod http;
 mod mask;
 mod member;
 mod own;
+mod pages;
 mod pass;
 mod proxy;
 mod seal;
@@ -45,6 +46,7 @@ pub use self::{
     borrowed::Borrowed,
     dial::{Dialer, Resolve},
     own::Own,
+    pages::serve as serve_pages,
     seal::TlsSeal,
 };
 use crate::crypto::HmacKey;

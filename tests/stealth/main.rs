@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     harness::run(&[
         ("strangers_see_the_website_and_nothing_else", strangers::see_the_website),
         ("strangers_see_the_borrowed_site_and_nothing_else", openings::see_the_decoy),
+        ("a_folder_is_a_site", strangers::see_a_folder),
         ("openings_of_tls_end_and_cost_little", openings::end),
         ("behind_a_borrowed_site_members_meet", borrowed::members_meet),
         ("what_is_wrong_with_a_borrowed_site_is_said", borrowed::errors),

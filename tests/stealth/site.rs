@@ -24,7 +24,7 @@ pub struct Site {
     pub host: Host,
     pub daemon: Daemon,
     pub authority: PathBuf,
-    _nginx: Running,
+    _nginx: Option<Running>,
 }
 
 fn openssl(dir: &Path, args: &str) {
@@ -61,11 +61,15 @@ impl Drop for Running {
     }
 }
 
-/// nginx with some pages: plain HTTP at [`UPSTREAM`], and HTTPS for [`NAME`] at `https` if given.
-fn nginx(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
+fn write_pages(dir: &Dir) {
     let pages = dir.0.join("pages");
     fs::create_dir_all(&pages).unwrap();
     fs::write(pages.join("index.html"), "<h1>A site about ducks</h1>\n".repeat(40)).unwrap();
+}
+
+/// nginx with some pages: plain HTTP at [`UPSTREAM`], and HTTPS for [`NAME`] at `https` if given.
+fn nginx(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
+    write_pages(dir);
     let d = dir.0.display();
     let https = https.map_or(String::new(), |at| {
         format!(
@@ -95,7 +99,16 @@ impl Site {
         let nginx = nginx(dir, &host, None);
         let serve =
             format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\"", d = dir.0.display());
-        Self::start(dir, host, nginx, &serve)
+        Self::start(dir, host, Some(nginx), &serve)
+    }
+
+    /// The same with the pages out of a folder.
+    pub fn of_folder(dir: &Dir, internet: &mut Internet) -> Self {
+        let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
+        certify(&dir.0, NAME, 10);
+        write_pages(dir);
+        let d = dir.0.display();
+        Self::start(dir, host, None, &format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, folder: {d}/pages"))
     }
 
     /// A node at [`ADDRESS`] before a site of somebody else's at [`DECOY`].
@@ -104,10 +117,10 @@ impl Site {
         let theirs = internet.public(DECOY.parse().unwrap()).unwrap();
         let nginx = nginx(dir, &theirs, Some(&format!("{DECOY}:443")));
         let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
-        (Self::start(dir, host, nginx, &format!("decoy: \"{DECOY}:443\", sni: {NAME}")), theirs)
+        (Self::start(dir, host, Some(nginx), &format!("decoy: \"{DECOY}:443\", sni: {NAME}")), theirs)
     }
 
-    fn start(dir: &Dir, host: Host, nginx: Running, serve: &str) -> Self {
+    fn start(dir: &Dir, host: Host, nginx: Option<Running>, serve: &str) -> Self {
         let authority = dir.0.join("ca.pem");
         let more = format!(
             "{}stealth:\n  mode: auto\n  roots: {}\n  serve: {{ port: 443, {serve} }}\n",

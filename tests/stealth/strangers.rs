@@ -16,7 +16,7 @@ use aegisray::{
 };
 
 use super::{
-    harness::Dir,
+    harness::{Dir, need_route, node},
     site::{ADDRESS, NAME, Site, UPSTREAM},
 };
 
@@ -133,6 +133,23 @@ pub fn see_the_website() {
     let different = differences(&probes, answers);
     println!("  {} openings inside TLS: {} answered otherwise than by the site itself", probes.len(), different.len());
     assert!(probes.len() >= 40 && different.is_empty(), "{different:#?}");
+}
+
+/// A site whose pages come out of a folder.
+pub fn see_a_folder() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let site = Site::of_folder(&dir, &mut internet);
+    let visitor = internet.public("203.0.113.66".parse().unwrap()).unwrap();
+    let ask = |request: &str| ask_site(&site, &visitor, ADDRESS, request.as_bytes()).0;
+    let page = ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("A site about ducks"), "{page}");
+    assert!(ask("GET /none HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
+    let host = internet.public("203.0.113.20".parse().unwrap()).unwrap();
+    let mut member = node(&dir, "member", &site.way_in("always", NAME));
+    member.start(&host).unwrap();
+    need_route(&member, "site");
+    println!("  a folder's pages for strangers, and a member behind them");
 }
 
 /// Where what the site itself says (first) and what the node says (second) is not the same at the same time.
