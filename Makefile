@@ -45,7 +45,7 @@ lint: setup-lint ## formatting, clippy, licences and sources of dependencies, do
 	cargo clippy --release --features bench-plaintext -- -D warnings
 	cargo clippy --release --all-targets --features browser-hello -- -D warnings
 	cargo deny --log-level error --all-features check bans licenses sources
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --quiet
 
 clean:
 	cargo clean

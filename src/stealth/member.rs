@@ -73,6 +73,8 @@ impl SupportedKxGroup for Hybrid {
 pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.secure_random = &Random;
+    // Whoever offers no TLS 1.2 offers no suites of it.
+    provider.cipher_suites.retain(|suite| suite.tls13().is_some());
     for group in &mut provider.kx_groups {
         if group.name() == NamedGroup::X25519MLKEM768 {
             *group = &Hybrid;
