@@ -1,7 +1,7 @@
 //! `aegisray netcheck`.
 
 use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
@@ -10,6 +10,7 @@ use clap::Args;
 use super::{Failure, show::print_json};
 use crate::{
     config::Config,
+    daemon,
     netcheck::{self, Behaviour, Report},
     wire::stun,
 };
@@ -37,9 +38,11 @@ pub(super) fn run(args: &NetcheckArgs, config: &Path) -> Result<(), Failure> {
         )
         .into());
     }
+    let resolve =
+        config.as_ref().map_or_else(|| Ok(daemon::host_resolver()), daemon::resolver).map_err(anyhow::Error::from)?;
     let mut servers: Vec<SocketAddr> = Vec::new();
     for name in &names {
-        match name.to_socket_addrs().or_else(|_| (name.as_str(), stun::PORT).to_socket_addrs()) {
+        match resolve(&with_port(name, stun::PORT)) {
             Ok(found) => servers.extend(found),
             Err(e) => eprintln!("aegisray: {name}: {e}; going on with the others"),
         }
@@ -50,6 +53,15 @@ pub(super) fn run(args: &NetcheckArgs, config: &Path) -> Result<(), Failure> {
     } else {
         print(&report);
         Ok(())
+    }
+}
+
+/// `HOST`, `IP` or either with a port, as `HOST:PORT`.
+fn with_port(name: &str, port: u16) -> String {
+    match name.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) if name.contains(':') => name.to_owned(),
+        Err(_) => format!("{name}:{port}"),
     }
 }
 

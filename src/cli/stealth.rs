@@ -71,7 +71,7 @@ fn print(r: &Report) {
     );
     line(
         "connections",
-        format!("one at a time, two for 5 s when it is changed; about {:.0} a day", c.connections_a_day),
+        format!("one at a time, two for 8 s when it is changed; about {:.0} a day", c.connections_a_day),
     );
     match c.padding_start {
         0 => line("padding", "none: SIZES OF THE FIRST RECORDS TELL WHAT RUNS INSIDE (stealth.padding)".to_owned()),

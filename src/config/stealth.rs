@@ -67,7 +67,7 @@ pub enum Front {
     /// One's own, with its certificate.
     Own { certificate: PathBuf, key: PathBuf, pages: Pages },
     /// Whatever answers at `decoy` (`HOST:PORT`) by TLS of its own, for the name `sni`.
-    Borrowed { decoy: String, sni: String },
+    Borrowed(Site),
 }
 
 /// What a proxy speaks.
@@ -323,7 +323,7 @@ impl Reader<'_> {
                         })?
                     }
                 };
-                Ok(Front::Borrowed { decoy: address, sni })
+                Ok(Front::Borrowed(Site { address, sni }))
             }
             _ => {
                 let message = "stealth.serve needs either certificate, key, and upstream or folder (a site of your own) or decoy (whatever \

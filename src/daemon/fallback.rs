@@ -14,16 +14,18 @@ use crate::{
     config::{Config, Site},
     dataplane::{self, Shared},
     host,
+    node::Node,
     stealth::{Client, Dialer},
     transport::Stream,
+    types,
 };
 
 /// So long without any link, and UDP is taken to be blocked.
 const PATIENCE: Duration = Duration::from_secs(3);
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 const CONNECT_TIME: Duration = Duration::from_secs(4);
-/// So long the connection before the present one stays open.
-const OVERLAP: Duration = Duration::from_secs(5);
+/// So long the connection before the present one is in use as before, and so long it stays open.
+const OVERLAP: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(8));
 /// Tried beside the bootstrap entry's own port: often the only one that is open.
 const HTTPS: u16 = 443;
 
@@ -45,7 +47,7 @@ pub(super) struct Fallback {
     current: Option<(Arc<Stream>, Instant)>,
     /// Since when UDP passes badly.
     throttled: Option<Instant>,
-    /// The one before, and when it is closed.
+    /// The one before, and since when: soon it is used no more, and then closed.
     old: Option<(Arc<Stream>, Instant)>,
 }
 
@@ -77,20 +79,29 @@ impl Fallback {
     }
 
     /// To be called every second or so.
-    pub fn tick(&mut self, shared: &Arc<Shared>, has_links: bool, is_throttled: bool) {
+    pub fn tick(&mut self, mesh_now: types::Instant, shared: &Arc<Shared>, node: &mut Node) {
         let now = Instant::now();
-        self.old.take_if(|(stream, until)| *until <= now || stream.is_closed()).inspect(|(stream, _)| stream.close());
+        if let Some((stream, since)) = &self.old {
+            let age = now.duration_since(*since);
+            if age >= OVERLAP.1 || stream.is_closed() {
+                stream.close();
+                self.old = None;
+            } else if age >= OVERLAP.0 {
+                node.part_with(mesh_now, stream.path);
+            }
+        }
+        let is_throttled = node.is_throttled(mesh_now);
         self.current.take_if(|(stream, _)| stream.is_closed());
         if let Some(ended) = self.connecting.take_if(|t| t.is_finished())
             && let Ok(Some(stream)) = ended.join()
         {
             let current = self.current.replace((stream, now + self.lifetime()));
-            self.old = current.map(|(stream, _)| (stream, now + OVERLAP));
+            self.old = current.map(|(stream, _)| (stream, now));
         }
         if self.connecting.is_some() {
             return;
         }
-        if has_links {
+        if node.has_links() {
             self.linked = now;
             self.wait = RETRY.0;
             let is_worn = self.current.as_ref().is_some_and(|(_, until)| *until <= now);
@@ -100,7 +111,7 @@ impl Fallback {
                 tracing::info!("UDP passes badly: trying TLS");
                 self.next = now + RETRY.1;
                 self.connect(shared, Vec::new());
-            } else if is_worn && self.rotation > Duration::ZERO {
+            } else if is_worn && self.old.is_none() && self.rotation > Duration::ZERO {
                 self.connect(shared, Vec::new());
             }
             return;

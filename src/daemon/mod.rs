@@ -65,6 +65,12 @@ pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
     Ok(resolve::Servers::new(config)?.blocking())
 }
 
+/// Resolves names as this host does.
+#[must_use]
+pub fn host_resolver() -> stealth::Resolve {
+    resolve::Servers::default().blocking()
+}
+
 /// Runs a node until it is told to stop.
 pub fn run(config: Config) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -80,7 +86,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let servers = resolve::Servers::new(&config)?;
     let tls = goes_out.then(|| stealth::Client::new(stealth.roots.as_deref(), gate)).transpose()?;
     let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth, servers.blocking()));
-    let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve)).transpose()?;
+    let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve, servers.blocking())).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
     let sockets = Sockets::bind(config.listen, udp, queues).map_err(|e| StartError::Listen(config.listen, e))?;
@@ -133,7 +139,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
 }
 
 /// The site's door, and where visitors come in.
-fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), StartError> {
+fn open_door(config: &Config, serve: &config::Serve, resolve: stealth::Resolve) -> Result<(Door, Socket), StartError> {
     let network = config.network.gate().clone();
     let shaping = config.stealth.shaping;
     let door = match &serve.site {
@@ -144,9 +150,9 @@ fn open_door(config: &Config, serve: &config::Serve) -> Result<(Door, Socket), S
             };
             Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, upstream, shaping))
         }
-        Front::Borrowed { decoy, sni } => {
+        Front::Borrowed(decoy) => {
             let client = stealth::Client::new(config.stealth.roots.as_deref(), &network)?;
-            Door::Borrowed(stealth::Borrowed::new(decoy, sni, network, client, shaping))
+            Door::Borrowed(stealth::Borrowed::new(decoy.clone(), network, client, resolve, shaping))
         }
     };
     let bind = || {

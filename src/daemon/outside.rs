@@ -100,7 +100,7 @@ impl Outside {
 
     /// To be called every second.
     pub fn tick(&mut self, now: Instant, node: &mut Node) {
-        self.fallback.tick(&self.shared, node.has_links(), node.is_throttled(now));
+        self.fallback.tick(now, &self.shared, node);
         self.reflexive.tick(self.shared.socket());
         self.lifetime.tick();
         if let Some(turn) = &mut self.turn {

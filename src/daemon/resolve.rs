@@ -26,7 +26,7 @@ const MAX_TTL: Duration = Duration::from_secs(600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Whom to ask.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Servers {
     /// None: those that this host asks.
     named: Option<(ResolverConfig, Option<Arc<rustls::ClientConfig>>)>,
@@ -35,7 +35,7 @@ pub(super) struct Servers {
 impl Servers {
     pub fn new(config: &Config) -> Result<Self, TlsError> {
         if config.name_servers.is_empty() {
-            return Ok(Self { named: None });
+            return Ok(Self::default());
         }
         let servers = config.name_servers.iter().map(name_server).collect();
         let has_tls = config.name_servers.iter().any(|s| s.over != NameProtocol::Plain);
@@ -63,6 +63,9 @@ impl Servers {
     pub fn blocking(&self) -> Resolve {
         let servers = self.clone();
         Arc::new(move |entry| {
+            if let Ok(addr) = entry.parse() {
+                return Ok(vec![addr]);
+            }
             let (host, port) = entry.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
             let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub peer_wish: Wish,
     /// It came up when this node had no room for it.
     pub temporary: bool,
+    /// Its stream will be closed soon.
+    pub worn: bool,
     pub mtu: PathMtu,
     /// A place where the peer may be now, being tried.
     pub candidate: Option<(SocketAddr, u32, Instant)>,
@@ -118,6 +120,7 @@ impl Link {
             up: false,
             peer_wish: Wish::Indifferent,
             temporary: false,
+            worn: false,
             mtu: PathMtu::new(now, addr),
             candidate: None,
             outstanding: VecDeque::new(),
@@ -391,6 +394,7 @@ impl Link {
     /// Moves the link to another address that has just been confirmed.
     pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
         self.addr = addr;
+        self.worn = false;
         self.others.clear();
         self.mtu = PathMtu::new(now, addr);
         self.candidate = None;
@@ -406,7 +410,7 @@ impl Link {
     /// and not more often than every two seconds.
     pub fn cost(&mut self, now: Instant, configured: Metric) -> Option<Metric> {
         let cost = path_cost(self.min_rtt()?, self.loss) as Metric + configured;
-        let parting = self.temporary || self.peer_wish == Wish::NoRoom;
+        let parting = self.worn || self.temporary || self.peer_wish == Wish::NoRoom;
         let cost = cost + if parting { TEMPORARY_COST } else { 0 };
         let moved = cost.abs_diff(self.advertised);
         let first = self.advertised == 0;

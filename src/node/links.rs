@@ -218,6 +218,9 @@ impl Node {
     /// What this node thinks of a link to `id`.
     fn wish(&mut self, id: &NodeId) -> Wish {
         let link = self.peers.get(id).and_then(|p| p.link.as_ref());
+        if link.is_some_and(|l| l.worn) {
+            return Wish::NoRoom;
+        }
         let no_room = link.filter(|l| l.up).map_or(!self.discovery.has_room(), |l| l.temporary);
         if self.discovery.wants(id) || self.discovery.is_ring(id) {
             Wish::Wanted
@@ -305,7 +308,9 @@ impl Node {
         let temporary = self.wish(&id) == Wish::NoRoom;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(link) = &mut peer.link else { return };
-        link.temporary = temporary;
+        if !link.worn {
+            link.temporary = temporary;
+        }
         peer.channel.set_rtt(link.srtt().unwrap_or_default());
         let cost = link.cost(now, configured);
         if link.up {

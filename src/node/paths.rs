@@ -173,6 +173,16 @@ impl Node {
         self.pump(now);
     }
 
+    /// A stream will be closed soon: what goes over it is to find another way before.
+    pub fn part_with(&mut self, now: Instant, path: SocketAddr) {
+        for id in self.peers.ids() {
+            if let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.addr == path) {
+                link.worn = true;
+                self.send_probe(now, id, path);
+            }
+        }
+    }
+
     /// Whether UDP passes so badly on a link in use that a stream would do better.
     #[must_use]
     pub fn is_throttled(&self, now: Instant) -> bool {

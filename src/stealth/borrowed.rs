@@ -2,10 +2,9 @@
 //! everybody else's bytes go to the site and back as they are.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     io,
-    net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _},
-    sync::{Arc, Mutex, PoisonError},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -16,24 +15,21 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::tcp::{ReadHalf, WriteHalf},
-    sync::Semaphore,
 };
 
 use super::{
-    Client, TlsSeal, decoy,
+    Client, Resolve, TlsSeal, decoy,
+    door::reset,
     hello::{FirstFlight, Hello},
     mask, own,
     pass::Guard,
     tls::Tls,
 };
-use crate::{config::Shaping, crypto::HmacKey, host};
+use crate::{
+    config::{Shaping, Site},
+    crypto::HmacKey,
+};
 
-/// Visitors at a time, as far as descriptors reach. They cost a task and two descriptors each.
-const MAX_VISITORS: usize = 4096;
-/// Of these, visitors from one place.
-const MAX_FROM_ONE: usize = 256;
-/// Descriptors that are left to everything else.
-const RESERVED: u64 = 512;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Certificates change; so does what they weigh.
@@ -41,48 +37,67 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(10);
 /// So long a visitor is waited for who says nothing although the site has closed.
 const LINGER: Duration = Duration::from_secs(60);
-const BACKLOG: i32 = 1024;
 
 /// Stands before a decoy.
 pub struct Borrowed {
-    /// `HOST:PORT`.
-    decoy: String,
-    sni: String,
+    decoy: Site,
     network: HmacKey,
     shaping: Shaping,
     guard: Guard,
     /// How the decoy is looked at.
     client: Client,
+    resolve: Resolve,
     /// Where the decoy is, and what members are let in with.
     face: ArcSwapOption<(SocketAddr, decoy::Face, Arc<ServerConfig>)>,
 }
 
 impl Borrowed {
     #[must_use]
-    pub fn new(decoy: &str, sni: &str, network: HmacKey, client: Client, shaping: Shaping) -> Arc<Self> {
-        let (decoy, sni, guard) = (decoy.to_owned(), sni.to_owned(), Guard::new(network.clone()));
-        Arc::new(Self { decoy, sni, network, shaping, guard, client, face: ArcSwapOption::empty() })
+    pub fn new(decoy: Site, network: HmacKey, client: Client, resolve: Resolve, shaping: Shaping) -> Arc<Self> {
+        let guard = Guard::new(network.clone());
+        Arc::new(Self { decoy, network, shaping, guard, client, resolve, face: ArcSwapOption::empty() })
+    }
+
+    /// Waits until the decoy has been seen.
+    pub(super) fn await_decoy(&self) {
+        while let Err(error) = self.look() {
+            let Site { address, sni } = &self.decoy;
+            tracing::error!(decoy = address, sni, %error, "no site to stand before (stealth.serve.decoy): trying again");
+            thread::sleep(RETRY);
+        }
+    }
+
+    /// Looks again now and then.
+    pub(super) async fn watch_decoy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looker = Arc::clone(&self);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || looker.look()).await {
+                let decoy = &self.decoy.address;
+                tracing::warn!(decoy, %error, "the decoy has changed or is down (stealth.serve.decoy)");
+            }
+        }
     }
 
     /// Sees what the decoy looks like now.
     fn look(&self) -> io::Result<()> {
-        let addr = self.decoy.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-        let face = decoy::look(addr, &self.sni, &self.client)?;
+        let addresses = (self.resolve)(&self.decoy.address)?;
+        let addr = *addresses.first().ok_or_else(|| io::Error::other("the name has no address"))?;
+        let face = decoy::look(addr, &self.decoy.sni, &self.client)?;
         if self.face.load().as_ref().is_some_and(|f| f.0 == addr && !f.1.differs(&face)) {
             return Ok(());
         }
-        let config = decoy::wear(&face, &self.sni, &self.network)?;
+        let config = decoy::wear(&face, &self.decoy.sni, &self.network)?;
         self.face.store(Some(Arc::new((addr, face, config))));
         Ok(())
     }
 
     /// Carries a stranger to the decoy and back. Returns the first flight if it is a member's, and the connection with it.
-    async fn accompany(
+    pub(super) async fn accompany(
         &self,
         mut visitor: tokio::net::TcpStream,
     ) -> io::Result<Option<(tokio::net::TcpStream, Vec<u8>)>> {
         let Some(face) = self.face.load_full() else { return Ok(None) };
-        visitor.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
         SockRef::from(&visitor).set_tcp_keepalive(&keepalive)?;
         let connected = tokio::time::timeout(CONNECT_TIME, tokio::net::TcpStream::connect(face.0)).await;
@@ -148,9 +163,8 @@ impl Borrowed {
     }
 
     /// Lets a member in, whose first flight has been read.
-    fn let_in(&self, mut socket: TcpStream, flight: &[u8]) -> io::Result<Option<(TcpStream, TlsSeal)>> {
+    pub(super) fn let_in(&self, mut socket: TcpStream, flight: &[u8]) -> io::Result<Option<(TcpStream, TlsSeal)>> {
         let Some(face) = self.face.load_full() else { return Ok(None) };
-        socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&face.2)).map_err(super::tls_error)?;
         let mut tls = Tls::from(Connection::from(tls));
@@ -164,138 +178,4 @@ impl Borrowed {
 async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
     tokio::io::copy(&mut from, &mut to).await?;
     to.shutdown().await
-}
-
-/// Lets the connection end with a reset.
-fn reset(socket: &tokio::net::TcpStream) {
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
-/// How many visitors are here from where. IPv6 hosts have a network of 64 bits to come from.
-#[derive(Default)]
-struct Origins(Mutex<HashMap<IpAddr, usize>>);
-
-/// One of them; it leaves when this goes.
-struct Origin(Arc<Origins>, IpAddr);
-
-impl Origins {
-    fn enter(all: &Arc<Self>, ip: IpAddr) -> Option<Origin> {
-        let ip = match ip.to_canonical() {
-            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) & !u128::from(u64::MAX)).to_be_bytes()),
-            ip => ip,
-        };
-        let mut here = all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = here.entry(ip).or_default();
-        if *count >= MAX_FROM_ONE {
-            return None;
-        }
-        *count += 1;
-        Some(Origin(Arc::clone(all), ip))
-    }
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        let mut here = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut entry) = here.entry(self.1) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
-/// Receives visitors for ever, once the decoy has been seen: until then nobody listens, as where no site is. `admit` gets
-/// the streams of members. `socket` is bound.
-pub(super) fn serve(
-    door: Arc<Borrowed>,
-    socket: socket2::Socket,
-    admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || {
-        while let Err(error) = door.look() {
-            tracing::error!(decoy = door.decoy, sni = door.sni, %error, "no site to stand before (stealth.serve.decoy): trying again");
-            thread::sleep(RETRY);
-        }
-        if let Err(error) = runtime.block_on(receive(door, socket, admit)) {
-            tracing::error!(%error, "no visitors are received (stealth.serve)");
-        }
-    };
-    thread::Builder::new().name("aegis-door".to_owned()).spawn(run)?;
-    Ok(())
-}
-
-async fn receive(
-    door: Arc<Borrowed>,
-    socket: socket2::Socket,
-    admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static,
-) -> io::Result<()> {
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(socket.into())?;
-    let looker = Arc::clone(&door);
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let door = Arc::clone(&looker);
-            let looked = tokio::task::spawn_blocking(move || door.look()).await;
-            if let Ok(Err(error)) = looked {
-                tracing::warn!(decoy = looker.decoy, %error, "the decoy has changed or is down (stealth.serve.decoy)");
-            }
-        }
-    });
-    // Without that many descriptors there are fewer places; 1,024 is what the kernel gives everybody.
-    let files = host::raise_file_limit().unwrap_or(1024);
-    let places =
-        usize::try_from(files.saturating_sub(RESERVED) / 2).map_or(MAX_VISITORS, |n| n.clamp(16, MAX_VISITORS));
-    let places = Arc::new(Semaphore::new(places));
-    let origins = Arc::new(Origins::default());
-    loop {
-        // Who finds no place waits in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let Ok((visitor, from)) = listener.accept().await else {
-            // Out of descriptors, as a rule: the next visitor may have better luck.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let Some(origin) = Origins::enter(&origins, from.ip()) else {
-            reset(&visitor);
-            continue;
-        };
-        let (door, admit) = (Arc::clone(&door), admit.clone());
-        tokio::spawn(async move {
-            // Whoever leaves in the middle is of no interest.
-            let Ok(Some((visitor, flight))) = door.accompany(visitor).await else { return };
-            let Ok(socket) = visitor.into_std() else { return };
-            let _ = tokio::task::spawn_blocking(move || {
-                if let Ok(Some((socket, seal))) = door.let_in(socket, &flight) {
-                    admit(socket, seal);
-                }
-            })
-            .await;
-            drop((place, origin));
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_place_does_not_fill_the_house() {
-        let all = Arc::new(Origins::default());
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let mut here: Vec<Origin> = (0..MAX_FROM_ONE as u16)
-            .map(|n| Origins::enter(&all, IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n])).unwrap())
-            .collect();
-        assert!(Origins::enter(&all, ip("2001:db8:0:1::ffff:1")).is_none());
-        assert!(Origins::enter(&all, ip("2001:db8:0:2::1")).is_some());
-        here.pop();
-        assert!(Origins::enter(&all, ip("2001:db8:0:1::9")).is_some());
-        here.clear();
-        assert!(all.0.lock().unwrap().is_empty());
-    }
 }

@@ -45,7 +45,7 @@ pub struct Dialer {
     resolve: Resolve,
 }
 
-/// Turns `HOST:PORT` into addresses. May take seconds.
+/// Turns `HOST:PORT`, or `IP:PORT`, into addresses. May take seconds.
 pub type Resolve = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 impl Dialer {
@@ -56,12 +56,8 @@ impl Dialer {
     }
 
     fn reach(&self, address: &str) -> io::Result<TcpStream> {
-        let addresses = match address.parse() {
-            Ok(addr) => vec![addr],
-            Err(_) => (self.resolve)(address)?,
-        };
         let mut why = io::Error::other("the name has no address");
-        for addr in addresses {
+        for addr in (self.resolve)(address)? {
             match TcpStream::connect_timeout(&addr, CONNECT_TIME) {
                 Ok(socket) => return Ok(socket),
                 Err(e) => why = e,

@@ -10,6 +10,7 @@ mod browser;
 pub mod check;
 mod decoy;
 mod dial;
+mod door;
 pub mod fingerprint;
 pub mod hello;
 mod http;
@@ -32,6 +33,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::tls::Tls;
+pub use self::{
+    borrowed::Borrowed,
+    dial::{Dialer, Resolve},
+    door::Door,
+    own::Own,
+    pages::serve as serve_pages,
+    seal::TlsSeal,
+};
+use crate::crypto::HmacKey;
 use rustls::{
     CertificateError, ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, WebPkiServerVerifier},
@@ -39,17 +50,6 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     version::TLS13,
 };
-use socket2::Socket;
-
-use self::tls::Tls;
-pub use self::{
-    borrowed::Borrowed,
-    dial::{Dialer, Resolve},
-    own::Own,
-    pages::serve as serve_pages,
-    seal::TlsSeal,
-};
-use crate::crypto::HmacKey;
 
 /// Where distributions keep the certificates of public authorities.
 const ROOTS: [&str; 3] =
@@ -158,22 +158,6 @@ impl Client {
     #[must_use]
     pub fn plain(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.rustls)
-    }
-}
-
-/// What visitors come to.
-pub enum Door {
-    Own(Arc<Own>),
-    Borrowed(Arc<Borrowed>),
-}
-
-impl Door {
-    /// Receives visitors for ever; `admit` gets the streams of members. `socket` is bound.
-    pub fn serve(self, socket: Socket, admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static) -> io::Result<()> {
-        match self {
-            Self::Own(own) => own::serve(own, socket, admit),
-            Self::Borrowed(borrowed) => borrowed::serve(borrowed, socket, admit),
-        }
     }
 }
 

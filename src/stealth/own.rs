@@ -2,10 +2,10 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
@@ -20,12 +20,9 @@ use super::{
 };
 use crate::{config::Shaping, crypto::HmacKey, transport::Seal as _};
 
-/// Visitors at a time.
-const MAX_VISITORS: usize = 512;
 const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
 /// A visitor who says nothing for so long is gone, if the site itself has not closed before.
 const IDLE_TIME: Duration = Duration::from_secs(180);
-const BACKLOG: i32 = 1024;
 const UPSTREAM_TIME: Duration = Duration::from_secs(5);
 
 /// A website with its own certificate.
@@ -35,18 +32,16 @@ pub struct Own {
     /// The website, plain HTTP.
     upstream: SocketAddr,
     shaping: Shaping,
-    visitors: AtomicUsize,
 }
 
 impl Own {
     #[must_use]
     pub fn new(tls: Arc<ServerConfig>, network: HmacKey, upstream: SocketAddr, shaping: Shaping) -> Arc<Self> {
-        Arc::new(Self { tls, network, upstream, shaping, visitors: AtomicUsize::new(0) })
+        Arc::new(Self { tls, network, upstream, shaping })
     }
 
     /// Receives a visitor; returns the stream if it is a member.
-    fn receive(&self, mut socket: TcpStream) -> io::Result<Option<(TcpStream, TlsSeal)>> {
-        socket.set_nodelay(true)?;
+    pub(super) fn receive(&self, mut socket: TcpStream) -> io::Result<Option<(TcpStream, TlsSeal)>> {
         socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
         let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(super::tls_error)?;
         let mut tls = Tls::from(Connection::from(tls));
@@ -167,40 +162,4 @@ impl Visit<'_> {
             }
         }
     }
-}
-
-/// Receives visitors for ever; `admit` gets the streams of members.
-pub(super) fn serve(
-    door: Arc<Own>,
-    socket: socket2::Socket,
-    admit: impl Fn(TcpStream, TlsSeal) + Clone + Send + 'static,
-) -> io::Result<()> {
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
-    let thread = || thread::Builder::new().stack_size(256 << 10);
-    thread().name("aegis-door".to_owned()).spawn(move || {
-        for socket in listener.incoming() {
-            let Ok(socket) = socket else {
-                // Out of descriptors, as a rule: the next visitor may have better luck.
-                thread::sleep(Duration::from_millis(20));
-                continue;
-            };
-            if door.visitors.fetch_add(1, Ordering::Relaxed) >= MAX_VISITORS {
-                door.visitors.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (inside, admit) = (Arc::clone(&door), admit.clone());
-            let receive = move || {
-                // Whoever leaves in the middle is of no interest.
-                if let Ok(Some((socket, seal))) = inside.receive(socket) {
-                    admit(socket, seal);
-                }
-                inside.visitors.fetch_sub(1, Ordering::Relaxed);
-            };
-            if thread().name("aegis-visitor".to_owned()).spawn(receive).is_err() {
-                door.visitors.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    })?;
-    Ok(())
 }

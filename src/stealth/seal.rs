@@ -14,10 +14,14 @@ use crate::{config::Shaping, host, transport::Seal};
 
 /// Seals and opens what crosses the socket.
 pub struct TlsSeal {
-    tls: Mutex<Tls>,
+    inner: Mutex<Inner>,
     shaper: Mutex<Shaper>,
+}
+
+struct Inner {
+    tls: Tls,
     /// Plaintext that was read ahead.
-    ahead: Mutex<Vec<u8>>,
+    ahead: Vec<u8>,
 }
 
 impl TlsSeal {
@@ -27,21 +31,21 @@ impl TlsSeal {
         tls.unlimit();
         let end = if tls.is_visitor() { End::Visitor } else { End::Site };
         let shaper = Shaper::new(end, shaping, host::random()?, Instant::now());
-        Ok(Self { tls: Mutex::new(tls), shaper: Mutex::new(shaper), ahead: Mutex::default() })
+        Ok(Self { inner: Mutex::new(Inner { tls, ahead: Vec::new() }), shaper: Mutex::new(shaper) })
     }
 
     /// What was opened and belongs to what is opened next.
     pub(super) fn put_back(&self, plaintext: Vec<u8>) {
-        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = plaintext;
+        self.lock().ahead = plaintext;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tls> {
-        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that nothing more comes: `out` is to be sent last.
     pub fn say_goodbye(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        self.lock().close();
+        self.lock().tls.close();
         self.seal(&[], out)
     }
 }
@@ -56,13 +60,14 @@ impl Seal for TlsSeal {
     }
 
     fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let mut tls = self.lock();
+        let tls = &mut self.lock().tls;
         tls.write(plaintext)?;
         tls.take(out)
     }
 
     fn open(&self, received: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        out.append(&mut self.ahead.lock().unwrap_or_else(PoisonError::into_inner));
-        self.lock().open(received, out)
+        let mut inner = self.lock();
+        out.append(&mut inner.ahead);
+        inner.tls.open(received, out)
     }
 }

@@ -21,6 +21,9 @@ use crate::types::path;
 
 /// Bytes that wait to be written.
 const QUEUE: usize = 256 << 10;
+/// Small datagrams find room beyond that: probes and acknowledgements are not to be lost among bulk.
+const SMALL: usize = 256;
+const QUEUE_OF_SMALL: usize = QUEUE + (32 << 10);
 const MAX_DATAGRAM: usize = 2048;
 /// Marks a length as that of padding.
 const PADDING: u16 = 0x8000;
@@ -85,7 +88,8 @@ impl Stream {
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         for datagram in datagrams {
-            let Some(len) = u16::try_from(datagram.len()).ok().filter(|_| queue.len() + datagram.len() + 2 <= QUEUE)
+            let room = if datagram.len() <= SMALL { QUEUE_OF_SMALL } else { QUEUE };
+            let Some(len) = u16::try_from(datagram.len()).ok().filter(|_| queue.len() + datagram.len() + 2 <= room)
             else {
                 continue;
             };

@@ -16,8 +16,6 @@ use super::{
     site::{DECOY, NAME, Site},
 };
 
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-
 pub fn members_meet() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
@@ -61,10 +59,11 @@ pub fn errors() {
         let refused = host.ns.run(|| TcpStream::connect(("127.0.0.1", 443)));
         assert!(refused.is_err(), "nobody listens where no site can be shown");
     }
+    let faketime = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
     for (n, offset) in ["+1d", "-1d"].into_iter().enumerate() {
         let host = internet.public(format!("203.0.113.{}", 50 + n).parse().unwrap()).unwrap();
         let mut client = node(&dir, &format!("client{n}"), &site.way_in("always", NAME));
-        client.environment = [("LD_PRELOAD", FAKETIME), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")]
+        client.environment = [("LD_PRELOAD", &*faketime), ("FAKETIME", offset), ("DONT_FAKE_MONOTONIC", "1")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .to_vec();
         client.start(&host).unwrap();

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         ("what_is_wrong_is_said", members::errors),
         ("detectors_see_visits_of_a_website", detectors::judge),
         ("sizes_and_times_of_a_visit_tell_little", shape::sizes_and_times),
+        ("cover_is_as_much_as_was_asked_for", shape::cover),
         ("connections_are_changed_without_loss", shape::rotation),
         ("names_are_resolved_over_tls_and_https", names::encrypted_dns),
         ("through_the_proxies_of_offices", proxies::both_kinds),

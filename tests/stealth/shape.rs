@@ -1,9 +1,6 @@
 //! What sizes and times give away.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use aegisray::lab::{
     load,
@@ -12,13 +9,15 @@ use aegisray::lab::{
 };
 
 use super::{
-    capture::{Capture, Connection},
+    capture::{Capture, Connection, Segment},
     harness::{Dir, need, need_route, node},
     site::{ADDRESS, NAME, Site},
 };
 
 const VISITS: usize = 6;
 const FIRST: usize = 6;
+/// Where a second site is.
+const OTHER: &str = "203.0.113.11";
 
 /// The first records of several visits look alike without padding, and never with it; an idle connection doesn't tick.
 pub fn sizes_and_times() {
@@ -72,42 +71,70 @@ pub fn sizes_and_times() {
 }
 
 fn is_data(frame: &[u8]) -> bool {
-    super::capture::Segment::of(frame).is_some_and(|s| s.to_port == 443 && !s.payload.is_empty())
+    Segment::of(frame).is_some_and(|s| s.to_port == 443 && !s.payload.is_empty())
 }
 
-/// Connections come and go; what they carry doesn't notice.
+/// What is sent in vain is as much as was asked for, each way, and comes at no beat.
+pub fn cover() {
+    const KBIT: f64 = 800.0;
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let site = Site::of_folder(&dir, &mut internet, "site", ADDRESS, "  cover_kbit: 800\n");
+    let host = internet.public("203.0.113.20".parse().unwrap()).unwrap();
+    let mut client = node(&dir, "client", &site.way_in("always", NAME).replace("sites:", "cover_kbit: 800\n  sites:"));
+    client.start(&host).unwrap();
+    need_route(&client, "site");
+    std::thread::sleep(Duration::from_secs(1));
+    let time = Duration::from_secs(15);
+    let capture = Capture::of(&host, || std::thread::sleep(time));
+    let (mut up, mut down) = (0, 0);
+    for segment in capture.frames.iter().filter_map(|(_, f)| Segment::of(f)) {
+        *if segment.to_port == 443 { &mut up } else { &mut down } += segment.payload.len();
+    }
+    let kbit = |bytes: usize| bytes as f64 * 8.0 / 1000.0 / time.as_secs_f64();
+    println!("  asked for {KBIT} kbit/s each way on an idle connection: {:.0} up, {:.0} down", kbit(up), kbit(down));
+    for seen in [kbit(up), kbit(down)] {
+        assert!((KBIT * 0.6..KBIT * 1.5).contains(&seen), "{seen}");
+    }
+}
+
+/// Connections come and go, to one node or from one to another; what they carry doesn't notice.
 pub fn rotation() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let site = Site::open(&dir, &mut internet, 10);
+    let site = Site::of_folder(&dir, &mut internet, "site", ADDRESS, "");
+    let _other = Site::of_folder(&dir, &mut internet, "other", OTHER, "");
+    // The two know each other, as nodes of one mesh do.
+    let mut between =
+        node(&dir, "between", &format!("peers:\n  bootstrap: [\"{ADDRESS}:51900\", \"{OTHER}:51900\"]\n"));
+    between.start(&internet.public("203.0.113.30".parse().unwrap()).unwrap()).unwrap();
+    need_route(&site.daemon, "other");
     let host = internet.public("203.0.113.20".parse().unwrap()).unwrap();
-    let more = site.way_in("always", NAME).replace("sites:", "rotation_interval: 10\n  sites:");
-    let mut client = node(&dir, "client", &more);
-    client.start(&host).unwrap();
-    need_route(&client, "site");
     let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
     let _echo = Echo::start(&site.host, address);
-    let (interval, time) = (Duration::from_millis(5), Duration::from_secs(18));
-    let (mut seen, mut rate) = (None, 0.0);
-    let capture = Capture::of(&host, || {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            let transfer = scope.spawn(|| load::tcp(&host, &site.host, address, 1, Duration::from_secs(12)));
-            std::thread::sleep(Duration::from_secs(12).saturating_sub(start.elapsed()));
-            rate = transfer.join().unwrap().expect("the transfer survives");
+    let one = site.way_in("always", NAME).replace("sites:", "rotation_interval: 10\n  sites:");
+    let two = format!("{one}    - {{ address: \"{OTHER}:443\", sni: {NAME} }}\n");
+    for (what, more) in [("to the same node", one), ("from one node to another", two)] {
+        let mut client = node(&dir, "client", &more);
+        client.start(&host).unwrap();
+        need_route(&client, "site");
+        let (interval, time) = (Duration::from_millis(5), Duration::from_secs(18));
+        let (mut seen, mut rate) = (None, 0.0);
+        let capture = Capture::of(&host, || {
+            rate = load::tcp(&host, &site.host, address, 1, Duration::from_secs(12)).expect("the transfer survives");
             seen = Some(echoes(&host, address, (interval, time), 100, (time, &|| ())).unwrap());
         });
-    });
-    let seen = seen.unwrap();
-    let opened = capture.connections(ADDRESS).len();
-    let lost = seen.sent - seen.answered.len();
-    println!(
-        "  {opened} new connections in 30 s: {} of {} echoes lost, the longest outage {:?}; before, {:.2} Gbit/s in one stream",
-        lost,
-        seen.sent,
-        seen.longest_outage(interval),
-        rate / 1e9
-    );
-    assert!(opened >= 1, "{opened}");
-    assert_eq!(lost, 0);
+        let seen = seen.unwrap();
+        let opened = [ADDRESS, OTHER].map(|at| capture.connections(at).len());
+        let lost = seen.sent - seen.answered.len();
+        println!(
+            "  {what}: {opened:?} new connections in 30 s; {lost} of {} echoes lost, the longest outage {:?}; before, \
+             {:.2} Gbit/s in one stream",
+            seen.sent,
+            seen.longest_outage(interval),
+            rate / 1e9
+        );
+        assert!(opened.iter().sum::<usize>() >= 1, "{opened:?}");
+        assert_eq!(lost, 0);
+    }
 }

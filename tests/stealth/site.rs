@@ -99,16 +99,17 @@ impl Site {
         let nginx = nginx(dir, &host, None);
         let serve =
             format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\"", d = dir.0.display());
-        Self::start(dir, host, Some(nginx), &serve)
+        Self::start(dir, "site", host, Some(nginx), &serve, "")
     }
 
-    /// The same with the pages out of a folder.
-    pub fn of_folder(dir: &Dir, internet: &mut Internet) -> Self {
-        let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
+    /// The same with the pages out of a folder: a node of this name at this address, with `more` for its disguise.
+    pub fn of_folder(dir: &Dir, internet: &mut Internet, name: &str, address: &str, more: &str) -> Self {
+        let host = internet.public(address.parse().unwrap()).unwrap();
         certify(&dir.0, NAME, 10);
         write_pages(dir);
         let d = dir.0.display();
-        Self::start(dir, host, None, &format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, folder: {d}/pages"))
+        let serve = format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, folder: {d}/pages");
+        Self::start(dir, name, host, None, &serve, more)
     }
 
     /// A node at [`ADDRESS`] before a site of somebody else's at [`DECOY`].
@@ -117,17 +118,18 @@ impl Site {
         let theirs = internet.public(DECOY.parse().unwrap()).unwrap();
         let nginx = nginx(dir, &theirs, Some(&format!("{DECOY}:443")));
         let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
-        (Self::start(dir, host, Some(nginx), &format!("decoy: \"{DECOY}:443\", sni: {NAME}")), theirs)
+        let serve = format!("decoy: \"{DECOY}:443\", sni: {NAME}");
+        (Self::start(dir, "site", host, Some(nginx), &serve, ""), theirs)
     }
 
-    fn start(dir: &Dir, host: Host, nginx: Option<Running>, serve: &str) -> Self {
+    fn start(dir: &Dir, name: &str, host: Host, nginx: Option<Running>, serve: &str, more: &str) -> Self {
         let authority = dir.0.join("ca.pem");
         let more = format!(
-            "{}stealth:\n  mode: auto\n  roots: {}\n  serve: {{ port: 443, {serve} }}\n",
+            "{}stealth:\n  mode: auto\n  roots: {}\n  serve: {{ port: 443, {serve} }}\n{more}",
             quiet(),
             authority.display()
         );
-        let mut daemon = node(dir, "site", &more);
+        let mut daemon = node(dir, name, &more);
         daemon.start(&host).unwrap();
         need(&daemon, "status", || daemon.status());
         Self { host, daemon, authority, _nginx: nginx }

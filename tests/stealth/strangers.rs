@@ -139,7 +139,7 @@ pub fn see_the_website() {
 pub fn see_a_folder() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let site = Site::of_folder(&dir, &mut internet);
+    let site = Site::of_folder(&dir, &mut internet, "site", ADDRESS, "");
     let visitor = internet.public("203.0.113.66".parse().unwrap()).unwrap();
     let ask = |request: &str| ask_site(&site, &visitor, ADDRESS, request.as_bytes()).0;
     let page = ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
