@@ -263,7 +263,7 @@ impl Routing {
             let origin = &self.origins[o as usize];
             if origin.announcement.is_some() && origin.expires <= now {
                 self.drop_announcement(now, o);
-            } else if origin.announcement.is_some() && origin.selected.is_none() {
+            } else if origin.announcement.is_some() && self.is_starved(o) {
                 self.request(now, o);
             } else if origin.announcement.is_none() {
                 self.free_if_unused(o);
@@ -414,9 +414,20 @@ impl Routing {
         }
         self.advertise(now, o, after.is_none());
         let learned = after.map(|s| (s.seqno, self.learned(s.neighbor, o).metric));
-        if learned.is_none_or(|(seqno, metric)| !is_feasible((seqno, self.origins[o as usize].fd.1), seqno, metric)) {
+        let is_worse = before.zip(after).is_some_and(|(b, a)| is_clearly_better(b.metric, a.metric));
+        if learned.is_none_or(|(seqno, metric)| !is_feasible((seqno, self.origins[o as usize].fd.1), seqno, metric))
+            || is_worse && self.is_starved(o)
+        {
             self.request(now, o);
         }
+    }
+
+    /// Whether a new sequence number would bring a route, or one that is clearly better (RFC 8966 §3.8.2.2).
+    fn is_starved(&self, o: u32) -> bool {
+        let origin = &self.origins[o as usize];
+        let Some(selected) = origin.selected else { return true };
+        let offers = origin.learned.iter().zip(&self.costs).map(|(learned, cost)| metric_add(learned.metric, *cost));
+        offers.min().is_some_and(|best| is_clearly_better(best, selected.metric))
     }
 
     /// The selected route as its neighbour advertises it now. It stays usable when it has become worse than our

@@ -299,6 +299,34 @@ fn a_route_that_gets_worse_stays_in_use_until_there_is_a_better_one() {
 }
 
 #[test]
+fn a_link_that_gets_worse_is_left_for_a_way_that_was_not_feasible() {
+    // Node 1 is as far from 2 as node 0 is: its route is no feasible one for node 0.
+    let mut book = Book::new(3);
+    let mut world = World::new(&mut book, 3, Rng::from_seed([1; 32]));
+    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+        world.up(a, b, 1000);
+    }
+    world.reliable = true;
+    let settle = |world: &mut World<'_>| {
+        for _ in 0..100 {
+            world.now = world.now + Duration::from_millis(5);
+            world.drain();
+            while world.deliver() {}
+        }
+    };
+    settle(&mut world);
+    let (one, two) = (world.book.identities[1].id(), world.book.identities[2].id());
+    let o = world.nodes[0].origin(&two).unwrap();
+    let route = world.nodes[0].route(o).unwrap();
+    assert_eq!((route.next_hop, route.backup), (two, None));
+    let n = world.neighbor(0, 2).unwrap();
+    world.nodes[0].neighbor_cost(world.now, n, 200_000);
+    settle(&mut world);
+    let route = world.nodes[0].route(o).unwrap();
+    assert_eq!((route.next_hop, route.metric), (one, 2000));
+}
+
+#[test]
 fn a_backup_takes_over_in_the_same_call_and_split_horizon_holds() {
     // A triangle: 0-1, 1-2, 0-2. Node 0 reaches 2 directly; its backup is 1.
     let mut book = Book::new(3);
