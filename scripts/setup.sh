@@ -26,6 +26,9 @@ if [ "${1:-}" = tests ]; then
     want turnserver coturn
     want nginx nginx-light
     want openssl openssl
+    want curl curl
+    want ip iproute2
+    want setpriv util-linux
     want microsocks microsocks
     want tinyproxy tinyproxy
     # Wrong clocks, and those who watch: dissectors, and a browser to be compared with. Ubuntu has no package of it.

@@ -24,7 +24,10 @@ fn every_template_is_a_valid_configuration() {
         names.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
     }
     names.sort();
-    assert_eq!(names, ["basic-peer", "client-behind-nat", "exit-node", "relay", "stealth-client", "stealth-site"]);
+    assert_eq!(
+        names,
+        ["basic-peer", "client-behind-nat", "exit-client", "exit-node", "relay", "stealth-client", "stealth-site"]
+    );
     fs::remove_dir_all(dir).unwrap();
 }
 

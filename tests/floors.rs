@@ -21,8 +21,9 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("crypto", "types", "durations in the generator"),
     ("identity", "wire", "records and certificates are wire formats"),
     ("config", "identity", "key files are read while a configuration is validated"),
-    ("portmap", "host", "a request carries a random number"),
-    ("stealth", "host", "a request carries a random number"),
+    ("portmap", "host", "random numbers, and sockets that go past the tunnel"),
+    ("stealth", "host", "random numbers, and sockets that go past the tunnel"),
+    ("transport", "host", "sockets that go past the tunnel"),
     ("stealth", "transport", "TLS covers the bytes of a transport's stream"),
     ("lab", "api", "the lab asks its daemons as a person would"),
 ];

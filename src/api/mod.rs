@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{ClientError, request};
 pub use server::{Call, serve};
 
-use crate::node::{PeerStatus, RouteStatus, Status};
+use crate::node::{ExitOffer, PeerStatus, RouteStatus, Status};
 
 /// What the CLI asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +38,10 @@ pub enum Request {
     Revoke {
         list: String,
     },
+    /// What goes through which exit; `choice`: another one from now on, as the configuration says it.
+    Exit {
+        choice: Option<String>,
+    },
     /// End the daemon.
     Stop,
 }
@@ -52,6 +56,7 @@ pub enum Response {
     Pong { node: String, name: String, rtt_us: u64 },
     Step { at: String, next: Option<String>, next_name: String, arrived: bool, metric: u32, link_rtt_us: u64 },
     Token { token: String, one_time: bool },
+    Exit(Box<ExitStatus>),
     Done,
     Error { message: String },
 }
@@ -75,6 +80,19 @@ pub struct DaemonStatus {
     pub traffic: std::collections::BTreeMap<String, u64>,
     /// The disguise: its mode, and whose ClientHello sites see.
     pub stealth: (String, String),
+}
+
+/// The exit that a node goes through, and those that it could.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// What was chosen, as the configuration says it.
+    pub choice: String,
+    pub kill_switch: bool,
+    /// The exit in use, and for how long.
+    pub name: Option<String>,
+    pub node_id: Option<String>,
+    pub since_s: u64,
+    pub offers: Vec<ExitOffer>,
 }
 
 /// The longest line either side takes, in bytes.

@@ -1,6 +1,7 @@
 //! Floor 8: the command line.
 
 mod certs;
+mod exit;
 mod netcheck;
 mod network;
 mod show;
@@ -74,6 +75,8 @@ enum Command {
     Ping(show::PingArgs),
     /// Show the nodes on the way to a node
     Trace(show::TraceArgs),
+    /// The exit through which everything outside the mesh goes
+    Exit(exit::ExitArgs),
     /// What the network here does to UDP: NAT, filters, who is near
     Netcheck(netcheck::NetcheckArgs),
     /// The disguise
@@ -230,6 +233,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Routes(json)) => show::routes(&socket()?, json.json),
         Some(Command::Ping(args)) => show::ping(args, &socket()?),
         Some(Command::Trace(args)) => show::trace(args, &socket()?),
+        Some(Command::Exit(args)) => exit::run(args, &config_path, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Stealth(command)) => stealth::run(command, &config_path),
         Some(Command::Down) => {

@@ -3,6 +3,7 @@
 
 mod dns;
 mod error;
+mod exit;
 mod raw;
 mod stealth;
 
@@ -15,6 +16,7 @@ use std::{
 
 pub use dns::{NameProtocol, NameServer};
 pub use error::ConfigError;
+pub use exit::{Bypass, ExitClient, ExitNode};
 pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
@@ -99,7 +101,12 @@ pub struct Config {
     pub link_costs: HashMap<NodeId, Metric>,
     pub relay: bool,
     pub relay_limits: RelayLimits,
+    /// Networks behind this node.
     pub announce: Vec<IpPrefix>,
+    /// The exit that this node goes through.
+    pub exit: ExitClient,
+    /// What this node carries for others; `None`: nothing.
+    pub exit_node: Option<ExitNode>,
     pub interface: String,
     pub mtu: u16,
     /// Super-packets at the TUN device.
@@ -260,11 +267,9 @@ impl Reader<'_> {
         if raw.network.allow.as_ref().is_some_and(Vec::is_empty) {
             return Err(self.missing("network.allow", "is empty: that would admit nobody; leave it out to admit all"));
         }
-        if raw.exit_node.enabled.value {
-            return Err(self.error(
-                &raw.exit_node.enabled.referenced,
-                "this version can't masquerade yet; announce prefixes with routing.announce and set up forwarding by hand",
-            ));
+        if let Some(default) = raw.routing.announce.iter().find(|p| p.value.0.prefix_len() == 0) {
+            let message = "to carry everything for others is what `exit_node.enabled: true` is for";
+            return Err(self.error(&default.referenced, message));
         }
         let listen = SocketAddr::new(raw.listen.address.0, raw.listen.port);
         let stealth = self.stealth(&raw.stealth, listen)?;
@@ -330,7 +335,9 @@ impl Reader<'_> {
                 per_peer: raw.routing.relay_limit.peer_mbit.map(|m| m.0 * 125_000),
                 peers: raw.routing.relay_limit.peers.map(|p| p.0),
             },
-            announce: raw.routing.announce.iter().map(|p| p.0).collect(),
+            announce: raw.routing.announce.iter().map(|p| p.value.0).collect(),
+            exit: self.exit_client(raw.exit.as_ref(), raw.exit_options)?,
+            exit_node: self.exit_node(raw.exit_node)?,
             interface: raw.mesh.interface.0,
             mtu: raw.mesh.mtu.0,
             tun_offload: raw.mesh.offload,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{StunClients, dns::RawDns, stealth::RawStealth};
+use super::{StunClients, dns::RawDns, exit, stealth::RawStealth};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -35,7 +35,11 @@ pub(super) struct Raw {
     #[serde(default)]
     pub session: RawSession,
     #[serde(default)]
-    pub exit_node: RawExit,
+    pub exit: Option<Spanned<Text>>,
+    #[serde(default)]
+    pub exit_options: exit::RawOptions,
+    #[serde(default)]
+    pub exit_node: exit::RawExitNode,
     #[serde(default)]
     pub stealth: RawStealth,
     #[serde(default)]
@@ -153,7 +157,7 @@ pub(super) struct RawRouting {
     pub link_cost: Vec<RawLinkCost>,
     pub relay: bool,
     pub relay_limit: RawRelayLimit,
-    pub announce: Vec<Prefix>,
+    pub announce: Vec<Spanned<Prefix>>,
     pub accept: Vec<RawAccept>,
 }
 
@@ -207,18 +211,6 @@ impl Default for RawSession {
             rekey_after: Seconds(Duration::from_secs(3600)),
             rekey_mib: RekeyMib(256 * 1024),
         }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawExit {
-    pub enabled: Spanned<bool>,
-}
-
-impl Default for RawExit {
-    fn default() -> Self {
-        Self { enabled: Spanned::new(false, serde_saphyr::Location::UNKNOWN, serde_saphyr::Location::UNKNOWN) }
     }
 }
 

@@ -6,13 +6,13 @@ use tokio::{sync::oneshot, time};
 
 use super::{control::Control, unix_now};
 use crate::{
-    api::{Call, DaemonStatus, Request, Response},
+    api::{Call, DaemonStatus, ExitStatus, Request, Response},
     crypto::sha256,
     host,
     identity::Invite,
     node::{Invitation, forward},
     stealth::Client,
-    types::NodeId,
+    types::{ExitChoice, NodeId},
 };
 
 /// How long a node may take to answer an echo.
@@ -121,6 +121,11 @@ impl Control {
                     Response::Error { message }
                 }
             }
+            Request::Exit { choice: None } => Response::Exit(Box::new(self.exit_status())),
+            Request::Exit { choice: Some(choice) } => match choice.parse().and_then(|c| self.change_exit(c)) {
+                Ok(()) => Response::Exit(Box::new(self.exit_status())),
+                Err(message) => Response::Error { message },
+            },
             Request::Stop => {
                 self.stopping = true;
                 Response::Done
@@ -171,6 +176,37 @@ impl Control {
             traffic: self.traffic(),
             stealth: (self.config.stealth.mode.name().to_owned(), Client::HELLO.to_owned()),
         }
+    }
+
+    fn exit_status(&self) -> ExitStatus {
+        let current = self.node.exit();
+        let since = self.node.exit_since().map_or(0, |since| self.clock.now().since(since).as_secs());
+        ExitStatus {
+            choice: self.node.exit_choice().to_string(),
+            kill_switch: self.config.exit.kill_switch,
+            name: current.map(|id| self.name_of(&id)),
+            node_id: current.map(|id| id.to_string()),
+            since_s: since,
+            offers: self.node.exit_offers(),
+        }
+    }
+
+    /// Goes through another exit from now on. A node that offers none is not waited for.
+    fn change_exit(&mut self, choice: ExitChoice) -> Result<(), String> {
+        if let ExitChoice::Node(who) = &choice {
+            let id = self.find(who)?.to_string();
+            if !self.node.exit_offers().iter().any(|o| o.node_id == id) {
+                return Err(format!("{who} is no exit, or can't be reached; `aegisray exit` lists the exits"));
+            }
+        }
+        let before = self.node.exit_choice().clone();
+        self.node.set_exit(self.clock.now(), choice);
+        self.follow_exit().map_err(|e| {
+            self.node.set_exit(self.clock.now(), before);
+            // All or nothing: what it was before, it can be again.
+            let _ = self.follow_exit();
+            format!("cannot lead packets into the tunnel: {e}; the exit is what it was")
+        })
     }
 
     fn invite(&mut self, valid_s: u64, name: String, mut bootstrap: Vec<String>) -> Response {

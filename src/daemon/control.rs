@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,9 +16,11 @@ use tokio::{
 
 use super::{
     calls::Pending,
+    gateway::Gateway,
     lan::Lan,
     outside::{News, Outside},
     state::StateFile,
+    tunnel::Tunnel,
     unix_now,
 };
 use crate::{
@@ -28,7 +31,7 @@ use crate::{
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
     session::Via,
-    types::{Instant, IpPrefix},
+    types::{Instant, IpPrefix, NodeId},
 };
 
 const BEACON: Duration = Duration::from_secs(30);
@@ -67,10 +70,14 @@ pub(super) struct Control {
     addresses: [IpAddr; 2],
     /// Prefixes routed into the mesh because other nodes announce them.
     routed: BTreeSet<IpPrefix>,
+    /// The exit in use.
+    exit: Option<NodeId>,
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
+    tunnel: Tunnel,
+    gateway: Gateway,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -81,9 +88,10 @@ impl Control {
         shared: Arc<Shared>,
         files: StateFile,
         clock: Clock,
-        addresses: [IpAddr; 2],
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
+        (tunnel, gateway): (Tunnel, Gateway),
     ) -> Self {
+        let addresses = node.addresses();
         Self {
             config,
             node,
@@ -94,10 +102,13 @@ impl Control {
             files,
             addresses,
             routed: BTreeSet::new(),
+            exit: None,
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
             outside,
+            tunnel,
+            gateway,
             news,
         }
     }
@@ -119,6 +130,8 @@ impl Control {
         if let Err(e) = host::drop_privileges() {
             tracing::warn!(error = %e, "cannot give up privileges that are no longer needed");
         }
+        self.node.set_exit(self.clock.now(), self.config.exit.choice.clone());
+        self.check_exit();
         host::sd_notify("READY=1");
         let mut burst = Vec::with_capacity(BURST);
         while !self.stopping {
@@ -144,6 +157,7 @@ impl Control {
                     self.check_clock();
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
+                    self.gateway.tick();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
@@ -168,6 +182,11 @@ impl Control {
         self.carry_out();
         self.save();
         self.outside.stop().await;
+        for undone in [self.tunnel.release(), self.gateway.stop()] {
+            if let Err(error) = undone {
+                tracing::error!(%error, "cannot put the host back as it was: the next start tries again");
+            }
+        }
         // Whoever asked for the end gets an answer.
         time::sleep(Duration::from_millis(10)).await;
         let _ = std::fs::remove_file(&self.config.socket);
@@ -257,6 +276,7 @@ impl Control {
             if self.node.take_tables_changed() {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
                 self.update_routes();
+                self.check_exit();
             }
             if let Some(transmit) = self.node.poll_transmit() {
                 self.transmit(&transmit);
@@ -265,6 +285,26 @@ impl Control {
             } else {
                 break;
             }
+        }
+    }
+
+    /// Leads packets into the tunnel as the choice of an exit and what can be reached want it.
+    pub fn follow_exit(&mut self) -> io::Result<()> {
+        if self.node.exit_choice().is_off() {
+            return self.tunnel.release();
+        }
+        self.tunnel.lead(self.node.exit().is_some())
+    }
+
+    fn check_exit(&mut self) {
+        let exit = self.node.exit();
+        if exit != self.exit && !self.node.exit_choice().is_off() {
+            let name = exit.map_or("none can be reached".to_owned(), |id| self.name_of(&id));
+            tracing::info!(exit = name, "the way out of the mesh");
+        }
+        self.exit = exit;
+        if let Err(error) = self.follow_exit() {
+            tracing::error!(%error, "cannot lead packets into the tunnel (exit)");
         }
     }
 
@@ -345,12 +385,11 @@ impl Control {
         self.addresses = new;
     }
 
-    /// Points the host's routing table at the mesh for prefixes that other nodes announce. Default routes are left to
-    /// the operator.
+    /// Points the host's routing table at the mesh for prefixes that other nodes announce.
     fn update_routes(&mut self) {
         let own = &self.config.announce;
         let wanted: BTreeSet<IpPrefix> =
-            self.node.announced_prefixes().into_iter().filter(|p| p.prefix_len() > 0 && !own.contains(p)).collect();
+            self.node.announced_prefixes().into_iter().filter(|p| !own.contains(p)).collect();
         if wanted == self.routed {
             return;
         }

@@ -1,7 +1,7 @@
 //! Over TCP when UDP leads nowhere, or is not to be used: through the sites of the disguise, or else to the bootstrap nodes.
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -160,7 +160,7 @@ impl Fallback {
                 }
             }
             for addr in addresses {
-                let stream = TcpStream::connect_timeout(&addr, CONNECT_TIME);
+                let stream = host::connect(&addr, CONNECT_TIME);
                 if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s, None)) {
                     tracing::info!(%addr, "no UDP path: trying TCP");
                     // The daemon may be about to stop.

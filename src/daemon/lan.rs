@@ -19,6 +19,7 @@ pub(super) struct Lan {
 impl Lan {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        crate::host::mark(&socket);
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_multicast_ttl_v4(1)?;

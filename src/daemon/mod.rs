@@ -3,13 +3,17 @@
 mod calls;
 mod control;
 mod fallback;
+mod gateway;
+mod journal;
 mod lan;
 mod lifetime;
 mod mapping;
 mod outside;
+mod past;
 mod reflexive;
 mod resolve;
 mod state;
+mod tunnel;
 mod turn;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
@@ -56,6 +60,10 @@ pub enum StartError {
         "the mesh's range {mesh} overlaps {found} on interface {interface}: choose another mesh.cidr, the same on all nodes"
     )]
     Overlap { mesh: IpPrefix, found: IpAddr, interface: String },
+    #[error("cannot close the fence around the tunnel: {0} (exit)")]
+    Exit(#[source] io::Error),
+    #[error("cannot carry others' packets out of the mesh: {0} (exit_node)")]
+    Gateway(#[source] io::Error),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -64,6 +72,8 @@ pub enum StartError {
 pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
     Ok(resolve::Servers::new(config)?.blocking())
 }
+
+pub use tunnel::clean_up;
 
 /// Resolves names as this host does.
 #[must_use]
@@ -80,6 +90,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
+    let network = &config.network;
+    let mut tunnel = tunnel::Tunnel::new(&config.interface, &config.exit, network, &config.announce, &config.state_dir);
+    tunnel.begin().map_err(StartError::Exit)?;
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let gate = config.network.gate();
@@ -109,6 +122,9 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables));
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    let gateway =
+        gateway::Gateway::start(&config.interface, config.exit_node.as_ref(), &config.announce, &config.state_dir);
+    let gateway = gateway.map_err(StartError::Gateway)?;
     dataplane::start(&shared)?;
     if let Some((door, socket)) = door {
         let inside = Arc::clone(&shared);
@@ -119,7 +135,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     }
     if let Some(port) = config.tcp_port {
         let addr = std::net::SocketAddr::new(main.ip(), port);
-        match std::net::TcpListener::bind(addr) {
+        match host::listen(addr) {
             Ok(listener) => dataplane::accept_streams(&shared, listener)?,
             Err(error) => tracing::warn!(%addr, %error, "cannot offer TCP to peers without UDP (listen.tcp_port)"),
         }
@@ -134,7 +150,8 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         "started"
     );
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
-    control::Control::new(config, node, shared, files, clock, addresses, outside).run(inputs, calls).await;
+    let exits = (tunnel, gateway);
+    control::Control::new(config, node, shared, files, clock, outside, exits).run(inputs, calls).await;
     Ok(())
 }
 
@@ -157,6 +174,7 @@ fn open_door(config: &Config, serve: &config::Serve, resolve: stealth::Resolve) 
     };
     let bind = || {
         let socket = Socket::new(Domain::for_address(serve.listen), Type::STREAM, None)?;
+        host::mark(&socket);
         socket.set_reuse_address(true)?;
         socket.bind(&serve.listen.into())?;
         Ok(socket)
@@ -177,7 +195,8 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
     let content = RecordContent {
         name: config.name.clone(),
         ipv4_attempt: state.ipv4_attempt,
-        prefixes: config.announce.clone(),
+        prefixes: announced(config),
+        country: config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default(),
         endpoints: config.advertise.clone(),
         certificate: config.certificate.clone(),
         no_relay: !config.relay,
@@ -207,6 +226,16 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
         node.add_known(now, &peer.announcement, &peer.record);
     }
     Ok(node)
+}
+
+/// What this node announces beside its addresses.
+fn announced(config: &Config) -> Vec<IpPrefix> {
+    let mut all = config.announce.clone();
+    if let Some(exit) = &config.exit_node {
+        all.extend(IpPrefix::new([0, 0, 0, 0].into(), 0));
+        all.extend(IpPrefix::new([0u16; 8].into(), 0).filter(|_| exit.ipv6));
+    }
+    all
 }
 
 /// A mesh range that covers an address of this host (on a carrier's network, say) would cut the host off: refuse.

@@ -3,24 +3,24 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hickory_resolver::{
-    TokioResolver,
+    Resolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::outside::News;
+use super::{outside::News, past::PastTunnel};
 use crate::{
     config::{Config, NameProtocol, NameServer},
     stealth::{self, Resolve, TlsError},
 };
 
+const DNS: u16 = 53;
 const MIN_TTL: Duration = Duration::from_secs(30);
 const MAX_TTL: Duration = Duration::from_secs(600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -34,10 +34,15 @@ pub(super) struct Servers {
 
 impl Servers {
     pub fn new(config: &Config) -> Result<Self, TlsError> {
-        if config.name_servers.is_empty() {
+        let plain = |ip: &IpAddr| NameServer { addr: SocketAddr::new(*ip, DNS), over: NameProtocol::Plain };
+        // A resolver on this host would ask through the tunnel, which is still to be made.
+        let fenced = config.exit.kill_switch && !config.exit.choice.is_off() && !config.is_hidden();
+        let for_the_fence: Vec<NameServer> = config.exit.dns.iter().filter(|_| fenced).map(plain).collect();
+        let servers = if config.name_servers.is_empty() { &for_the_fence } else { &config.name_servers };
+        if servers.is_empty() {
             return Ok(Self::default());
         }
-        let servers = config.name_servers.iter().map(name_server).collect();
+        let servers = servers.iter().map(name_server).collect();
         let has_tls = config.name_servers.iter().any(|s| s.over != NameProtocol::Plain);
         let roots = config.stealth.roots.as_deref();
         let tls = if has_tls { Some(Arc::new(stealth::public_client(roots)?)) } else { None };
@@ -45,11 +50,11 @@ impl Servers {
     }
 
     /// Made anew each time: the host's resolver settings may have changed with the network.
-    fn resolver(&self) -> Result<TokioResolver, String> {
+    fn resolver(&self) -> Result<Resolver<PastTunnel>, String> {
         let builder = match &self.named {
-            None => TokioResolver::builder_tokio().map_err(|e| e.to_string())?,
+            None => Resolver::builder(PastTunnel::default()).map_err(|e| e.to_string())?,
             Some((config, tls)) => {
-                let builder = TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
+                let builder = Resolver::builder_with_config(config.clone(), PastTunnel::default());
                 match tls {
                     Some(tls) => builder.with_tls_config(rustls::ClientConfig::clone(tls)),
                     None => builder,

@@ -128,7 +128,7 @@ impl Netlink {
         Ok(Self { fd: open(libc::NETLINK_ROUTE, 0)?, sequence: 0 })
     }
 
-    fn request(&mut self, message: Message) -> io::Result<()> {
+    pub(super) fn request(&mut self, message: Message) -> io::Result<()> {
         self.sequence += 1;
         send(&self.fd, &message.finish(self.sequence))?;
         acknowledged(&self.fd, self.sequence)

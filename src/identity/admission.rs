@@ -76,11 +76,16 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether `peer` may announce all the prefixes of its record.
+    /// Whether `peer` may announce all the prefixes of its record. To be an exit (`0.0.0.0/0`, `::/0`) is an offer that
+    /// everybody may make where there is no authority; with one, its certificate says so. It allows nothing else.
     pub fn check_prefixes(&self, peer: &Verified) -> Result<(), Refusal> {
         let granted = peer.record.certificate.as_ref().map_or(&[][..], |c| &c.prefixes);
         let accepted = self.accept.get(&peer.id).map_or(&[][..], |p| p);
-        let own = |p: &IpPrefix| granted.iter().chain(accepted).any(|allowed| allowed.covers(p));
+        let is_exit = |p: &IpPrefix| p.prefix_len() == 0;
+        let own = |p: &IpPrefix| {
+            let mut allowed = granted.iter().chain(accepted);
+            is_exit(p) && !self.need_certificate || allowed.any(|a| a.covers(p) && is_exit(a) == is_exit(p))
+        };
         if peer.record.prefixes.iter().all(own) { Ok(()) } else { Err(Refusal::ForeignPrefix) }
     }
 }
@@ -148,6 +153,22 @@ mod tests {
         assert_eq!(policy.check_prefixes(&peer), Err(Refusal::ForeignPrefix));
         let accept = HashMap::from([(peer.id, vec!["192.168.0.0/16".parse().unwrap()])]);
         assert_eq!(Policy { accept, ..Policy::default() }.check_prefixes(&peer), Ok(()));
+        let all = HashMap::from([(peer.id, vec!["0.0.0.0/0".parse().unwrap()])]);
+        assert_eq!(Policy { accept: all, ..Policy::default() }.check_prefixes(&peer), Err(Refusal::ForeignPrefix));
+    }
+
+    #[test]
+    fn who_may_be_an_exit() {
+        let network = Network::new("n", Some("secret"), None, "100.64.0.0/16".parse().unwrap());
+        let prefixes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        let content = RecordContent { prefixes: prefixes.clone(), country: "se".into(), ..RecordContent::default() };
+        let exit = identity(2).announce(&network, &content, 5, 60);
+        assert_eq!(exit.record.country, "se");
+        assert_eq!(Policy::default().check_prefixes(&exit), Ok(()));
+        let policy = Policy { need_certificate: true, ..Policy::default() };
+        assert_eq!(policy.check_prefixes(&exit), Err(Refusal::ForeignPrefix));
+        let accept = HashMap::from([(exit.id, prefixes)]);
+        assert_eq!(Policy { accept, ..policy }.check_prefixes(&exit), Ok(()));
     }
 
     #[test]

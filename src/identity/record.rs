@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, verify_context};
 use crate::{
     crypto::{X25519_LEN, sha256},
-    types::{IpPrefix, NodeId, SeqNo},
+    types::{IpPrefix, NodeId, SeqNo, is_country},
     wire::{self, proto},
 };
 
@@ -33,6 +33,8 @@ pub struct RecordContent {
     pub no_relay: bool,
     /// Random per start of the node.
     pub boot: u32,
+    /// Where this node's exit is: a country code, or empty.
+    pub country: String,
 }
 
 /// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
@@ -50,6 +52,7 @@ pub struct Record {
     pub certificate: Option<Certificate>,
     pub no_relay: bool,
     pub boot: u32,
+    pub country: String,
 }
 
 /// An announcement whose signature is verified, with the record that it signs.
@@ -133,7 +136,8 @@ fn parse_record(
         && !raw.name.chars().any(char::is_control)
         && raw.prefixes.len() <= MAX_PREFIXES
         && raw.endpoints.len() <= MAX_ENDPOINTS
-        && raw.ipv4_attempt < IPV4_ATTEMPTS;
+        && raw.ipv4_attempt < IPV4_ATTEMPTS
+        && (raw.country.is_empty() || is_country(&raw.country));
     if !sane {
         return Err(bad);
     }
@@ -162,6 +166,7 @@ fn parse_record(
         certificate,
         no_relay: raw.no_relay,
         boot: raw.boot,
+        country: raw.country,
     })
 }
 
@@ -179,6 +184,7 @@ impl Identity {
             certificate: content.certificate.clone(),
             no_relay: content.no_relay,
             boot: content.boot,
+            country: content.country.clone(),
         }
         .encode_to_vec();
         let mut raw = proto::Announcement {

@@ -34,9 +34,9 @@ pub(super) struct Asker {
 
 impl Asker {
     pub fn open(network: Option<&HmacKey>) -> io::Result<Self> {
-        let (socket, is_v6) = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        let (socket, is_v6) = match host::bind_udp((Ipv6Addr::UNSPECIFIED, 0).into()) {
             Ok(socket) => (socket, true),
-            Err(_) => (UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, false),
+            Err(_) => (host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?, false),
         };
         socket.set_read_timeout(Some(Duration::from_millis(10)))?;
         Ok(Self { socket, is_v6, network: network.cloned() })

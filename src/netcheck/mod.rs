@@ -6,7 +6,7 @@ mod lifetime;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     thread,
     time::Duration,
 };
@@ -69,7 +69,7 @@ pub struct Server {
 
 /// Examines the network with the help of `servers`; nodes among them answer members, who know the key `network`.
 pub fn run(servers: &[SocketAddr], network: Option<&HmacKey>) -> io::Result<Report> {
-    let interception = thread::spawn(|| TcpStream::connect_timeout(&NOBODY.into(), Duration::from_secs(2)).is_ok());
+    let interception = thread::spawn(|| host::connect(&NOBODY.into(), Duration::from_secs(2)).is_ok());
     let port_mapping = thread::spawn(portmap::probe);
     let main = Asker::open(network)?;
     let answers: Vec<_> = main.ask_all(servers);

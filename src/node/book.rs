@@ -1,7 +1,7 @@
 //! The address book: which nodes own which inner addresses.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -63,6 +63,8 @@ impl<T> PrefixMap<T> {
 pub struct AddressBook {
     hosts: HashMap<IpAddr, Vec<(bool, NodeId)>>,
     subnets: PrefixMap<Vec<NodeId>>,
+    /// Who offers to be an exit.
+    exits: BTreeSet<NodeId>,
     entries: HashMap<NodeId, (Vec<IpAddr>, Vec<IpPrefix>)>,
 }
 
@@ -76,7 +78,10 @@ impl AddressBook {
             claims.push((!granted(ip), node.id));
             claims.sort_unstable();
         }
-        for prefix in &record.prefixes {
+        if record.prefixes.iter().any(|p| p.prefix_len() == 0) {
+            self.exits.insert(node.id);
+        }
+        for prefix in record.prefixes.iter().filter(|p| p.prefix_len() > 0) {
             let nodes = self.subnets.entry(*prefix).or_default();
             nodes.push(node.id);
             nodes.sort_unstable();
@@ -87,6 +92,7 @@ impl AddressBook {
 
     pub fn remove(&mut self, id: &NodeId) {
         let Some((hosts, prefixes)) = self.entries.remove(id) else { return };
+        self.exits.remove(id);
         for ip in hosts {
             if let Some(claims) = self.hosts.get_mut(&ip) {
                 claims.retain(|(_, n)| n != id);
@@ -112,12 +118,12 @@ impl AddressBook {
         self.hosts.get(ip)?.first().map(|(_, n)| *n)
     }
 
-    /// Whether a packet from `node` may carry this source address.
+    /// Whether a packet from `node` may carry this source address; `None`: it is nobody's in the mesh.
     #[must_use]
-    pub fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
+    pub fn owns(&self, ip: IpAddr, node: &NodeId) -> Option<bool> {
         match self.host(&ip) {
-            Some(owner) => owner == *node,
-            None => self.subnets.matches(ip).next().is_some_and(|nodes| nodes.contains(node)),
+            Some(owner) => Some(owner == *node),
+            None => self.subnets.matches(ip).next().map(|nodes| nodes.contains(node)),
         }
     }
 
@@ -130,6 +136,10 @@ impl AddressBook {
 
     pub fn hosts(&self) -> impl Iterator<Item = (&IpAddr, NodeId)> {
         self.hosts.iter().filter_map(|(ip, claims)| Some((ip, claims.first()?.1)))
+    }
+
+    pub fn exits(&self) -> impl Iterator<Item = &NodeId> {
+        self.exits.iter()
     }
 
     #[must_use]

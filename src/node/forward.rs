@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    identity::Record,
     session::{Rejected, Transport, Via},
     types::{NodeId, NodeTag},
     wire::{
@@ -50,6 +51,8 @@ pub trait Tables {
     fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)>;
     /// Whether a packet from `node` may carry this inner source address.
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool;
+    /// Whether packets for this inner address end here, or are carried on from here outside the mesh.
+    fn is_for_us(&self, ip: IpAddr) -> bool;
     /// Where packets for an inner address go.
     fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>>;
 }
@@ -63,6 +66,8 @@ pub enum Drop {
     Replayed,
     /// The inner source address is not the sender's.
     SpoofedSource,
+    /// The inner destination is neither this node's nor behind it.
+    ForeignDestination,
     /// No route, for a packet of a user or for a relayed one.
     NoRoute,
     TtlExpired,
@@ -72,12 +77,13 @@ pub enum Drop {
 }
 
 impl Drop {
-    pub const ALL: [Drop; 9] = [
+    pub const ALL: [Drop; 10] = [
         Drop::Malformed,
         Drop::UnknownSession,
         Drop::Forged,
         Drop::Replayed,
         Drop::SpoofedSource,
+        Drop::ForeignDestination,
         Drop::NoRoute,
         Drop::TtlExpired,
         Drop::RelayLimit,
@@ -93,6 +99,7 @@ impl Drop {
             Drop::Forged => "forged",
             Drop::Replayed => "replayed",
             Drop::SpoofedSource => "spoofed_source",
+            Drop::ForeignDestination => "foreign_destination",
             Drop::NoRoute => "no_route",
             Drop::TtlExpired => "ttl_expired",
             Drop::RelayLimit => "relay_limit",
@@ -184,14 +191,23 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
                 return Ingress::Frame { session, at, via, newest };
             }
             match ip::addresses(plain) {
-                Some((src, _)) if tables.owns(src, &session.peer) => Ingress::Packet { session, at, via, newest },
-                Some(_) => Ingress::Drop(Drop::SpoofedSource),
+                Some((src, _)) if !tables.owns(src, &session.peer) => Ingress::Drop(Drop::SpoofedSource),
+                Some((_, dst)) if !tables.is_for_us(dst) => Ingress::Drop(Drop::ForeignDestination),
+                Some(_) => Ingress::Packet { session, at, via, newest },
                 None => Ingress::Drop(Drop::Malformed),
             }
         }
         Ok(Datagram::Handshake(_) | Datagram::Cookie { .. } | Datagram::Beacon(_)) => Ingress::Control { offset, via },
         Ok(Datagram::Hop(_)) | Err(_) => Ingress::Drop(Drop::Malformed),
     }
+}
+
+/// Whether a node with this record takes in packets for `ip`: its own addresses, the networks behind it, and, if it is an
+/// exit, what is outside the mesh.
+#[must_use]
+pub fn is_for(record: &Record, ip: IpAddr, is_outside: bool) -> bool {
+    let mut prefixes = record.prefixes.iter().filter(|p| p.prefix_len() > 0 || is_outside);
+    record.addresses.contains(&ip) || prefixes.any(|p| p.contains(ip))
 }
 
 /// What became of a packet from the TUN.

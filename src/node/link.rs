@@ -373,7 +373,10 @@ impl Link {
     fn confirm(&mut self, sent: Instant, now: Instant) {
         self.confirmed = self.confirmed.max(sent);
         self.suspect = false;
-        let rtt = now.since(sent);
+        self.sample(now.since(sent));
+    }
+
+    fn sample(&mut self, rtt: Duration) {
         if self.samples.len() >= RTT_SAMPLES {
             self.samples.pop_front();
         }
@@ -391,8 +394,8 @@ impl Link {
         }
     }
 
-    /// Moves the link to another address that has just been confirmed.
-    pub fn move_to(&mut self, now: Instant, addr: SocketAddr) {
+    /// Moves the link to another address that has just been confirmed, by this round trip.
+    pub fn move_to(&mut self, now: Instant, addr: SocketAddr, rtt: Duration) {
         self.addr = addr;
         self.worn = false;
         self.others.clear();
@@ -403,6 +406,7 @@ impl Link {
         self.samples.clear();
         self.srtt = None;
         self.rttvar = Duration::ZERO;
+        self.sample(rtt);
     }
 
     /// The link's cost in metric units (µs): a constant per hop, half a round trip, both stretched by loss, and what

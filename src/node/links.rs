@@ -286,7 +286,7 @@ impl Node {
             if is_better || link.up && path::is_stream(link.addr) {
                 link.leave(now);
             }
-            link.move_to(now, addr);
+            link.move_to(now, addr, rtt);
             link.interface = interface;
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
@@ -487,6 +487,7 @@ impl Node {
 
     /// Once a second: renewals, expiries, grants, room.
     pub(super) fn housekeeping(&mut self, now: Instant) {
+        self.choose_exit(now);
         let ids = self.peers.ids();
         let unix = self.unix_now(now);
         for id in ids {

@@ -6,6 +6,7 @@
 
 mod book;
 mod channel;
+mod exit;
 pub mod forward;
 mod frames;
 mod gate;
@@ -29,6 +30,7 @@ use std::{
 };
 
 pub use book::{AddressBook, PrefixMap};
+pub use exit::ExitOffer;
 pub use gate::Invitation;
 pub use snapshot::Snapshot;
 pub use status::{Carrier, Counters, LinkStatus, PeerStatus, RouteStatus, Status};
@@ -44,7 +46,7 @@ use crate::{
     punch::Puncher,
     routing::Routing,
     session::{Sessions, Transport, Via},
-    types::{Duration, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
+    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
     wire::{ip, packet},
 };
 
@@ -183,6 +185,7 @@ pub struct Node {
     /// Where sessions were made: a guest has no link.
     guest_addrs: HashMap<u32, SocketAddr>,
     book: AddressBook,
+    exit: exit::Exit,
     config: Tuning,
     authority: Option<Authority>,
     invitations: Vec<Invitation>,
@@ -246,6 +249,7 @@ impl Node {
             shown: HashMap::new(),
             guest_addrs: HashMap::new(),
             book,
+            exit: exit::Exit { choice: ExitChoice::Off, current: None },
             config: Tuning {
                 rekey_after: config.rekey_after,
                 rekey_bytes: config.rekey_bytes,
@@ -463,11 +467,18 @@ impl Tables for Node {
     }
 
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
-        self.book.owns(ip, node)
+        self.book.owns(ip, node).unwrap_or_else(|| self.exit_for(ip) == Some(*node))
+    }
+
+    fn is_for_us(&self, ip: IpAddr) -> bool {
+        self.routing.own().is_some_and(|own| forward::is_for(&own.record, ip, self.is_outside(ip)))
     }
 
     fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {
-        let others = self.book.candidates(ip).filter(|n| *n != self.identity.id());
+        let mut owners = self.book.candidates(ip).peekable();
+        // What the mesh knows is not an exit's.
+        let exit = if owners.peek().is_none() { self.exit_for(ip) } else { None };
+        let others = owners.chain(exit).filter(|n| *n != self.identity.id());
         others.filter_map(|n| self.destination_node(&n)).map(Cow::Owned).next()
     }
 }

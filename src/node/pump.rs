@@ -202,11 +202,21 @@ impl Node {
     fn pump_routing(&mut self, now: Instant) -> bool {
         let events = self.routing.take_events();
         let moved = !events.is_empty();
+        let has_news = events.iter().any(|e| matches!(e, routing::Event::Changed(_)));
         for event in events {
             match event {
                 routing::Event::NeedSeqno(seqno) => self.own.need(seqno),
                 routing::Event::Changed(o) => self.on_origin_changed(now, o),
+                // The node may be dead: an idle link would not tell for seconds.
+                routing::Event::Doubted(id) => {
+                    if let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) {
+                        link.doubt(now);
+                    }
+                }
             }
+        }
+        if has_news {
+            self.choose_exit(now);
         }
         moved
     }

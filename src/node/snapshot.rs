@@ -9,11 +9,13 @@ use std::{
 use super::{
     Node,
     book::PrefixMap,
+    exit,
     forward::{self, Destination, Tables},
 };
 use crate::{
+    identity::Verified,
     session::Transport,
-    types::{NodeId, NodeTag, QuickMap},
+    types::{IpPrefix, NodeId, NodeTag, QuickMap},
 };
 
 /// The forwarding tables at one moment.
@@ -26,6 +28,12 @@ pub struct Snapshot {
     hosts: QuickMap<IpAddr, (NodeId, Option<Arc<Destination>>)>,
     subnets: PrefixMap<Vec<NodeId>>,
     destinations: QuickMap<NodeId, Arc<Destination>>,
+    /// What this node says of itself.
+    own: Option<Arc<Verified>>,
+    /// The mesh's own ranges.
+    ranges: Vec<IpPrefix>,
+    /// The exit in use, and whether it carries IPv4 and IPv6.
+    exit: Option<(NodeId, bool, bool)>,
 }
 
 impl Snapshot {
@@ -33,6 +41,16 @@ impl Snapshot {
     #[must_use]
     pub fn is_at(&self, index: u32, addr: SocketAddr) -> bool {
         self.sessions.get(&index).is_some_and(|(_, link)| *link == Some(addr))
+    }
+
+    fn is_outside(&self, ip: IpAddr) -> bool {
+        !self.ranges.iter().any(|range| range.contains(ip))
+    }
+
+    fn exit_for(&self, ip: IpAddr) -> Option<&NodeId> {
+        let (node, ipv4, ipv6) = self.exit.as_ref()?;
+        let carries = if ip.is_ipv4() { *ipv4 } else { *ipv6 };
+        (carries && self.is_outside(ip)).then_some(node)
     }
 
     /// The longest IP packet that the way to a node takes.
@@ -58,6 +76,12 @@ impl Node {
                 })
                 .collect(),
             subnets: self.book.subnets().clone(),
+            own: self.routing.own().cloned(),
+            ranges: vec![self.network.cidr(), self.network.ula()],
+            exit: self.exit().and_then(|id| {
+                let known = self.routing.announcement(self.routing.origin(&id)?)?;
+                Some((id, exit::offers(known, true), exit::offers(known, false)))
+            }),
             ..Snapshot::default()
         };
         for (tag, id) in &self.by_tag {
@@ -91,15 +115,25 @@ impl Tables for Snapshot {
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
         match self.hosts.get(&ip) {
             Some((owner, _)) => owner == node,
-            None => self.subnets.matches(ip).next().is_some_and(|nodes| nodes.contains(node)),
+            None => match self.subnets.matches(ip).next() {
+                Some(nodes) => nodes.contains(node),
+                None => self.exit_for(ip) == Some(node),
+            },
         }
+    }
+
+    fn is_for_us(&self, ip: IpAddr) -> bool {
+        self.own.as_ref().is_some_and(|own| forward::is_for(&own.record, ip, self.is_outside(ip)))
     }
 
     fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {
         if let Some((_, way)) = self.hosts.get(&ip) {
             return way.as_deref().map(Cow::Borrowed);
         }
-        let way = self.subnets.matches(ip).flatten().find_map(|node| self.destinations.get(node));
+        let mut nodes = self.subnets.matches(ip).flatten().peekable();
+        // What the mesh knows is not an exit's.
+        let exit = if nodes.peek().is_none() { self.exit_for(ip) } else { None };
+        let way = nodes.chain(exit).find_map(|node| self.destinations.get(node));
         way.map(|way| Cow::Borrowed(&**way))
     }
 }

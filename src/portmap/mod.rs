@@ -5,7 +5,7 @@ pub mod upnp;
 
 use std::{
     fs, io, iter,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -157,7 +157,7 @@ fn map(p: &Protocol, port: u16, outside: u16, lifetime_s: u32, nonce: [u8; 12]) 
 
 /// One question to a router, repeated until it answers.
 fn ask<T>(router: Ipv4Addr, question: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> Result<T, PortMapError> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = crate::host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
     socket.connect((router, pcp::PORT))?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     let start = Instant::now();
@@ -182,7 +182,7 @@ fn ask<T>(router: Ipv4Addr, question: &[u8], read: impl Fn(&[u8]) -> Option<T>) 
 }
 
 fn local_address(towards: Ipv4Addr) -> io::Result<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = crate::host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
     socket.connect((towards, pcp::PORT))?;
     match socket.local_addr()?.ip() {
         IpAddr::V4(ip) => Ok(ip),

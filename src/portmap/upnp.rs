@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,7 @@ pub struct Gateway {
 
 /// Looks for a gateway in the local network.
 pub fn find() -> Result<Gateway, PortMapError> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = crate::host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let start = Instant::now();
     let mut buffer = [0; 2048];
@@ -64,7 +64,7 @@ pub fn find() -> Result<Gateway, PortMapError> {
 
 /// Reads a device's description.
 fn describe(host: SocketAddr, path: &str) -> Result<Gateway, PortMapError> {
-    let stream = TcpStream::connect_timeout(&host, HTTP_TIME)?;
+    let stream = crate::host::connect(&host, HTTP_TIME)?;
     let std::net::IpAddr::V4(local) = stream.local_addr()?.ip() else { return Err(PortMapError::NoRouter) };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let (_, body) = exchange(stream, &request)?;
@@ -141,7 +141,7 @@ impl Gateway {
             self.host,
             body.len()
         );
-        let (code, answer) = exchange(TcpStream::connect_timeout(&self.host, HTTP_TIME)?, &request)?;
+        let (code, answer) = exchange(crate::host::connect(&self.host, HTTP_TIME)?, &request)?;
         if code == 200 {
             return Ok(answer);
         }

@@ -62,6 +62,8 @@ pub enum Event {
     Changed(u32),
     /// Somebody needs an announcement of ours with at least this sequence number.
     NeedSeqno(SeqNo),
+    /// A neighbour has lost its way to this node, which is our neighbour too.
+    Doubted(NodeId),
 }
 
 /// Counters of the routing protocol.

@@ -352,7 +352,12 @@ impl Routing {
         }
         let metric = metric.min(INFINITY);
         let origin = &mut self.origins[o as usize];
-        *origin.learned_mut(n) = Learned { seqno, metric, slot };
+        let before = std::mem::replace(origin.learned_mut(n), Learned { seqno, metric, slot });
+        let id = origin.id;
+        if before.metric < INFINITY && metric == INFINITY && self.find_neighbor(&id).is_some() {
+            self.events.push(Event::Doubted(id));
+        }
+        let origin = &mut self.origins[o as usize];
         if metric < INFINITY && seqno > origin.signed().max(origin.refused) && origin.asked.is_none() {
             self.ask(now, o, n, false);
         }

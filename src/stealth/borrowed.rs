@@ -14,7 +14,10 @@ use rustls::{Connection, ServerConfig, ServerConnection};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::tcp::{ReadHalf, WriteHalf},
+    net::{
+        TcpSocket,
+        tcp::{ReadHalf, WriteHalf},
+    },
 };
 
 use super::{
@@ -28,6 +31,7 @@ use super::{
 use crate::{
     config::{Shaping, Site},
     crypto::HmacKey,
+    host,
 };
 
 const HANDSHAKE_TIME: Duration = Duration::from_secs(15);
@@ -100,7 +104,9 @@ impl Borrowed {
         let Some(face) = self.face.load_full() else { return Ok(None) };
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
         SockRef::from(&visitor).set_tcp_keepalive(&keepalive)?;
-        let connected = tokio::time::timeout(CONNECT_TIME, tokio::net::TcpStream::connect(face.0)).await;
+        let socket = if face.0.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        host::mark(&socket);
+        let connected = tokio::time::timeout(CONNECT_TIME, socket.connect(face.0)).await;
         let Ok(Ok(mut decoy)) = connected else {
             reset(&visitor);
             return Ok(None);

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -49,7 +49,7 @@ impl Face {
 
 /// Visits the decoy as any client does. Its certificate must be good: a decoy that browsers warn of is none.
 pub(super) fn look(addr: SocketAddr, name: &str, client: &Client) -> io::Result<Face> {
-    let mut socket = TcpStream::connect_timeout(&addr, CONNECT_TIME)?;
+    let mut socket = crate::host::connect(&addr, CONNECT_TIME)?;
     socket.set_write_timeout(Some(HANDSHAKE_TIME))?;
     let mut tls = client.connect(name, None)?;
     let mut received =

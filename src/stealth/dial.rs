@@ -58,7 +58,7 @@ impl Dialer {
     fn reach(&self, address: &str) -> io::Result<TcpStream> {
         let mut why = io::Error::other("the name has no address");
         for addr in (self.resolve)(address)? {
-            match TcpStream::connect_timeout(&addr, CONNECT_TIME) {
+            match host::connect(&addr, CONNECT_TIME) {
                 Ok(socket) => return Ok(socket),
                 Err(e) => why = e,
             }

@@ -55,6 +55,7 @@ impl UdpTransport {
 
     fn bind_socket(addr: SocketAddr, wanted: Offloads, joins: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        crate::host::mark(&socket);
         if addr.is_ipv6() {
             socket.set_only_v6(false)?;
         }

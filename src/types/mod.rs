@@ -1,11 +1,13 @@
 //! Floor 0: the newtypes that every other module speaks in.
 
+mod exit;
 mod hash;
 mod id;
 pub mod path;
 mod prefix;
 mod time;
 
+pub use exit::{ExitChoice, is_country};
 pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};
 pub use prefix::{IpPrefix, ParsePrefixError};

@@ -1,0 +1,202 @@
+//! Carrying others' packets out of the mesh: forwarding, masquerade and limits, in a table of our own, beside whatever
+//! other rules the host has.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::journal::{COMMENT, Journal};
+use crate::{
+    config::ExitNode,
+    host::{MARK, firewall},
+    types::IpPrefix,
+};
+
+const TABLE: &str = "aegisray_exit";
+const JOURNAL: &str = "gateway.json";
+/// The mark of what is to be masqueraded.
+const MASQUERADE: u32 = MARK + 1;
+/// Not the internet: private and special addresses (RFC 6890), so that an exit is no way into the networks around it.
+const SPECIAL4: &str =
+    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3";
+const SPECIAL6: &str = "::/127, ::ffff:0:0/96, 64:ff9b:1::/48, fc00::/7, fe80::/10, ff00::/8";
+/// Others may have made their rules anew.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Gateway {
+    interface: String,
+    exit: Option<ExitNode>,
+    /// Networks behind this node.
+    announced: Vec<IpPrefix>,
+    journal: Journal,
+    looked: Instant,
+}
+
+impl Gateway {
+    /// `announced` are networks behind this node. What a daemon that crashed has left is taken away.
+    pub fn start(
+        interface: &str,
+        exit: Option<&ExitNode>,
+        announced: &[IpPrefix],
+        state_dir: &Path,
+    ) -> io::Result<Self> {
+        let mut journal = Journal::open(state_dir, JOURNAL);
+        journal.undo()?;
+        let mut gateway = Self {
+            interface: interface.to_owned(),
+            exit: exit.cloned(),
+            announced: announced.to_vec(),
+            journal,
+            looked: Instant::now(),
+        };
+        if let Some(exit) = exit {
+            gateway.forward(exit.ipv6)?;
+            gateway.journal.note_table(TABLE)?;
+            firewall::put_table(TABLE, &gateway.rules(exit))?;
+            gateway.be_let_through()?;
+        }
+        Ok(gateway)
+    }
+
+    fn forward(&mut self, ipv6: bool) -> io::Result<()> {
+        self.journal.set_sysctl("net/ipv4/ip_forward", "1")?;
+        if ipv6 && Path::new("/proc/sys/net/ipv6").exists() {
+            // A host that forwards takes no router's word for its own address, unless it is told to (ip-sysctl: accept_ra).
+            for entry in fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
+                let name = format!("net/ipv6/conf/{}/accept_ra", entry.file_name().to_string_lossy());
+                if fs::read_to_string(Path::new("/proc/sys").join(&name)).is_ok_and(|v| v.trim() == "1") {
+                    self.journal.set_sysctl(&name, "2")?;
+                }
+            }
+            self.journal.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
+        Ok(())
+    }
+
+    /// To be called every second.
+    pub fn tick(&mut self) {
+        if self.exit.is_none() || self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        if let Err(error) = self.be_let_through() {
+            tracing::warn!(%error, "cannot see to it that other rules of this host let packets through (exit_node)");
+        }
+    }
+
+    /// A chain of somebody else's that drops what it doesn't know drops our packets too, whatever our own table says: gets
+    /// one rule of ours on top, and stays as it is otherwise.
+    fn be_let_through(&mut self) -> io::Result<()> {
+        let rules = firewall::rules()?;
+        let add = let_through(&rules, &self.interface);
+        if add.is_empty() {
+            return Ok(());
+        }
+        self.journal.note_guests()?;
+        firewall::load(&add)
+    }
+
+    fn rules(&self, exit: &ExitNode) -> String {
+        let mesh = &self.interface;
+        let mut out = String::new();
+        let mut forward = vec![format!("iifname != \"{mesh}\" oifname != \"{mesh}\" accept")];
+        if let Some(rate) = exit.per_peer {
+            let limit = format!("limit rate over {} kbytes/second burst {} kbytes", rate / 1000, rate / 4000 + 64);
+            for (family, kind) in [("ip", "ipv4_addr"), ("ip6", "ipv6_addr")] {
+                for (way, interface, address) in [("up", "iifname", "saddr"), ("down", "oifname", "daddr")] {
+                    let set = format!("{way}_{family}");
+                    let _ =
+                        writeln!(out, "set {set} {{ type {kind}; flags dynamic,timeout; timeout 1m; size 65535; }}");
+                    forward.push(format!("{interface} \"{mesh}\" update @{set} {{ {family} {address} {limit} }} drop"));
+                }
+            }
+        }
+        forward.push("ct state established,related accept".to_owned());
+        for prefix in &self.announced {
+            let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+            forward.push(format!("iifname \"{mesh}\" {family} daddr {prefix} accept"));
+            forward.push(format!("oifname \"{mesh}\" {family} saddr {prefix} accept"));
+        }
+        // Nobody outside opens connections into the mesh.
+        forward.push(format!("oifname \"{mesh}\" counter drop"));
+        for prefix in &exit.destinations {
+            let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+            forward.push(format!("{family} daddr {prefix} goto carry"));
+        }
+        if exit.internet {
+            forward.push(format!("ip daddr {{ {SPECIAL4} }} counter reject with icmp type admin-prohibited"));
+            forward.push(format!("ip6 daddr {{ {SPECIAL6} }} counter reject with icmpv6 type admin-prohibited"));
+            forward.push("goto carry".to_owned());
+        }
+        forward.push("counter reject with icmpx type admin-prohibited".to_owned());
+        let _ = write!(
+            out,
+            "chain carry {{\nmeta mark set {MASQUERADE:#x} accept\n}}\n\
+             chain forward {{ type filter hook forward priority -10; policy accept;\n{}\n}}\n\
+             chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;\n\
+             meta mark {MASQUERADE:#x} masquerade\n}}\n",
+            forward.join("\n")
+        );
+        out
+    }
+
+    /// Puts everything back as it was.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.journal.undo()
+    }
+}
+
+/// The commands that put rules of ours on top of others' chains, where there are none yet.
+fn let_through(rules: &Value, interface: &str) -> String {
+    let items = || rules["nftables"].as_array().into_iter().flatten();
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let place = |value: &Value, chain: &str| (text(value, "family"), text(value, "table"), text(value, chain));
+    let all: Vec<&Value> = items().map(|i| &i["rule"]).filter(|r| r.is_object()).collect();
+    let mut out = String::new();
+    for chain in items().map(|i| &i["chain"]).filter(|c| c["hook"] == "forward" && c["type"] == "filter") {
+        let at = place(chain, "name");
+        let is_ours = at.1.starts_with("aegisray");
+        let mut inside = all.iter().filter(|r| place(r, "chain") == at).peekable();
+        let may_drop = chain["policy"] == "drop" || inside.peek().is_some();
+        let has_ours = inside.any(|r| r["comment"] == COMMENT);
+        if is_ours || !may_drop || has_ours || !["ip", "ip6", "inet"].contains(&&*at.0) {
+            continue;
+        }
+        let chain = format!("insert rule {} {} {}", at.0, at.1, at.2);
+        let _ =
+            writeln!(out, "{chain} oifname \"{interface}\" ct state established,related accept comment \"{COMMENT}\"");
+        let _ = writeln!(out, "{chain} iifname \"{interface}\" accept comment \"{COMMENT}\"");
+    }
+    out
+}
+
+/// Takes away what a daemon that no longer runs has left.
+pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
+    Journal::open(state_dir, JOURNAL).undo()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn others_chains_get_one_pair_of_rules_on_top_and_only_where_they_may_drop() {
+        let chain = |table: &str, policy: &str| json!({"chain": {"family": "ip", "table": table, "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": policy}});
+        let rule = |table: &str, comment: &str| json!({"rule": {"family": "ip", "table": table, "chain": "FORWARD", "handle": 7, "comment": comment, "expr": []}});
+        let rules = json!({"nftables": [
+            chain("filter", "drop"), chain("empty", "accept"), chain("ufw", "accept"), rule("ufw", ""),
+            chain("seen", "drop"), rule("seen", COMMENT), chain("aegisray_exit", "accept"), rule("aegisray_exit", ""),
+        ]});
+        let add = let_through(&rules, "aegis0");
+        assert_eq!(add.lines().count(), 4, "{add}");
+        assert!(add.starts_with("insert rule ip filter FORWARD oifname \"aegis0\""));
+        assert!(add.contains("insert rule ip ufw FORWARD iifname \"aegis0\" accept comment \"aegisray\"\n"));
+        assert_eq!(let_through(&json!({"nftables": []}), "aegis0"), "");
+    }
+}

@@ -1,0 +1,122 @@
+//! What the daemon has changed on the host, kept in a file until it is undone: at the end, or at the next start after a
+//! crash.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Netlink, firewall};
+
+/// Marks rules of ours in tables of others.
+pub(super) const COMMENT: &str = "aegisray";
+
+#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Changes {
+    tables: BTreeSet<String>,
+    /// Policy routing and the tunnel's table.
+    rules: bool,
+    /// Rules of ours in others' tables.
+    guests: bool,
+    /// Files below /proc/sys, and what they held.
+    sysctls: BTreeMap<PathBuf, String>,
+}
+
+pub(super) struct Journal {
+    file: PathBuf,
+    changes: Changes,
+}
+
+impl Journal {
+    /// Opens the journal of that name; what is in it was left by a daemon that crashed.
+    pub fn open(state_dir: &Path, name: &str) -> Self {
+        let file = state_dir.join(name);
+        let changes = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Self { file, changes }
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let new = self.file.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(&self.changes).map_err(io::Error::other)?)?;
+        fs::rename(&new, &self.file)
+    }
+
+    /// A table is about to be put in.
+    pub fn note_table(&mut self, name: &str) -> io::Result<()> {
+        self.changes.tables.insert(name.to_owned());
+        self.save()
+    }
+
+    /// Policy routing is about to be set up.
+    pub fn note_rules(&mut self) -> io::Result<()> {
+        self.changes.rules = true;
+        self.save()
+    }
+
+    /// Rules are about to be added to others' tables.
+    pub fn note_guests(&mut self) -> io::Result<()> {
+        self.changes.guests = true;
+        self.save()
+    }
+
+    /// Sets a value below /proc/sys, like `net/ipv4/ip_forward`, if it is another one.
+    pub fn set_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
+        let path = Path::new("/proc/sys").join(name);
+        let before = fs::read_to_string(&path)?.trim().to_owned();
+        if before == value {
+            return Ok(());
+        }
+        self.changes.sysctls.entry(path.clone()).or_insert(before);
+        self.save()?;
+        fs::write(path, value)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes == Changes::default()
+    }
+
+    /// Puts everything back. What can't be is tried again at the next start.
+    pub fn undo(&mut self) -> io::Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        if self.changes.rules {
+            let mut netlink = Netlink::open()?;
+            netlink.remove_rules()?;
+            netlink.remove_tunnel_routes();
+        }
+        for table in &self.changes.tables {
+            firewall::remove_table(table)?;
+        }
+        if self.changes.guests {
+            remove_guests()?;
+        }
+        for (path, before) in &self.changes.sysctls {
+            // Its interface may be gone.
+            if path.exists() {
+                fs::write(path, before)?;
+            }
+        }
+        self.changes = Changes::default();
+        match fs::remove_file(&self.file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes our rules out of others' tables.
+fn remove_guests() -> io::Result<()> {
+    let rules = firewall::rules()?;
+    let ours = rules["nftables"].as_array().into_iter().flatten().map(|item| &item["rule"]);
+    let ours = ours.filter(|rule| rule["comment"] == COMMENT);
+    let delete = ours.map(|rule| {
+        let part = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
+        format!("delete rule {} {} {} handle {}\n", part("family"), part("table"), part("chain"), rule["handle"])
+    });
+    firewall::load(&delete.collect::<String>())
+}

@@ -1,0 +1,219 @@
+//! Everything through an exit: policy routing into the mesh's interface, and a fence of nftables so that nothing goes
+//! past it.
+//!
+//! Packets of our own are marked and go out as ever. Both routing and fence are the kernel's: they stand when the daemon
+//! dies.
+
+use std::{fmt::Write as _, io, net::IpAddr, path::Path};
+
+use super::journal::Journal;
+use crate::{
+    config::ExitClient,
+    host::{MARK, Netlink, Rule, firewall},
+    identity::Network,
+    types::IpPrefix,
+};
+
+const TABLE: &str = "aegisray_guard";
+const JOURNAL: &str = "tunnel.json";
+/// Private and link-local addresses (RFC 1918, 3927, 4193, 4291), multicast and broadcast.
+const LAN4: [&str; 6] =
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"];
+const LAN6: [&str; 3] = ["fc00::/7", "fe80::/10", "ff00::/8"];
+
+pub(super) struct Tunnel {
+    interface: String,
+    options: ExitClient,
+    /// The mesh's ranges: IPv4, then IPv6.
+    ranges: [IpPrefix; 2],
+    /// Whose packets go out with their own source: networks behind this node.
+    announced: Vec<IpPrefix>,
+    journal: Journal,
+    is_up: bool,
+    /// Packets are led into the tunnel.
+    leads: bool,
+}
+
+impl Tunnel {
+    pub fn new(interface: &str, options: &ExitClient, network: &Network, announced: &[IpPrefix], state: &Path) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            options: options.clone(),
+            ranges: [network.cidr(), network.ula()],
+            announced: announced.to_vec(),
+            journal: Journal::open(state, JOURNAL),
+            is_up: false,
+            leads: false,
+        }
+    }
+
+    /// To be called before anything else happens: closes the fence if there is to be one, and takes away what a daemon
+    /// has left that had one.
+    pub fn begin(&mut self) -> io::Result<()> {
+        if self.options.choice.is_off() { self.journal.undo() } else { self.put_fence() }
+    }
+
+    fn put_fence(&mut self) -> io::Result<()> {
+        self.journal.note_table(TABLE)?;
+        firewall::put_table(TABLE, &self.rules())
+    }
+
+    /// Leads everything into the tunnel, if it carries it (`has_exit`) or nothing may go past it; else leaves it where it
+    /// would go.
+    pub fn lead(&mut self, has_exit: bool) -> io::Result<()> {
+        if !self.is_up {
+            self.put_fence()?;
+            self.is_up = true;
+            if let Err(error) = self.journal.set_sysctl("net/ipv4/conf/all/src_valid_mark", "1") {
+                tracing::warn!(%error, "cannot set src_valid_mark: with a strict rp_filter, links stop working");
+            }
+        }
+        let leads = has_exit || self.options.kill_switch;
+        if leads == self.leads {
+            return Ok(());
+        }
+        self.leads = leads;
+        let mut netlink = Netlink::open()?;
+        if !leads {
+            return netlink.remove_rules();
+        }
+        self.journal.note_rules()?;
+        netlink.remove_rules()?;
+        for ipv4 in [true, false] {
+            match self.set_rules(&mut netlink, ipv4) {
+                // A host without IPv6 leaks none.
+                Err(e) if !ipv4 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set_rules(&self, netlink: &mut Netlink, ipv4: bool) -> io::Result<()> {
+        netlink.set_tunnel_route(&self.interface, ipv4)?;
+        if self.options.kill_switch {
+            netlink.set_tunnel_dead_end(ipv4)?;
+        }
+        netlink.add_rule(&Rule::Marked, ipv4)?;
+        let fits = |p: &IpPrefix| p.addr().is_ipv4() == ipv4;
+        for prefix in self.options.bypass.prefixes.iter().copied().filter(fits) {
+            netlink.add_rule(&Rule::To { prefix, default: true }, ipv4)?;
+        }
+        let lan = LAN4.iter().chain(&LAN6).filter(|_| self.options.lan).filter_map(|p| p.parse().ok());
+        for prefix in lan.chain(self.ranges).filter(fits) {
+            netlink.add_rule(&Rule::To { prefix, default: false }, ipv4)?;
+        }
+        for user in &self.options.bypass.users {
+            netlink.add_rule(&Rule::User(*user), ipv4)?;
+        }
+        netlink.add_rule(&Rule::Rest, ipv4)
+    }
+
+    /// Puts everything back as it was.
+    pub fn release(&mut self) -> io::Result<()> {
+        self.is_up = false;
+        self.leads = false;
+        self.journal.undo()
+    }
+
+    /// The chains of our table.
+    fn rules(&self) -> String {
+        let o = &self.options;
+        let (mark, mesh) = (format!("{MARK:#x}"), &self.interface);
+        let inside = format!("{{ \"lo\", \"{mesh}\" }}");
+        let mut out = String::new();
+        let mut chain = |name: &str, kind: &str, rules: &[String]| {
+            let _ = write!(out, "chain {name} {{ {kind}; policy accept;\n{}\n}}\n", rules.join("\n"));
+        };
+        // What goes past the tunnel gets the mark, before it is decided where it goes.
+        let mut outgoing = vec![format!("ct direction reply ct mark {mark} meta mark set {mark}")];
+        for cgroup in &o.bypass.cgroups {
+            let level = cgroup.split('/').count();
+            outgoing.push(format!("socket cgroupv2 level {level} \"{cgroup}\" meta mark set {mark}"));
+        }
+        outgoing.push(format!("meta mark {mark} ct mark set {mark}"));
+        chain("outgoing", "type route hook output priority mangle", &outgoing);
+        let mut incoming = Vec::new();
+        if o.inbound {
+            incoming.push(format!("iifname != {inside} ct state new fib daddr type local ct mark set {mark}"));
+        }
+        incoming.push(format!("iifname != \"{mesh}\" ct mark {mark} meta mark set {mark}"));
+        chain("incoming", "type filter hook prerouting priority mangle", &incoming);
+        chain("names", "type nat hook output priority -100", &self.names(&mark));
+        chain("sources", "type nat hook postrouting priority srcnat", &self.sources(&mark));
+        if !o.kill_switch {
+            return out;
+        }
+        let mut fence = vec![
+            format!("oifname {inside} accept"),
+            format!("meta mark {mark} accept"),
+            // What keeps the host on its own network: neighbours, routers, addresses.
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept".to_owned(),
+            "udp sport 68 udp dport 67 accept".to_owned(),
+            "udp sport 546 udp dport 547 accept".to_owned(),
+        ];
+        for user in &o.bypass.users {
+            fence.push(format!("meta skuid {user} accept"));
+        }
+        let mut around: Vec<String> = Vec::new();
+        for prefix in &o.bypass.prefixes {
+            around.push(format!("{} daddr {prefix} accept", family(prefix.addr())));
+        }
+        if o.lan {
+            // Names are asked of nobody here.
+            around.push("udp dport 53 reject".to_owned());
+            around.push("tcp dport 53 reject with tcp reset".to_owned());
+            around.push(format!("ip daddr {{ {} }} accept", LAN4.join(", ")));
+            around.push(format!("ip6 daddr {{ {} }} accept", LAN6.join(", ")));
+        }
+        let end = "counter reject with icmpx type admin-prohibited".to_owned();
+        fence.extend(around.iter().cloned().chain([end.clone()]));
+        chain("fence", "type filter hook output priority 300", &fence);
+        let mut transit = vec![
+            format!("oifname {inside} accept"),
+            format!("iifname \"{mesh}\" accept"),
+            format!("meta mark {mark} accept"),
+        ];
+        transit.extend(around.into_iter().chain([end]));
+        chain("transit", "type filter hook forward priority 300", &transit);
+        out
+    }
+
+    /// Questions for names go to servers that are asked through the tunnel, whomever the host would have asked.
+    fn names(&self, mark: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        for (family, own, range) in [("ip", "127.0.0.0/8", self.ranges[0]), ("ip6", "::1", self.ranges[1])] {
+            let Some(server) = self.options.dns.iter().find(|s| self::family(**s) == family) else { continue };
+            let users = self.options.bypass.users.iter().map(|u| format!("meta skuid != {u} ")).collect::<String>();
+            for protocol in ["udp", "tcp"] {
+                out.push(format!(
+                    "meta mark != {mark} {users}{family} daddr != {{ {own}, {range} }} {protocol} dport 53 dnat {family} to {server}"
+                ));
+            }
+        }
+        out
+    }
+
+    /// Sources are those of the way that packets take: sockets may have been made for another one.
+    fn sources(&self, mark: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        for (family, range) in [("ip", self.ranges[0]), ("ip6", self.ranges[1])] {
+            let own: Vec<String> = self.announced.iter().chain([&range]).map(ToString::to_string).collect();
+            let own: Vec<String> = own.into_iter().filter(|p| p.contains(':') == (family == "ip6")).collect();
+            let mesh = &self.interface;
+            out.push(format!("oifname != {{ \"lo\", \"{mesh}\" }} meta mark {mark} {family} saddr {range} masquerade"));
+            out.push(format!("oifname \"{mesh}\" {family} saddr != {{ {} }} masquerade", own.join(", ")));
+        }
+        out
+    }
+}
+
+fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "ip" } else { "ip6" }
+}
+
+/// Takes away what a daemon that no longer runs has left.
+pub fn clean_up(state_dir: &Path) -> io::Result<()> {
+    Journal::open(state_dir, JOURNAL).undo()?;
+    super::gateway::clean_up(state_dir)
+}

@@ -1,0 +1,147 @@
+//! The exit: the node through which this one reaches what is outside the mesh. Nodes offer themselves by announcing
+//! `0.0.0.0/0` or `::/0`; an offer is nothing to anybody who has not chosen it.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, display_name};
+use crate::{
+    identity::Verified,
+    types::{ExitChoice, Instant, Metric, NodeId},
+};
+
+/// An exit in use is left for one that is so much nearer, in metric units (µs), and at least twice as near: who changes
+/// the exit breaks every connection through it.
+const MUCH_NEARER: Metric = 20_000;
+
+/// What is chosen, and what it comes to.
+#[derive(Debug)]
+pub(super) struct Exit {
+    pub choice: ExitChoice,
+    pub current: Option<(NodeId, Instant)>,
+}
+
+/// An exit on offer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExitOffer {
+    pub node_id: String,
+    pub name: String,
+    /// ISO 3166-1 alpha-2, or empty: what the node says.
+    pub country: String,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// Microseconds.
+    pub metric: Metric,
+    pub in_use: bool,
+}
+
+impl Node {
+    /// Goes through another exit, or none, from now on.
+    pub fn set_exit(&mut self, now: Instant, choice: ExitChoice) {
+        self.exit = Exit { choice, current: None };
+        self.tables_dirty = true;
+        self.choose_exit(now);
+    }
+
+    #[must_use]
+    pub fn exit_choice(&self) -> &ExitChoice {
+        &self.exit.choice
+    }
+
+    /// The exit in use.
+    #[must_use]
+    pub fn exit(&self) -> Option<NodeId> {
+        self.exit.current.map(|(id, _)| id)
+    }
+
+    /// How long the exit has been in use.
+    #[must_use]
+    pub fn exit_since(&self) -> Option<Instant> {
+        self.exit.current.map(|(_, since)| since)
+    }
+
+    /// The exits that can be reached, the nearest first.
+    #[must_use]
+    pub fn exit_offers(&self) -> Vec<ExitOffer> {
+        let mut all: Vec<ExitOffer> = self
+            .reachable_exits()
+            .map(|(metric, known)| ExitOffer {
+                node_id: known.id.to_string(),
+                name: display_name(known),
+                country: known.record.country.clone(),
+                ipv4: offers(known, true),
+                ipv6: offers(known, false),
+                metric,
+                in_use: self.exit() == Some(known.id),
+            })
+            .collect();
+        all.sort_by(|a, b| (a.metric, &a.node_id).cmp(&(b.metric, &b.node_id)));
+        all
+    }
+
+    fn reachable_exits(&self) -> impl Iterator<Item = (Metric, &Verified)> {
+        self.book.exits().filter_map(|id| {
+            let o = self.routing.origin(id)?;
+            let route = self.routing.route(o)?;
+            Some((route.metric, &**self.routing.announcement(o)?))
+        })
+    }
+
+    /// Looks whether the exit in use is there still, and whether another one would be better.
+    pub(super) fn choose_exit(&mut self, now: Instant) {
+        if self.exit.choice.is_off() {
+            return;
+        }
+        let mut fitting: Vec<(Metric, NodeId)> = match &self.exit.choice {
+            ExitChoice::Off => Vec::new(),
+            ExitChoice::Auto => self.reachable_exits().map(|(metric, known)| (metric, known.id)).collect(),
+            ExitChoice::Country(code) => {
+                let there = self.reachable_exits().filter(|(_, known)| known.record.country == *code);
+                there.map(|(metric, known)| (metric, known.id)).collect()
+            }
+            ExitChoice::Node(who) => {
+                let named = self.reachable_exits().filter(|(_, known)| is_called(known, who));
+                let named: Vec<_> = named.map(|(metric, known)| (metric, known.id)).collect();
+                // Two of one name: one of them may be somebody who would like to be the other.
+                if named.len() == 1 { named } else { Vec::new() }
+            }
+        };
+        fitting.sort_unstable();
+        let in_use = self.exit().and_then(|id| fitting.iter().find(|(_, other)| *other == id)).copied();
+        let best = match (fitting.first().copied(), in_use) {
+            (Some(best), Some(used)) if is_much_nearer(best.0, used.0) => Some(best),
+            (best, used) => used.or(best),
+        };
+        let best = best.map(|(_, id)| id);
+        if best != self.exit() {
+            self.exit.current = best.map(|id| (id, now));
+            self.tables_dirty = true;
+        }
+    }
+
+    /// Whether this is outside the mesh, so that it is an exit's to carry.
+    pub(super) fn is_outside(&self, ip: IpAddr) -> bool {
+        !self.network.cidr().contains(ip) && !self.network.ula().contains(ip)
+    }
+
+    /// The exit in use, if it carries packets to and from this address.
+    pub(super) fn exit_for(&self, ip: IpAddr) -> Option<NodeId> {
+        let id = self.exit().filter(|_| self.is_outside(ip))?;
+        let known = self.routing.announcement(self.routing.origin(&id)?)?;
+        offers(known, ip.is_ipv4()).then_some(id)
+    }
+}
+
+fn is_much_nearer(new: Metric, used: Metric) -> bool {
+    new.saturating_add(MUCH_NEARER) < used && new.saturating_mul(2) < used
+}
+
+/// Whether a node offers to be an exit for IPv4, or for IPv6.
+pub(super) fn offers(known: &Verified, ipv4: bool) -> bool {
+    known.record.prefixes.iter().any(|p| p.prefix_len() == 0 && p.addr().is_ipv4() == ipv4)
+}
+
+fn is_called(known: &Verified, who: &str) -> bool {
+    known.record.name == who || (who.len() >= 6 && known.id.to_string().starts_with(who))
+}

@@ -1,0 +1,23 @@
+//! Exits: real daemons, a web server outside the mesh, and captures of what leaves a client.
+
+mod exits;
+#[path = "../nat/firewall.rs"]
+mod firewall;
+#[path = "../e2e/harness.rs"]
+#[allow(dead_code)]
+mod harness;
+mod leaks;
+#[path = "../e2e/watch.rs"]
+mod watch;
+mod world;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::run(&[
+        ("the_world_sees_the_exit", exits::seen_from_outside),
+        ("nothing_leaks_whatever_dies", leaks::whatever_dies),
+        ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
+        ("what_goes_past_the_tunnel", exits::bypass),
+    ])
+}
