@@ -27,6 +27,7 @@ if [ "${1:-}" = tests ]; then
     want nginx nginx-light
     want openssl openssl
     want curl curl
+    want dig bind9-dnsutils
     want ip iproute2
     want setpriv util-linux
     want microsocks microsocks

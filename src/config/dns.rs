@@ -1,6 +1,9 @@
-//! `dns`: whom to ask for names.
+//! `dns`: whom to ask for names, and what this node answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -26,6 +29,12 @@ pub enum NameProtocol {
 }
 
 impl NameServer {
+    /// Port 53 of a server, plain.
+    #[must_use]
+    pub fn plain(ip: IpAddr) -> Self {
+        Self { addr: SocketAddr::new(ip, 53), over: NameProtocol::Plain }
+    }
+
     /// Reads `IP[:PORT]`, `tls://IP[:PORT]#NAME` or `https://IP[:PORT]/PATH#NAME`.
     fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
@@ -48,14 +57,88 @@ impl NameServer {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// The names of the mesh, served at this node's mesh addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshNames {
+    pub suffix: String,
+    /// Servers for certain domains.
+    pub split: Vec<(String, Vec<NameServer>)>,
+    pub host: HostNames,
+}
+
+/// How this host comes to ask this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostNames {
+    Off,
+    /// systemd-resolved, where it runs, for the names of the mesh.
+    Auto,
+    /// This file (resolv.conf(5)), for all names.
+    File(PathBuf),
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawDns {
     servers: Vec<Spanned<Text>>,
+    serve: bool,
+    suffix: Option<Spanned<Text>>,
+    split: Vec<RawSplit>,
+    host: Option<Spanned<Text>>,
+    resolv_conf: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSplit {
+    domain: Spanned<Text>,
+    servers: Vec<Spanned<Text>>,
+}
+
+impl Default for RawDns {
+    fn default() -> Self {
+        let resolv_conf = PathBuf::from("/etc/resolv.conf");
+        Self { servers: Vec::new(), serve: true, suffix: None, split: Vec::new(), host: None, resolv_conf }
+    }
 }
 
 impl Reader<'_> {
     pub(super) fn name_servers(&self, raw: &RawDns) -> Result<Vec<NameServer>, ConfigError> {
+        self.servers(&raw.servers)
+    }
+
+    pub(super) fn mesh_names(&self, raw: &RawDns) -> Result<Option<MeshNames>, ConfigError> {
+        if !raw.serve {
+            return Ok(None);
+        }
+        let domain = |text: &Spanned<Text>| {
+            let name = text.value.0.trim_matches('.').to_lowercase();
+            let is_label =
+                |l: &str| (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+            let good = name.len() <= 200 && name.split('.').all(is_label);
+            let message = || format!("expected a domain like `aegis` or `mesh.example.org`, got `{}`", text.value.0);
+            if good { Ok(name) } else { Err(self.error(&text.referenced, message())) }
+        };
+        let split = |s: &RawSplit| Ok((domain(&s.domain)?, self.servers(&s.servers)?));
+        let host = match &raw.host {
+            None => HostNames::Auto,
+            Some(text) => match text.value.0.as_str() {
+                "auto" => HostNames::Auto,
+                "off" => HostNames::Off,
+                "file" => HostNames::File(raw.resolv_conf.clone()),
+                other => {
+                    let message = format!("expected `auto`, `file` or `off`, got `{other}`");
+                    return Err(self.error(&text.referenced, message));
+                }
+            },
+        };
+        Ok(Some(MeshNames {
+            suffix: raw.suffix.as_ref().map_or(Ok("aegis".to_owned()), domain)?,
+            split: raw.split.iter().map(split).collect::<Result<_, ConfigError>>()?,
+            host,
+        }))
+    }
+
+    fn servers(&self, list: &[Spanned<Text>]) -> Result<Vec<NameServer>, ConfigError> {
         let read = |text: &Spanned<Text>| {
             NameServer::parse(&text.value.0).ok_or_else(|| {
                 let expected = "expected IP[:PORT], tls://IP[:PORT]#NAME or https://IP[:PORT]/PATH#NAME, like \
@@ -63,7 +146,7 @@ impl Reader<'_> {
                 self.error(&text.referenced, format!("{expected}; got `{}`", text.value.0))
             })
         };
-        raw.servers.iter().map(read).collect()
+        list.iter().map(read).collect()
     }
 }
 

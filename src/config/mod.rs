@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-pub use dns::{NameProtocol, NameServer};
+pub use dns::{HostNames, MeshNames, NameProtocol, NameServer};
 pub use error::ConfigError;
 pub use exit::{Bypass, ExitClient, ExitNode};
 pub use raw::DEFAULT_PORT;
@@ -81,6 +81,8 @@ pub struct Config {
     pub stealth: Stealth,
     /// Whom to ask for names; empty: whom this host asks.
     pub name_servers: Vec<NameServer>,
+    /// The names of the mesh; `None`: not served here.
+    pub names: Option<MeshNames>,
     pub advertise: Vec<SocketAddr>,
     pub bootstrap: Vec<String>,
     pub max_peers: usize,
@@ -310,6 +312,7 @@ impl Reader<'_> {
             listen,
             stealth,
             name_servers: self.name_servers(&raw.dns)?,
+            names: self.mesh_names(&raw.dns)?,
             advertise: raw.listen.advertise.iter().map(|e| e.0).collect(),
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,
             max_peers: raw.peers.max.0,

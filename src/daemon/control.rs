@@ -18,7 +18,9 @@ use super::{
     calls::Pending,
     gateway::Gateway,
     lan::Lan,
+    names::NameService,
     outside::{News, Outside},
+    resolv::HostResolver,
     state::StateFile,
     tunnel::Tunnel,
     unix_now,
@@ -72,12 +74,15 @@ pub(super) struct Control {
     routed: BTreeSet<IpPrefix>,
     /// The exit in use.
     exit: Option<NodeId>,
+    names_changed: bool,
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
     tunnel: Tunnel,
     gateway: Gateway,
+    host_resolver: HostResolver,
+    names: Option<NameService>,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -89,7 +94,7 @@ impl Control {
         files: StateFile,
         clock: Clock,
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
-        (tunnel, gateway): (Tunnel, Gateway),
+        (tunnel, gateway, host_resolver): (Tunnel, Gateway, HostResolver),
     ) -> Self {
         let addresses = node.addresses();
         Self {
@@ -103,12 +108,15 @@ impl Control {
             addresses,
             routed: BTreeSet::new(),
             exit: None,
+            names_changed: false,
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
             outside,
             tunnel,
             gateway,
+            host_resolver,
+            names: None,
             news,
         }
     }
@@ -132,6 +140,7 @@ impl Control {
         }
         self.node.set_exit(self.clock.now(), self.config.exit.choice.clone());
         self.check_exit();
+        self.serve_names();
         host::sd_notify("READY=1");
         let mut burst = Vec::with_capacity(BURST);
         while !self.stopping {
@@ -158,6 +167,9 @@ impl Control {
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
                     self.gateway.tick();
+                    if let (true, Some(names)) = (std::mem::take(&mut self.names_changed), &self.names) {
+                        names.update(&self.node);
+                    }
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
@@ -182,7 +194,7 @@ impl Control {
         self.carry_out();
         self.save();
         self.outside.stop().await;
-        for undone in [self.tunnel.release(), self.gateway.stop()] {
+        for undone in [self.host_resolver.stop(), self.tunnel.release(), self.gateway.stop()] {
             if let Err(error) = undone {
                 tracing::error!(%error, "cannot put the host back as it was: the next start tries again");
             }
@@ -275,6 +287,7 @@ impl Control {
         loop {
             if self.node.take_tables_changed() {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
+                self.names_changed = true;
                 self.update_routes();
                 self.check_exit();
             }
@@ -383,6 +396,28 @@ impl Control {
             let _ = netlink.remove_address(&self.config.interface, *old, network.prefix_len());
         }
         self.addresses = new;
+        self.serve_names();
+    }
+
+    /// Serves the names of the mesh at this node's addresses.
+    fn serve_names(&mut self) {
+        let Some(names) = &self.config.names else { return };
+        // The ports of the one before.
+        self.names = None;
+        if let Err(error) = self.host_resolver.stop() {
+            tracing::warn!(%error, "cannot put this host's resolver back as it was (dns.host)");
+        }
+        match NameService::start(&self.config, names, self.addresses) {
+            Ok(service) => {
+                service.update(&self.node);
+                self.names = Some(service);
+                let interface = &self.config.interface;
+                if let Err(error) = self.host_resolver.lead(&names.host, interface, self.addresses, &names.suffix) {
+                    tracing::warn!(%error, "this host does not ask for the names of the mesh (dns.host)");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the names of the mesh are not served (dns.serve)"),
+        }
     }
 
     /// Points the host's routing table at the mesh for prefixes that other nodes announce.

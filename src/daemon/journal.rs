@@ -15,6 +15,7 @@ use crate::host::{Netlink, firewall};
 pub(super) const COMMENT: &str = "aegisray";
 
 #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Changes {
     tables: BTreeSet<String>,
     /// Policy routing and the tunnel's table.
@@ -23,6 +24,8 @@ struct Changes {
     guests: bool,
     /// Files below /proc/sys, and what they held.
     sysctls: BTreeMap<PathBuf, String>,
+    /// Other files: what they held, and what they hold now.
+    files: BTreeMap<PathBuf, (String, String)>,
 }
 
 pub(super) struct Journal {
@@ -74,6 +77,15 @@ impl Journal {
         fs::write(path, value)
     }
 
+    /// Writes a file that is somebody else's.
+    pub fn replace_file(&mut self, path: &Path, text: &str) -> io::Result<()> {
+        let before = fs::read_to_string(path)?;
+        let before = self.changes.files.get(path).map_or(before, |(before, _)| before.clone());
+        self.changes.files.insert(path.to_owned(), (before, text.to_owned()));
+        self.save()?;
+        fs::write(path, text)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes == Changes::default()
@@ -98,6 +110,12 @@ impl Journal {
         for (path, before) in &self.changes.sysctls {
             // Its interface may be gone.
             if path.exists() {
+                fs::write(path, before)?;
+            }
+        }
+        for (path, (before, ours)) in &self.changes.files {
+            // Who has written it since, a DHCP client say, knows better.
+            if fs::read_to_string(path).is_ok_and(|now| now == *ours) {
                 fs::write(path, before)?;
             }
         }

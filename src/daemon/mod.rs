@@ -8,13 +8,16 @@ mod journal;
 mod lan;
 mod lifetime;
 mod mapping;
+mod names;
 mod outside;
 mod past;
 mod reflexive;
+mod resolv;
 mod resolve;
 mod state;
 mod tunnel;
 mod turn;
+mod zone;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -150,7 +153,8 @@ async fn run_async(config: Config) -> Result<(), StartError> {
         "started"
     );
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
-    let exits = (tunnel, gateway);
+    let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
+    let exits = (tunnel, gateway, host_resolver);
     control::Control::new(config, node, shared, files, clock, outside, exits).run(inputs, calls).await;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +11,7 @@ use std::{
 use hickory_resolver::{
     Resolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+    net::runtime::RuntimeProvider,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -20,7 +21,6 @@ use crate::{
     stealth::{self, Resolve, TlsError},
 };
 
-const DNS: u16 = 53;
 const MIN_TTL: Duration = Duration::from_secs(30);
 const MAX_TTL: Duration = Duration::from_secs(600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -34,27 +34,37 @@ pub(super) struct Servers {
 
 impl Servers {
     pub fn new(config: &Config) -> Result<Self, TlsError> {
-        let plain = |ip: &IpAddr| NameServer { addr: SocketAddr::new(*ip, DNS), over: NameProtocol::Plain };
         // A resolver on this host would ask through the tunnel, which is still to be made.
         let fenced = config.exit.kill_switch && !config.exit.choice.is_off() && !config.is_hidden();
-        let for_the_fence: Vec<NameServer> = config.exit.dns.iter().filter(|_| fenced).map(plain).collect();
-        let servers = if config.name_servers.is_empty() { &for_the_fence } else { &config.name_servers };
-        if servers.is_empty() {
+        let for_the_fence: Vec<NameServer> =
+            config.exit.dns.iter().filter(|_| fenced).map(|ip| NameServer::plain(*ip)).collect();
+        let named = if config.name_servers.is_empty() { &for_the_fence } else { &config.name_servers };
+        Self::of(named, config)
+    }
+
+    /// These; without any, those that this host asks.
+    pub fn of(named: &[NameServer], config: &Config) -> Result<Self, TlsError> {
+        if named.is_empty() {
             return Ok(Self::default());
         }
-        let servers = servers.iter().map(name_server).collect();
-        let has_tls = config.name_servers.iter().any(|s| s.over != NameProtocol::Plain);
+        let servers = named.iter().map(name_server).collect();
+        let has_tls = named.iter().any(|s| s.over != NameProtocol::Plain);
         let roots = config.stealth.roots.as_deref();
         let tls = if has_tls { Some(Arc::new(stealth::public_client(roots)?)) } else { None };
         Ok(Self { named: Some((ResolverConfig::from_name_servers(servers), tls)) })
     }
 
+    /// Whether they are those of the configuration.
+    pub fn are_named(&self) -> bool {
+        self.named.is_some()
+    }
+
     /// Made anew each time: the host's resolver settings may have changed with the network.
-    fn resolver(&self) -> Result<Resolver<PastTunnel>, String> {
+    pub fn resolver<P: RuntimeProvider + Default>(&self) -> Result<Resolver<P>, String> {
         let builder = match &self.named {
-            None => Resolver::builder(PastTunnel::default()).map_err(|e| e.to_string())?,
+            None => Resolver::builder(P::default()).map_err(|e| e.to_string())?,
             Some((config, tls)) => {
-                let builder = Resolver::builder_with_config(config.clone(), PastTunnel::default());
+                let builder = Resolver::builder_with_config(config.clone(), P::default());
                 match tls {
                     Some(tls) => builder.with_tls_config(rustls::ClientConfig::clone(tls)),
                     None => builder,
@@ -75,7 +85,7 @@ impl Servers {
             let port: u16 = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let found = runtime.block_on(async {
-                let resolver = servers.resolver()?;
+                let resolver = servers.resolver::<PastTunnel>()?;
                 resolver.lookup_ip(host).await.map_err(|e| e.to_string())
             });
             let found = found.map_err(|e| io::Error::other(format!("cannot resolve {host}: {e}")))?;
@@ -117,7 +127,7 @@ pub(super) async fn run(
         let mut all = fixed.clone();
         let mut next = MAX_TTL;
         let mut failed = false;
-        let resolver = servers.resolver();
+        let resolver = servers.resolver::<PastTunnel>();
         for (host, port) in &names {
             let answer = match &resolver {
                 Ok(resolver) => resolver.lookup_ip(*host).await.map_err(|e| e.to_string()),

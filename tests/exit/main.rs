@@ -4,9 +4,9 @@ mod exits;
 #[path = "../nat/firewall.rs"]
 mod firewall;
 #[path = "../e2e/harness.rs"]
-#[allow(dead_code)]
 mod harness;
 mod leaks;
+mod names;
 #[path = "../e2e/watch.rs"]
 mod watch;
 mod world;
@@ -19,5 +19,6 @@ fn main() -> ExitCode {
         ("nothing_leaks_whatever_dies", leaks::whatever_dies),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("what_goes_past_the_tunnel", exits::bypass),
+        ("names_of_the_mesh", names::of_the_mesh),
     ])
 }

@@ -1,0 +1,237 @@
+//! DNS on the mesh's addresses of this node: the names of the mesh, and for this host all others too.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use hickory_resolver::{
+    Resolver,
+    net::{
+        NetError,
+        runtime::{Time, TokioRuntimeProvider},
+    },
+    proto::{
+        op::{Metadata, ResponseCode},
+        rr::{LowerName, Name, Record, RecordType},
+    },
+};
+use hickory_server::{
+    Server,
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
+    zone_handler::MessageResponseBuilder,
+};
+use socket2::{Domain, Socket, Type};
+
+use super::{
+    resolv::servers,
+    resolve::Servers,
+    zone::{Answer, Host, Zone},
+};
+use crate::{
+    config::{Config, HostNames, MeshNames, NameServer},
+    node::Node,
+    stealth::TlsError,
+};
+
+const PORT: u16 = 53;
+/// A connection that asks nothing for so long is closed.
+const TCP_TIME: Duration = Duration::from_secs(10);
+const TCP_QUEUE: usize = 16;
+const BACKLOG: i32 = 64;
+/// What this host asks may change with its network.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+type Forward = Resolver<TokioRuntimeProvider>;
+
+/// Whom to ask for what is not the mesh's.
+struct Forwarder {
+    servers: Servers,
+    resolver: Mutex<Option<(Instant, Arc<Forward>)>>,
+}
+
+impl Forwarder {
+    pub fn new(servers: Servers) -> Self {
+        Self { servers, resolver: Mutex::default() }
+    }
+
+    fn resolver(&self) -> Result<Arc<Forward>, String> {
+        let mut kept = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, resolver)) = &*kept
+            && (self.servers.are_named() || since.elapsed() < LOOK_AGAIN)
+        {
+            return Ok(Arc::clone(resolver));
+        }
+        let resolver = Arc::new(self.servers.resolver::<TokioRuntimeProvider>()?);
+        *kept = Some((Instant::now(), Arc::clone(&resolver)));
+        Ok(resolver)
+    }
+}
+
+/// What questions are answered from.
+struct Book {
+    zone: ArcSwap<Zone>,
+    /// This node's addresses: who asks from one of them is on this host.
+    own: [IpAddr; 2],
+    /// Others may ask for any name: they go out through this node.
+    serves_all: bool,
+    forward: Forwarder,
+    /// By domain, for what only certain servers know.
+    split: Vec<(LowerName, Forwarder)>,
+}
+
+/// The running server. It ends when this goes.
+pub(super) struct NameService {
+    book: Arc<Book>,
+    config: MeshNames,
+    _server: Server<Handler>,
+}
+
+struct Handler(Arc<Book>);
+
+impl Book {
+    fn new(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> Result<Self, TlsError> {
+        let mut upstream = config.name_servers.clone();
+        if let HostNames::File(path) = &names.host
+            && upstream.is_empty()
+        {
+            // What this host asked before it asked us.
+            let before = servers(&std::fs::read_to_string(path).unwrap_or_default());
+            upstream = before.into_iter().map(NameServer::plain).collect();
+        }
+        let forwarder = |servers: &[NameServer]| Ok(Forwarder::new(Servers::of(servers, config)?));
+        let split = names.split.iter().map(|(domain, servers)| {
+            let domain = Name::from_utf8(format!("{domain}.")).unwrap_or_default();
+            Ok((LowerName::from(domain), forwarder(servers)?))
+        });
+        Ok(Self {
+            zone: ArcSwap::default(),
+            own,
+            serves_all: config.exit_node.is_some(),
+            forward: forwarder(&upstream)?,
+            split: split.collect::<Result<_, TlsError>>()?,
+        })
+    }
+}
+
+impl NameService {
+    /// Answers at port 53 of this node's addresses.
+    pub fn start(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
+        let book = Arc::new(Book::new(config, names, own).map_err(io::Error::other)?);
+        let mut server = Server::new(Handler(Arc::clone(&book)));
+        for ip in own {
+            let addr = SocketAddr::new(ip, PORT);
+            server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
+            let listener = bind(addr, Type::STREAM)?;
+            listener.listen(BACKLOG)?;
+            server.register_listener(tokio::net::TcpListener::from_std(listener.into())?, TCP_TIME, TCP_QUEUE);
+        }
+        Ok(Self { book, config: names.clone(), _server: server })
+    }
+
+    /// To be called when nodes have come or gone.
+    pub fn update(&self, node: &Node) {
+        let ranges = vec![node.network().cidr(), node.network().ula()];
+        let hosts = node.routing().announcements().map(|known| Host {
+            id: known.id,
+            name: known.record.name.clone(),
+            is_certified: known.record.certificate.as_ref().is_some_and(|c| !c.name.is_empty()),
+            addresses: known.record.addresses,
+        });
+        self.book.zone.store(Arc::new(Zone::new(&self.config.suffix, ranges, hosts.collect())));
+    }
+}
+
+fn bind(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_freebind_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// A code, the answers, and what is said of the zone beside them.
+type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
+
+impl Handler {
+    async fn reply(&self, from: IpAddr, name: &LowerName, kind: RecordType) -> (bool, Reply) {
+        let zone = self.0.zone.load_full();
+        let plain: Name = Name::from(name);
+        let nothing = |code| (true, (code, Vec::new(), vec![zone.authority()]));
+        match zone.answer(&plain, kind) {
+            Answer::Records(records) => (true, (ResponseCode::NoError, records, Vec::new())),
+            Answer::Nothing => nothing(ResponseCode::NoError),
+            Answer::NoSuchName => nothing(ResponseCode::NXDomain),
+            Answer::NotOurs if self.0.own.contains(&from) || self.0.serves_all => {
+                (false, self.forward(name, plain, kind).await)
+            }
+            Answer::NotOurs => (false, (ResponseCode::Refused, Vec::new(), Vec::new())),
+        }
+    }
+
+    async fn forward(&self, name: &LowerName, plain: Name, kind: RecordType) -> Reply {
+        let split = self.0.split.iter().filter(|(domain, _)| domain.zone_of(name));
+        let forwarder = split.max_by_key(|(domain, _)| domain.num_labels()).map_or(&self.0.forward, |(_, f)| f);
+        let failed = (ResponseCode::ServFail, Vec::new(), Vec::new());
+        let Ok(resolver) = forwarder.resolver() else { return failed };
+        match resolver.lookup(plain, kind).await {
+            Ok(lookup) => (ResponseCode::NoError, lookup.answers().to_vec(), Vec::new()),
+            Err(e) => match code(&e) {
+                None => failed,
+                Some(code) => {
+                    let authority = e.into_soa().map(|soa| soa.into_record_of_rdata());
+                    (code, Vec::new(), authority.into_iter().collect())
+                }
+            },
+        }
+    }
+}
+
+/// What a failed lookup says of the name, if it says something.
+fn code(e: &NetError) -> Option<ResponseCode> {
+    if e.is_nx_domain() {
+        Some(ResponseCode::NXDomain)
+    } else {
+        e.is_no_records_found().then_some(ResponseCode::NoError)
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
+        let mut meta = Metadata::response_from_request(&request.metadata);
+        meta.recursion_available = true;
+        let (mut answers, mut authorities) = (Vec::new(), Vec::new());
+        match request.request_info() {
+            Ok(info) => {
+                let from = request.src().ip().to_canonical();
+                let (ours, reply) = self.reply(from, info.query.name(), info.query.query_type()).await;
+                meta.authoritative = ours;
+                (meta.response_code, answers, authorities) = reply;
+            }
+            Err(_) => meta.response_code = ResponseCode::FormErr,
+        }
+        let response = MessageResponseBuilder::from_message_request(request).build(
+            meta,
+            answers.iter(),
+            authorities.iter(),
+            std::iter::empty(),
+            std::iter::empty(),
+        );
+        match out.send_response(response).await {
+            Ok(info) => info,
+            // Whoever asked is gone.
+            Err(_) => hickory_resolver::proto::op::Header { metadata: meta, counts: Default::default() }.into(),
+        }
+    }
+}

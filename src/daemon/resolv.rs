@@ -1,0 +1,71 @@
+//! This host's own questions for names, brought to the mesh's server: by resolv.conf(5), or by systemd-resolved for the names of
+//! the mesh alone.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::journal::Journal;
+use crate::config::HostNames;
+
+const JOURNAL: &str = "names.json";
+const RESOLVED: &str = "/run/systemd/resolve";
+
+pub(super) struct HostResolver {
+    journal: Journal,
+}
+
+impl HostResolver {
+    /// Takes back what a daemon that crashed has left.
+    pub fn new(state_dir: &Path) -> io::Result<Self> {
+        let mut journal = Journal::open(state_dir, JOURNAL);
+        journal.undo()?;
+        Ok(Self { journal })
+    }
+
+    /// Lets this host ask `own`.
+    pub fn lead(&mut self, how: &HostNames, interface: &str, own: [IpAddr; 2], suffix: &str) -> io::Result<()> {
+        match how {
+            HostNames::Off => Ok(()),
+            HostNames::Auto if !Path::new(RESOLVED).exists() => Ok(()),
+            // What is set for a link goes with the link.
+            HostNames::Auto => {
+                let own = own.map(|ip| ip.to_string());
+                resolvectl(&["dns", interface, &own[0], &own[1]])?;
+                resolvectl(&["domain", interface, &format!("~{suffix}")])
+            }
+            HostNames::File(path) => {
+                let before = std::fs::read_to_string(path)?;
+                let rest = before.lines().filter(|l| !is_keyword(l, "nameserver") && !is_keyword(l, "search"));
+                let search: Vec<&str> = before.lines().filter_map(|l| l.trim().strip_prefix("search")).collect();
+                let mut text = "# Written by aegisray; what was here before comes back when it ends.\n".to_owned();
+                text += &format!("nameserver {}\nnameserver {}\nsearch {suffix}{}\n", own[0], own[1], search.concat());
+                rest.for_each(|line| text += &format!("{line}\n"));
+                self.journal.replace_file(path, &text)
+            }
+        }
+    }
+
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.journal.undo()
+    }
+}
+
+/// The servers in a resolv.conf(5).
+pub(super) fn servers(text: &str) -> Vec<IpAddr> {
+    let values = text.lines().filter(|l| is_keyword(l, "nameserver")).filter_map(|l| l.split_whitespace().nth(1));
+    values.filter_map(|v| v.parse().ok()).collect()
+}
+
+fn is_keyword(line: &str, keyword: &str) -> bool {
+    line.split_whitespace().next() == Some(keyword)
+}
+
+fn resolvectl(args: &[&str]) -> io::Result<()> {
+    let mut command = Command::new("resolvectl");
+    let status = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("resolvectl {} fails", args.join(" ")))) }
+}

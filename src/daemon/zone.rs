@@ -1,0 +1,162 @@
+//! The names of the mesh: `NAME.SUFFIX` and `NODEID.SUFFIX` to addresses, and back.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use hickory_resolver::proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{PTR, SOA},
+};
+
+use crate::types::{IpPrefix, NodeId};
+
+/// Seconds that others may keep an answer: nodes come and go.
+const TTL: u32 = 30;
+
+/// A node, as far as its name is concerned.
+pub(super) struct Host {
+    pub id: NodeId,
+    pub name: String,
+    /// A certificate of the network's authority gives it this name.
+    pub is_certified: bool,
+    pub addresses: [IpAddr; 2],
+}
+
+/// What there is to say to a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Records(Vec<Record>),
+    /// The name is there, and has nothing of this type.
+    Nothing,
+    NoSuchName,
+    /// The name is none of the mesh's.
+    NotOurs,
+}
+
+#[derive(Default)]
+pub(super) struct Zone {
+    suffix: Name,
+    ranges: Vec<IpPrefix>,
+    hosts: HashMap<Name, [IpAddr; 2]>,
+    names: HashMap<IpAddr, Name>,
+}
+
+impl Zone {
+    /// Two nodes may say that they have one name: the one that is certified has it, and without a certificate neither, since
+    /// one of them may be somebody who would like to be the other.
+    pub fn new(suffix: &str, ranges: Vec<IpPrefix>, all: Vec<Host>) -> Self {
+        let suffix = Name::from_utf8(format!("{suffix}.")).unwrap_or_default();
+        let mut zone = Self { suffix, ranges, hosts: HashMap::new(), names: HashMap::new() };
+        let mut claims: BTreeMap<String, Vec<Host>> = BTreeMap::new();
+        for host in all {
+            if let Some(name) = zone.name(&host.id.to_string()) {
+                zone.hosts.insert(name.clone(), host.addresses);
+                for ip in host.addresses {
+                    zone.names.insert(ip, name.clone());
+                }
+            }
+            claims.entry(host.name.to_lowercase()).or_default().push(host);
+        }
+        for (label, mut hosts) in claims {
+            if hosts.iter().any(|h| h.is_certified) {
+                hosts.retain(|h| h.is_certified);
+            }
+            let ([host], Some(name)) = (&hosts[..], zone.name(&label)) else { continue };
+            for ip in host.addresses {
+                zone.names.insert(ip, name.clone());
+            }
+            zone.hosts.insert(name, host.addresses);
+        }
+        zone
+    }
+
+    fn name(&self, label: &str) -> Option<Name> {
+        let name = Name::from_utf8(label).ok()?.append_domain(&self.suffix).ok()?;
+        Some(name.to_lowercase())
+    }
+
+    /// `name` in lower case.
+    pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
+        if let Ok(net) = name.parse_arpa_name() {
+            let (ip, len) = (net.addr(), net.prefix_len());
+            let is_ours = |range: &IpPrefix| range.contains(ip) && len >= range.prefix_len();
+            if !self.ranges.iter().any(is_ours) {
+                return Answer::NotOurs;
+            }
+            return match self.names.get(&ip) {
+                Some(of) if kind == RecordType::PTR => record(name, RData::PTR(PTR(of.clone()))),
+                Some(_) => Answer::Nothing,
+                None => Answer::NoSuchName,
+            };
+        }
+        if *name == self.suffix {
+            return if kind == RecordType::SOA { Answer::Records(vec![self.authority()]) } else { Answer::Nothing };
+        }
+        if !self.suffix.zone_of(name) {
+            return Answer::NotOurs;
+        }
+        let Some(addresses) = self.hosts.get(name) else { return Answer::NoSuchName };
+        let wanted = addresses.iter().filter(|ip| match kind {
+            RecordType::A => ip.is_ipv4(),
+            RecordType::AAAA => ip.is_ipv6(),
+            RecordType::ANY => true,
+            _ => false,
+        });
+        let records: Vec<Record> = wanted.map(|ip| Record::from_rdata(name.clone(), TTL, RData::from(*ip))).collect();
+        if records.is_empty() { Answer::Nothing } else { Answer::Records(records) }
+    }
+
+    /// What stands beside an answer that there is nothing (RFC 2308).
+    pub fn authority(&self) -> Record {
+        let soa = SOA::new(self.suffix.clone(), self.suffix.clone(), 1, 60, 60, 60, TTL);
+        Record::from_rdata(self.suffix.clone(), TTL, RData::SOA(soa))
+    }
+}
+
+fn record(name: &Name, data: RData) -> Answer {
+    Answer::Records(vec![Record::from_rdata(name.clone(), TTL, data)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(n: u8, name: &str, is_certified: bool) -> Host {
+        let addresses = [[100, 64, 0, n].into(), format!("fd00::{n}").parse().unwrap()];
+        Host { id: NodeId([n; 32]), name: name.to_owned(), is_certified, addresses }
+    }
+
+    fn data(answer: Answer) -> Vec<String> {
+        match answer {
+            Answer::Records(all) => all.iter().map(|r| r.data.to_string()).collect(),
+            other => vec![format!("{other:?}")],
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_both_ways_and_nobody_takes_anothers_name() {
+        let ranges = ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap()).to_vec();
+        let all = vec![
+            host(1, "Alpha", false),
+            host(2, "twin", false),
+            host(3, "twin", false),
+            host(4, "known", true),
+            host(5, "known", false),
+        ];
+        let zone = Zone::new("aegis", ranges, all);
+        let ask = |name: &str, kind| data(zone.answer(&Name::from_utf8(name).unwrap().to_lowercase(), kind));
+        assert_eq!(ask("alpha.aegis.", RecordType::A), ["100.64.0.1"]);
+        assert_eq!(ask("ALPHA.aegis.", RecordType::AAAA), ["fd00::1"]);
+        assert_eq!(ask("alpha.aegis.", RecordType::TXT), ["Nothing"]);
+        assert_eq!(ask("twin.aegis.", RecordType::A), ["NoSuchName"]);
+        assert_eq!(ask("known.aegis.", RecordType::A), ["100.64.0.4"]);
+        assert_eq!(ask(&format!("{}.aegis.", NodeId([3; 32])), RecordType::A), ["100.64.0.3"]);
+        assert_eq!(ask("1.0.64.100.in-addr.arpa.", RecordType::PTR), ["alpha.aegis."]);
+        assert_eq!(ask("9.0.64.100.in-addr.arpa.", RecordType::PTR), ["NoSuchName"]);
+        assert_eq!(ask("1.1.168.192.in-addr.arpa.", RecordType::PTR), ["NotOurs"]);
+        assert_eq!(ask("www.example.org.", RecordType::A), ["NotOurs"]);
+        assert_eq!(ask("aegis.", RecordType::A), ["Nothing"]);
+    }
+}

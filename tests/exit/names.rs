@@ -1,0 +1,136 @@
+//! The names of the mesh, as `dig` sees them.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aegisray::{
+    api::Request,
+    lab::{
+        daemon::{Daemon, wait_for},
+        topology::{Host, Internet},
+    },
+};
+
+use super::harness::{Dir, bootstrap, need, need_route, node, quiet};
+
+/// Somebody else's server, which says that every name has its own address.
+struct Elsewhere {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    fn start(host: &Host, at: Ipv4Addr) -> Self {
+        let socket = host.ns.run(|| UdpSocket::bind((at, 53))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&done);
+        let serve = move || {
+            let mut buffer = [0; 1500];
+            while !over.load(Ordering::Relaxed) {
+                let Ok((n, from)) = socket.recv_from(&mut buffer) else { continue };
+                let query = &buffer[..n];
+                let Some(end) = query.get(12..).and_then(|q| q.iter().position(|b| *b == 0)) else { continue };
+                let Some(question) = query.get(12..12 + end + 5) else { continue };
+                let is_ipv4 = question.ends_with(&[0, 1, 0, 1]);
+                let mut out = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_ipv4), 0, 0, 0, 0], question].concat();
+                if is_ipv4 {
+                    out.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                    out.extend(at.octets());
+                }
+                let _ = socket.send_to(&out, from);
+            }
+        };
+        Self { done, thread: Some(std::thread::spawn(serve)) }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// What `dig` prints, a line each.
+fn dig(host: &Host, server: IpAddr, question: &[&str]) -> Vec<String> {
+    let mut command = host.ns.command("dig");
+    let output = command.args([&format!("@{server}"), "+short", "+time=2", "+tries=1"]).args(question).output();
+    let output = output.expect("dig is installed (make setup-tests)");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// The code of the answer, as `dig` calls it.
+fn code(host: &Host, server: IpAddr, question: &[&str]) -> String {
+    let mut command = host.ns.command("dig");
+    let output = command.args([&format!("@{server}"), "+time=2", "+tries=1"]).args(question).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("none").to_owned()
+}
+
+fn addresses(daemon: &Daemon) -> (IpAddr, IpAddr) {
+    need(daemon, "addresses", || daemon.addresses())
+}
+
+pub fn of_the_mesh() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let mut public = |last: u8| internet.public([203, 0, 113, last].into()).unwrap();
+    let (alpha_host, beta_host, isp_host, corp_host) = (public(1), public(2), public(53), public(54));
+    let _isp = Elsewhere::start(&isp_host, [203, 0, 113, 53].into());
+    let _corp = Elsewhere::start(&corp_host, [203, 0, 113, 54].into());
+    let resolv_conf = dir.0.join("resolv.conf");
+    let before = "# by the provider\nnameserver 203.0.113.53\nsearch provider.example\noptions timeout:1\n";
+    fs::write(&resolv_conf, before).unwrap();
+    let names = format!(
+        "dns:\n  host: file\n  resolv_conf: {}\n  split:\n    - {{ domain: corp.example, servers: [203.0.113.54] }}\n",
+        resolv_conf.display()
+    );
+    let mut alpha = node(&dir, "alpha", &quiet());
+    let mut beta = node(&dir, "beta", &format!("{}{names}", bootstrap("203.0.113.1")));
+    alpha.start(&alpha_host).unwrap();
+    beta.start(&beta_host).unwrap();
+    need_route(&beta, "alpha");
+    let (alpha_at, own) = (addresses(&alpha), addresses(&beta));
+    let ask = |question: &[&str]| dig(&beta_host, own.0, question);
+    wait_for(Duration::from_secs(5), || (ask(&["alpha.aegis"]) == [alpha_at.0.to_string()]).then_some(()))
+        .expect("a name");
+    assert_eq!(ask(&["alpha.aegis", "AAAA"]), [alpha_at.1.to_string()]);
+    assert_eq!(ask(&["-x", &alpha_at.0.to_string()]), ["alpha.aegis."]);
+    assert_eq!(ask(&["-x", &alpha_at.1.to_string()]), ["alpha.aegis."]);
+    assert_eq!(ask(&["+tcp", "ALPHA.aegis"]), [alpha_at.0.to_string()]);
+    assert_eq!(code(&beta_host, own.0, &["nobody.aegis"]), "NXDOMAIN");
+    assert_eq!(ask(&["www.example.org"]), ["203.0.113.53"], "the provider's server is asked");
+    assert_eq!(ask(&["intra.corp.example"]), ["203.0.113.54"], "split");
+    assert_eq!(dig(&beta_host, own.1, &["alpha.aegis"]), [alpha_at.0.to_string()], "over IPv6");
+    // Other members get the mesh's names and no others.
+    assert_eq!(dig(&alpha_host, own.0, &["beta.aegis"]), [own.0.to_string()]);
+    assert_eq!(code(&alpha_host, own.0, &["www.example.org"]), "REFUSED");
+    println!(
+        "  dig alpha.aegis: {:?}, AAAA {:?}, PTR, TCP, split; strangers' names are refused to others",
+        ask(&["alpha.aegis"]),
+        ask(&["alpha.aegis", "AAAA"])
+    );
+    let during = fs::read_to_string(&resolv_conf).unwrap();
+    println!("    {}", during.trim_end().replace('\n', "\n    "));
+    assert!(during.contains(&format!("nameserver {}\n", own.0)) && during.contains("search aegis provider.example\n"));
+    assert!(during.contains("options timeout:1\n") && !during.contains("203.0.113.53"));
+    beta.kill();
+    assert_eq!(fs::read_to_string(&resolv_conf).unwrap(), during, "kill -9 leaves it");
+    beta.start(&beta_host).unwrap();
+    need_route(&beta, "alpha");
+    let back = || (ask(&["www.example.org"]) == ["203.0.113.53"]).then_some(());
+    wait_for(Duration::from_secs(5), back).expect("names of others after a crash: it does not ask itself");
+    let _ = beta.ask(&Request::Stop);
+    let restored = || (fs::read_to_string(&resolv_conf).unwrap() == before).then_some(());
+    wait_for(Duration::from_secs(5), restored).expect("the file as it was");
+    println!("  resolv.conf is what it was: after an end, and after kill -9 and a start");
+}
