@@ -105,6 +105,8 @@ pub struct Config {
     pub relay_limits: RelayLimits,
     /// Networks behind this node.
     pub announce: Vec<IpPrefix>,
+    /// Packets of the mesh for these networks get this node's address there.
+    pub masquerade: bool,
     /// The exit that this node goes through.
     pub exit: ExitClient,
     /// What this node carries for others; `None`: nothing.
@@ -339,6 +341,7 @@ impl Reader<'_> {
                 peers: raw.routing.relay_limit.peers.map(|p| p.0),
             },
             announce: raw.routing.announce.iter().map(|p| p.value.0).collect(),
+            masquerade: raw.routing.masquerade,
             exit: self.exit_client(raw.exit.as_ref(), raw.exit_options)?,
             exit_node: self.exit_node(raw.exit_node)?,
             interface: raw.mesh.interface.0,

@@ -159,6 +159,7 @@ pub(super) struct RawRouting {
     pub relay_limit: RawRelayLimit,
     pub announce: Vec<Spanned<Prefix>>,
     pub accept: Vec<RawAccept>,
+    pub masquerade: bool,
 }
 
 impl Default for RawRouting {
@@ -170,6 +171,7 @@ impl Default for RawRouting {
             relay_limit: RawRelayLimit::default(),
             announce: Vec::new(),
             accept: Vec::new(),
+            masquerade: true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The control loop: feeds the node with what happens and carries out what it decides.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -21,6 +21,7 @@ use super::{
     names::NameService,
     outside::{News, Outside},
     resolv::HostResolver,
+    routes::MeshRoutes,
     state::StateFile,
     tunnel::Tunnel,
     unix_now,
@@ -33,7 +34,7 @@ use crate::{
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
     session::Via,
-    types::{Instant, IpPrefix, NodeId},
+    types::{Instant, NodeId},
 };
 
 const BEACON: Duration = Duration::from_secs(30);
@@ -70,8 +71,7 @@ pub(super) struct Control {
     pub stopping: bool,
     files: StateFile,
     addresses: [IpAddr; 2],
-    /// Prefixes routed into the mesh because other nodes announce them.
-    routed: BTreeSet<IpPrefix>,
+    routes: MeshRoutes,
     /// The exit in use.
     exit: Option<NodeId>,
     names_changed: bool,
@@ -97,7 +97,9 @@ impl Control {
         (tunnel, gateway, host_resolver): (Tunnel, Gateway, HostResolver),
     ) -> Self {
         let addresses = node.addresses();
+        let routes = MeshRoutes::new(&config.interface, &config.announce);
         Self {
+            routes,
             config,
             node,
             shared,
@@ -106,7 +108,6 @@ impl Control {
             stopping: false,
             files,
             addresses,
-            routed: BTreeSet::new(),
             exit: None,
             names_changed: false,
             save_at: None,
@@ -288,7 +289,7 @@ impl Control {
             if self.node.take_tables_changed() {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
                 self.names_changed = true;
-                self.update_routes();
+                self.routes.follow(self.node.announced_prefixes());
                 self.check_exit();
             }
             if let Some(transmit) = self.node.poll_transmit() {
@@ -418,27 +419,6 @@ impl Control {
             }
             Err(error) => tracing::warn!(%error, "the names of the mesh are not served (dns.serve)"),
         }
-    }
-
-    /// Points the host's routing table at the mesh for prefixes that other nodes announce.
-    fn update_routes(&mut self) {
-        let own = &self.config.announce;
-        let wanted: BTreeSet<IpPrefix> =
-            self.node.announced_prefixes().into_iter().filter(|p| !own.contains(p)).collect();
-        if wanted == self.routed {
-            return;
-        }
-        let Ok(mut netlink) = Netlink::open() else { return };
-        let interface = Some(self.config.interface.as_str());
-        for prefix in wanted.difference(&self.routed) {
-            if let Err(e) = netlink.add_route(*prefix, None, interface) {
-                tracing::warn!(%prefix, error = %e, "cannot route a prefix into the mesh");
-            }
-        }
-        for prefix in self.routed.difference(&wanted) {
-            let _ = netlink.remove_route(*prefix, interface);
-        }
-        self.routed = wanted;
     }
 
     fn save(&mut self) {

@@ -1,4 +1,4 @@
-//! Carrying others' packets out of the mesh: forwarding, masquerade and limits, in a table of our own, beside whatever
+//! Carrying others' packets out of the mesh, to the internet or to networks behind this node: forwarding, masquerade and limits, in a table of our own, beside whatever
 //! other rules the host has.
 
 use std::{
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::journal::{COMMENT, Journal};
 use crate::{
-    config::ExitNode,
+    config::{Config, ExitNode},
     host::{MARK, firewall},
     types::IpPrefix,
 };
@@ -31,36 +31,38 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Gateway {
     interface: String,
     exit: Option<ExitNode>,
-    /// Networks behind this node.
+    /// Networks behind this node, and whether packets for them get this node's address.
     announced: Vec<IpPrefix>,
+    masquerade: bool,
     journal: Journal,
     looked: Instant,
 }
 
 impl Gateway {
-    /// `announced` are networks behind this node. What a daemon that crashed has left is taken away.
-    pub fn start(
-        interface: &str,
-        exit: Option<&ExitNode>,
-        announced: &[IpPrefix],
-        state_dir: &Path,
-    ) -> io::Result<Self> {
-        let mut journal = Journal::open(state_dir, JOURNAL);
+    /// Sets this host up for what its configuration offers. What a daemon that crashed has left is taken away.
+    pub fn start(config: &Config) -> io::Result<Self> {
+        let mut journal = Journal::open(&config.state_dir, JOURNAL);
         journal.undo()?;
         let mut gateway = Self {
-            interface: interface.to_owned(),
-            exit: exit.cloned(),
-            announced: announced.to_vec(),
+            interface: config.interface.clone(),
+            exit: config.exit_node.clone(),
+            announced: config.announce.clone(),
+            masquerade: config.masquerade,
             journal,
             looked: Instant::now(),
         };
-        if let Some(exit) = exit {
-            gateway.forward(exit.ipv6)?;
+        if gateway.carries() {
+            let ipv6 = gateway.announced.iter().any(|p| p.addr().is_ipv6());
+            gateway.forward(ipv6 || gateway.exit.as_ref().is_some_and(|e| e.ipv6))?;
             gateway.journal.note_table(TABLE)?;
-            firewall::put_table(TABLE, &gateway.rules(exit))?;
+            firewall::put_table(TABLE, &gateway.rules())?;
             gateway.be_let_through()?;
         }
         Ok(gateway)
+    }
+
+    fn carries(&self) -> bool {
+        self.exit.is_some() || !self.announced.is_empty()
     }
 
     fn forward(&mut self, ipv6: bool) -> io::Result<()> {
@@ -80,12 +82,12 @@ impl Gateway {
 
     /// To be called every second.
     pub fn tick(&mut self) {
-        if self.exit.is_none() || self.looked.elapsed() < LOOK_EVERY {
+        if !self.carries() || self.looked.elapsed() < LOOK_EVERY {
             return;
         }
         self.looked = Instant::now();
         if let Err(error) = self.be_let_through() {
-            tracing::warn!(%error, "cannot see to it that other rules of this host let packets through (exit_node)");
+            tracing::warn!(%error, "cannot see to it that other rules of this host let packets through (exit_node, routing.announce)");
         }
     }
 
@@ -101,11 +103,11 @@ impl Gateway {
         firewall::load(&add)
     }
 
-    fn rules(&self, exit: &ExitNode) -> String {
+    fn rules(&self) -> String {
         let mesh = &self.interface;
         let mut out = String::new();
         let mut forward = vec![format!("iifname != \"{mesh}\" oifname != \"{mesh}\" accept")];
-        if let Some(rate) = exit.per_peer {
+        if let Some(rate) = self.exit.as_ref().and_then(|e| e.per_peer) {
             let limit = format!("limit rate over {} kbytes/second burst {} kbytes", rate / 1000, rate / 4000 + 64);
             for (family, kind) in [("ip", "ipv4_addr"), ("ip6", "ipv6_addr")] {
                 for (way, interface, address) in [("up", "iifname", "saddr"), ("down", "oifname", "daddr")] {
@@ -119,16 +121,17 @@ impl Gateway {
         forward.push("ct state established,related accept".to_owned());
         for prefix in &self.announced {
             let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
-            forward.push(format!("iifname \"{mesh}\" {family} daddr {prefix} accept"));
+            let verdict = if self.masquerade { "goto carry" } else { "accept" };
+            forward.push(format!("iifname \"{mesh}\" {family} daddr {prefix} {verdict}"));
             forward.push(format!("oifname \"{mesh}\" {family} saddr {prefix} accept"));
         }
         // Nobody outside opens connections into the mesh.
         forward.push(format!("oifname \"{mesh}\" counter drop"));
-        for prefix in &exit.destinations {
+        for prefix in self.exit.iter().flat_map(|e| &e.destinations) {
             let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
             forward.push(format!("{family} daddr {prefix} goto carry"));
         }
-        if exit.internet {
+        if self.exit.as_ref().is_some_and(|e| e.internet) {
             forward.push(format!("ip daddr {{ {SPECIAL4} }} counter reject with icmp type admin-prohibited"));
             forward.push(format!("ip6 daddr {{ {SPECIAL6} }} counter reject with icmpv6 type admin-prohibited"));
             forward.push("goto carry".to_owned());

@@ -14,6 +14,7 @@ mod past;
 mod reflexive;
 mod resolv;
 mod resolve;
+mod routes;
 mod state;
 mod tunnel;
 mod turn;
@@ -65,7 +66,7 @@ pub enum StartError {
     Overlap { mesh: IpPrefix, found: IpAddr, interface: String },
     #[error("cannot close the fence around the tunnel: {0} (exit)")]
     Exit(#[source] io::Error),
-    #[error("cannot carry others' packets out of the mesh: {0} (exit_node)")]
+    #[error("cannot carry others' packets out of the mesh: {0} (exit_node, routing.announce)")]
     Gateway(#[source] io::Error),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -125,9 +126,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables));
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
-    let gateway =
-        gateway::Gateway::start(&config.interface, config.exit_node.as_ref(), &config.announce, &config.state_dir);
-    let gateway = gateway.map_err(StartError::Gateway)?;
+    let gateway = gateway::Gateway::start(&config).map_err(StartError::Gateway)?;
     dataplane::start(&shared)?;
     if let Some((door, socket)) = door {
         let inside = Arc::clone(&shared);

@@ -7,6 +7,7 @@ mod firewall;
 mod harness;
 mod leaks;
 mod names;
+mod subnets;
 #[path = "../e2e/watch.rs"]
 mod watch;
 mod world;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         ("nothing_leaks_whatever_dies", leaks::whatever_dies),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("what_goes_past_the_tunnel", exits::bypass),
+        ("a_network_behind_a_node", subnets::behind_a_node),
         ("names_of_the_mesh", names::of_the_mesh),
     ])
 }

@@ -177,13 +177,13 @@ pub fn fetch(host: &Host, to: IpAddr, patience: Duration) -> Option<IpAddr> {
 }
 
 /// A web server that tells every visitor its address.
-struct Server {
+pub struct Server {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(host: &Host) -> Self {
+    pub fn start(host: &Host) -> Self {
         let listener = host.ns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))).unwrap();
         listener.set_nonblocking(true).unwrap();
         let done = Arc::new(AtomicBool::new(false));

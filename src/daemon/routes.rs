@@ -1,0 +1,46 @@
+//! This host's routes into the mesh, for networks that are behind other nodes.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    host::{self, Netlink},
+    types::IpPrefix,
+};
+
+pub(super) struct MeshRoutes {
+    interface: String,
+    /// Networks behind this node itself.
+    own: Vec<IpPrefix>,
+    routed: BTreeSet<IpPrefix>,
+}
+
+impl MeshRoutes {
+    pub fn new(interface: &str, own: &[IpPrefix]) -> Self {
+        Self { interface: interface.to_owned(), own: own.to_vec(), routed: BTreeSet::new() }
+    }
+
+    /// Points the host's routing table at the mesh for what other nodes announce now. A network that this host has an
+    /// address in stays where it is: that is decided here, and said.
+    pub fn follow(&mut self, announced: Vec<IpPrefix>) {
+        let wanted: BTreeSet<IpPrefix> = announced.into_iter().filter(|p| !self.own.contains(p)).collect();
+        if wanted == self.routed {
+            return;
+        }
+        let Ok(mut netlink) = Netlink::open() else { return };
+        let interface = Some(self.interface.as_str());
+        let local = host::interface_addresses().unwrap_or_default();
+        let here = |p: &IpPrefix| local.iter().find(|(name, ip)| *name != self.interface && p.contains(*ip));
+        for prefix in wanted.difference(&self.routed) {
+            if let Some((other, ip)) = here(prefix) {
+                tracing::warn!(%prefix, %ip, interface = other, "not routed into the mesh: this host has an address in it");
+            } else if let Err(error) = netlink.add_route(*prefix, None, interface) {
+                tracing::warn!(%prefix, %error, "cannot route a prefix into the mesh");
+            }
+        }
+        for prefix in self.routed.difference(&wanted) {
+            // It may never have been there.
+            let _ = netlink.remove_route(*prefix, interface);
+        }
+        self.routed = wanted;
+    }
+}
