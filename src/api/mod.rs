@@ -42,6 +42,8 @@ pub enum Request {
     Exit {
         choice: Option<String>,
     },
+    /// Read the configuration again.
+    Reload,
     /// End the daemon.
     Stop,
 }
@@ -51,14 +53,39 @@ pub enum Request {
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Response {
     Status(Box<DaemonStatus>),
-    Peers { peers: Vec<PeerStatus> },
-    Routes { routes: Vec<RouteStatus> },
-    Pong { node: String, name: String, rtt_us: u64 },
-    Step { at: String, next: Option<String>, next_name: String, arrived: bool, metric: u32, link_rtt_us: u64 },
-    Token { token: String, one_time: bool },
+    Peers {
+        peers: Vec<PeerStatus>,
+    },
+    Routes {
+        routes: Vec<RouteStatus>,
+    },
+    Pong {
+        node: String,
+        name: String,
+        rtt_us: u64,
+    },
+    Step {
+        at: String,
+        next: Option<String>,
+        next_name: String,
+        arrived: bool,
+        metric: u32,
+        link_rtt_us: u64,
+    },
+    Token {
+        token: String,
+        one_time: bool,
+    },
     Exit(Box<ExitStatus>),
+    /// Keys that have changed: in force now, and only after a restart.
+    Reloaded {
+        applied: Vec<String>,
+        restart: Vec<String>,
+    },
     Done,
-    Error { message: String },
+    Error {
+        message: String,
+    },
 }
 
 /// The node's status and the process'.

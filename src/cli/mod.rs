@@ -82,6 +82,8 @@ enum Command {
     /// The disguise
     #[command(subcommand)]
     Stealth(stealth::StealthCommand),
+    /// Read the configuration again: what can change without a restart does
+    Reload,
     /// End the running daemon
     Down,
     /// Build a mesh with NATs on this machine and show it at work
@@ -236,6 +238,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Exit(args)) => exit::run(args, &config_path, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Stealth(command)) => stealth::run(command, &config_path),
+        Some(Command::Reload) => show::reload(&socket()?),
         Some(Command::Down) => {
             crate::api::request(&socket()?, &crate::api::Request::Stop)?;
             Ok(())

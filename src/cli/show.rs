@@ -88,6 +88,14 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+pub(super) fn reload(socket: &Path) -> Result<(), Failure> {
+    let Response::Reloaded { applied, restart } = ask(socket, &Request::Reload)? else { return Err(odd()) };
+    let list = |keys: Vec<String>| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+    println!("in force now      {}", list(applied));
+    println!("after a restart   {}", list(restart));
+    Ok(())
+}
+
 pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
     let Response::Peers { peers } = ask(socket, &Request::Peers)? else { return Err(odd()) };
     if json {

@@ -65,6 +65,8 @@ pub struct RelayLimits {
 #[derive(Debug)]
 pub struct Config {
     pub path: PathBuf,
+    /// What was read.
+    pub text: String,
     pub name: String,
     pub network: Network,
     /// The network secret in clear, for invites.
@@ -301,6 +303,7 @@ impl Reader<'_> {
         };
         let mut config = Config {
             path: self.path.to_owned(),
+            text: self.text.to_owned(),
             network: Network::new(&raw.network.name.0, secret.as_deref(), authority, raw.mesh.cidr.0),
             name,
             secret,

@@ -126,6 +126,10 @@ impl Control {
                 Ok(()) => Response::Exit(Box::new(self.exit_status())),
                 Err(message) => Response::Error { message },
             },
+            Request::Reload => match self.reload() {
+                Ok(r) => Response::Reloaded { applied: r.applied, restart: r.restart },
+                Err(message) => Response::Error { message },
+            },
             Request::Stop => {
                 self.stopping = true;
                 Response::Done

@@ -71,7 +71,7 @@ pub(super) struct Control {
     pub stopping: bool,
     files: StateFile,
     addresses: [IpAddr; 2],
-    routes: MeshRoutes,
+    pub routes: MeshRoutes,
     /// The exit in use.
     exit: Option<NodeId>,
     names_changed: bool,
@@ -79,10 +79,12 @@ pub(super) struct Control {
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
-    tunnel: Tunnel,
-    gateway: Gateway,
-    host_resolver: HostResolver,
-    names: Option<NameService>,
+    pub tunnel: Tunnel,
+    pub gateway: Gateway,
+    pub host_resolver: HostResolver,
+    pub names: Option<NameService>,
+    /// The configuration's text at the start.
+    pub started_with: String,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -97,6 +99,7 @@ impl Control {
         (tunnel, gateway, host_resolver): (Tunnel, Gateway, HostResolver),
     ) -> Self {
         let addresses = node.addresses();
+        let started_with = config.text.clone();
         let routes = MeshRoutes::new(&config.interface, &config.announce);
         Self {
             routes,
@@ -118,6 +121,7 @@ impl Control {
             gateway,
             host_resolver,
             names: None,
+            started_with,
             news,
         }
     }
@@ -130,8 +134,8 @@ impl Control {
         let mut lan_buf = [0; 512];
         let mut beacon = time::interval(BEACON);
         beacon.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
             tracing::error!("cannot listen for signals");
             return;
         };
@@ -153,6 +157,7 @@ impl Control {
                 biased;
                 _ = terminate.recv() => self.stopping = true,
                 _ = interrupt.recv() => self.stopping = true,
+                _ = hangup.recv() => self.reload_and_log(),
                 Some(call) = calls.recv() => self.handle_call(call),
                 n = inputs.recv_many(&mut burst, BURST) => {
                     if n == 0 { break }
@@ -401,7 +406,7 @@ impl Control {
     }
 
     /// Serves the names of the mesh at this node's addresses.
-    fn serve_names(&mut self) {
+    pub fn serve_names(&mut self) {
         let Some(names) = &self.config.names else { return };
         // The ports of the one before.
         self.names = None;

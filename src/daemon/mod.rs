@@ -12,6 +12,7 @@ mod names;
 mod outside;
 mod past;
 mod reflexive;
+mod reload;
 mod resolv;
 mod resolve;
 mod routes;

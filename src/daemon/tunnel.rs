@@ -109,6 +109,17 @@ impl Tunnel {
         netlink.add_rule(&Rule::Rest, ipv4)
     }
 
+    /// Goes on as these options say. The fence, if there is one before and after, is not opened in between.
+    pub fn change(&mut self, options: &ExitClient) -> io::Result<()> {
+        if self.leads {
+            Netlink::open()?.remove_rules()?;
+        }
+        self.is_up = false;
+        self.leads = false;
+        self.options = options.clone();
+        Ok(())
+    }
+
     /// Puts everything back as it was.
     pub fn release(&mut self) -> io::Result<()> {
         self.is_up = false;

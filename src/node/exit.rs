@@ -1,14 +1,14 @@
 //! The exit: the node through which this one reaches what is outside the mesh. Nodes offer themselves by announcing
 //! `0.0.0.0/0` or `::/0`; an offer is nothing to anybody who has not chosen it.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Node, display_name};
 use crate::{
     identity::Verified,
-    types::{ExitChoice, Instant, Metric, NodeId},
+    types::{ExitChoice, Instant, IpPrefix, Metric, NodeId},
 };
 
 /// An exit in use is left for one that is so much nearer, in metric units (µs), and at least twice as near: who changes
@@ -42,6 +42,16 @@ impl Node {
         self.exit = Exit { choice, current: None };
         self.tables_dirty = true;
         self.choose_exit(now);
+    }
+
+    /// Announces other prefixes beside its addresses from now on, and another country of its exit.
+    pub fn set_announced(&mut self, prefixes: Vec<IpPrefix>, country: String) {
+        self.own.set_offer(prefixes, country);
+    }
+
+    /// Lets in these nodes only, or all that meet the other rules.
+    pub fn set_allowed(&mut self, allow: Option<HashSet<NodeId>>) {
+        self.policy.allow = allow;
     }
 
     #[must_use]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{Event, Node};
 use crate::{
     identity::{IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Verified},
-    types::{Duration, Instant, NodeId, SeqNo},
+    types::{Duration, Instant, IpPrefix, NodeId, SeqNo},
 };
 
 /// How long others keep an announcement.
@@ -59,6 +59,13 @@ impl Own {
 
     pub fn sign(&self, identity: &Identity, network: &Network) -> Arc<Verified> {
         Arc::new(identity.announce(network, &self.content, self.seqno, LIFETIME_S))
+    }
+
+    /// Prefixes beside the addresses, and the country of the exit.
+    pub fn set_offer(&mut self, prefixes: Vec<IpPrefix>, country: String) {
+        self.dirty |= self.content.prefixes != prefixes || self.content.country != country;
+        self.content.prefixes = prefixes;
+        self.content.country = country;
     }
 
     pub fn seqno(&self) -> SeqNo {

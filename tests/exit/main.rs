@@ -7,6 +7,7 @@ mod firewall;
 mod harness;
 mod leaks;
 mod names;
+mod reload;
 mod subnets;
 #[path = "../e2e/watch.rs"]
 mod watch;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("what_goes_past_the_tunnel", exits::bypass),
         ("a_network_behind_a_node", subnets::behind_a_node),
+        ("the_configuration_changes_while_it_runs", reload::while_running),
         ("names_of_the_mesh", names::of_the_mesh),
     ])
 }
