@@ -128,8 +128,12 @@ pub fn beside_others() {
 
 /// Split tunnel, and who comes from outside.
 pub fn bypass() {
-    let options = "exit: exit-a\nexit_options:\n  bypass:\n    prefixes: [203.0.113.80/32]\n    users: [12345]\n";
-    let mut world = World::new(options, "");
+    // In a namespace that an ordinary user has made there is no other user.
+    let all = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let has_users = all.split_whitespace().nth(2).is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n > 12_346));
+    let users = if has_users { "    users: [12345]\n" } else { "" };
+    let options = format!("exit: exit-a\nexit_options:\n  bypass:\n    prefixes: [203.0.113.80/32]\n{users}");
+    let mut world = World::new(&options, "");
     world.start_others();
     world.start_client();
     world.exit_in_use();
@@ -142,9 +146,11 @@ pub fn bypass() {
         let output = command.args([&format!("--reuid={user}"), "curl", "-s", "-m", "3", &url]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    assert_eq!(fetch_as("12345"), CLIENT6.to_string(), "by user");
-    assert_eq!(fetch_as("12346"), v6(EXITS[0]).to_string());
-    println!("  past the tunnel by prefix and by user, and nobody else");
+    if has_users {
+        assert_eq!(fetch_as("12345"), CLIENT6.to_string(), "by user");
+        assert_eq!(fetch_as("12346"), v6(EXITS[0]).to_string());
+    }
+    println!("  past the tunnel by prefix, by user ({has_users}), and nobody else");
     // A visitor from outside is answered the way it came, and the LAN is where it was.
     let visitor: IpAddr = "2001:db8:7::2".parse().unwrap();
     let listener = world.client_host.ns.run(|| std::net::TcpListener::bind(("::", 8022))).unwrap();
