@@ -350,6 +350,12 @@ impl Config {
         self.port_mapping = false;
     }
 
+    /// Whether names that are not the mesh's may be asked of others. A hidden node asks nobody, but through a tunnel.
+    #[must_use]
+    pub fn may_forward_names(&self) -> bool {
+        !self.is_hidden() || (self.exit.kill_switch && !self.exit.choice.is_off())
+    }
+
     /// Whether nothing but TLS may leave this host.
     #[must_use]
     pub fn is_hidden(&self) -> bool {

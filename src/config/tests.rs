@@ -35,6 +35,10 @@ fn errors_name_line_column_key_and_what_was_expected() {
         ("mesh:\n  mtu: fast\n", ":6:8: mesh.mtu: "),
         ("mesh:\n  speed: 1\n", ":6:3: mesh.speed: unknown field `speed`"),
         ("mesh:\n  cidr: 10.0.0.1/8\n", ":6:9: mesh.cidr: host bits are set: did you mean 10.0.0.0/8?"),
+        (
+            "stealth:\n  mode: always\n  sites: [{ address: \"192.0.2.1:443\", sni: www.example.org }]\ndns:\n  host: file\n",
+            "dns.host: `file` with stealth.mode `always` would leave this host without names",
+        ),
         ("peers:\n  bootstrap:\n    - relay.example.org\n", ":7:7: peers.bootstrap: expected HOST:PORT"),
         ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
         ("session:\n  cipher: rot13\n", ":6:11: session.cipher: expected `auto`, `aes-256-gcm` or `chacha20-poly1305`"),

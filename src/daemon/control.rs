@@ -75,6 +75,7 @@ pub(super) struct Control {
     /// The exit in use.
     exit: Option<NodeId>,
     names_changed: bool,
+    names_error: Option<String>,
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
@@ -113,6 +114,7 @@ impl Control {
             addresses,
             exit: None,
             names_changed: false,
+            names_error: None,
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
@@ -172,10 +174,7 @@ impl Control {
                     self.check_clock();
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
-                    self.gateway.tick();
-                    if let (true, Some(names)) = (std::mem::take(&mut self.names_changed), &self.names) {
-                        names.update(&self.node);
-                    }
+                    self.follow_names();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
@@ -407,22 +406,37 @@ impl Control {
 
     /// Serves the names of the mesh at this node's addresses.
     pub fn serve_names(&mut self) {
-        let Some(names) = &self.config.names else { return };
-        // The ports of the one before.
-        self.names = None;
         if let Err(error) = self.host_resolver.stop() {
             tracing::warn!(%error, "cannot put this host's resolver back as it was (dns.host)");
         }
-        match NameService::start(&self.config, names, self.addresses) {
+        let before = self.names.take();
+        let Some(names) = &self.config.names else { return };
+        match NameService::go_on(before, &self.config, names, self.addresses) {
             Ok(service) => {
                 service.update(&self.node);
                 self.names = Some(service);
+                self.names_error = None;
                 let interface = &self.config.interface;
                 if let Err(error) = self.host_resolver.lead(&names.host, interface, self.addresses, &names.suffix) {
                     tracing::warn!(%error, "this host does not ask for the names of the mesh (dns.host)");
                 }
             }
-            Err(error) => tracing::warn!(%error, "the names of the mesh are not served (dns.serve)"),
+            Err(error) => {
+                // It is tried again every second, and said once.
+                let text = error.to_string();
+                if self.names_error.as_ref() != Some(&text) {
+                    tracing::warn!(error = text, "the names of the mesh are not served (dns.serve)");
+                    self.names_error = Some(text);
+                }
+            }
+        }
+    }
+
+    fn follow_names(&mut self) {
+        if self.names.is_none() && self.config.names.is_some() {
+            self.serve_names();
+        } else if let (true, Some(names)) = (std::mem::take(&mut self.names_changed), &self.names) {
+            names.update(&self.node);
         }
     }
 

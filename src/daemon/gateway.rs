@@ -1,11 +1,16 @@
-//! Carrying others' packets out of the mesh, to the internet or to networks behind this node: forwarding, masquerade and limits, in a table of our own, beside whatever
-//! other rules the host has.
+//! Carrying others' packets out of the mesh, to the internet or to networks behind this node: forwarding, masquerade and
+//! limits, in a table of our own, beside whatever other rules the host has.
 
 use std::{
     fmt::Write as _,
     fs, io,
     path::Path,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -35,7 +40,7 @@ pub(super) struct Gateway {
     announced: Vec<IpPrefix>,
     masquerade: bool,
     journal: Journal,
-    looked: Instant,
+    guests: Option<Guests>,
 }
 
 impl Gateway {
@@ -49,14 +54,15 @@ impl Gateway {
             announced: config.announce.clone(),
             masquerade: config.masquerade,
             journal,
-            looked: Instant::now(),
+            guests: None,
         };
         if gateway.carries() {
             let ipv6 = gateway.announced.iter().any(|p| p.addr().is_ipv6());
             gateway.forward(ipv6 || gateway.exit.as_ref().is_some_and(|e| e.ipv6))?;
             gateway.journal.note_table(TABLE)?;
             firewall::put_table(TABLE, &gateway.rules())?;
-            gateway.be_let_through()?;
+            gateway.journal.note_guests()?;
+            gateway.guests = Some(Guests::start(&gateway.interface)?);
         }
         Ok(gateway)
     }
@@ -66,41 +72,30 @@ impl Gateway {
     }
 
     fn forward(&mut self, ipv6: bool) -> io::Result<()> {
-        self.journal.set_sysctl("net/ipv4/ip_forward", "1")?;
+        self.forward_family("ipv4")?;
         if ipv6 && Path::new("/proc/sys/net/ipv6").exists() {
             // A host that forwards takes no router's word for its own address, unless it is told to (ip-sysctl: accept_ra).
-            for entry in fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
-                let name = format!("net/ipv6/conf/{}/accept_ra", entry.file_name().to_string_lossy());
+            for interface in fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
+                let name = format!("net/ipv6/conf/{}/accept_ra", interface.file_name().to_string_lossy());
                 if fs::read_to_string(Path::new("/proc/sys").join(&name)).is_ok_and(|v| v.trim() == "1") {
                     self.journal.set_sysctl(&name, "2")?;
                 }
             }
-            self.journal.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+            self.forward_family("ipv6")?;
         }
         Ok(())
     }
 
-    /// To be called every second.
-    pub fn tick(&mut self) {
-        if !self.carries() || self.looked.elapsed() < LOOK_EVERY {
-            return;
-        }
-        self.looked = Instant::now();
-        if let Err(error) = self.be_let_through() {
-            tracing::warn!(%error, "cannot see to it that other rules of this host let packets through (exit_node, routing.announce)");
-        }
-    }
-
-    /// A chain of somebody else's that drops what it doesn't know drops our packets too, whatever our own table says: gets
-    /// one rule of ours on top, and stays as it is otherwise.
-    fn be_let_through(&mut self) -> io::Result<()> {
-        let rules = firewall::rules()?;
-        let add = let_through(&rules, &self.interface);
-        if add.is_empty() {
+    /// What is set for all interfaces is set for each of them: what each had is noted before.
+    fn forward_family(&mut self, family: &str) -> io::Result<()> {
+        let all = format!("net/{family}/conf/all/forwarding");
+        if fs::read_to_string(Path::new("/proc/sys").join(&all))?.trim() == "1" {
             return Ok(());
         }
-        self.journal.note_guests()?;
-        firewall::load(&add)
+        let interfaces = fs::read_dir(format!("/proc/sys/net/{family}/conf"))?.flatten();
+        let name = |i: fs::DirEntry| format!("net/{family}/conf/{}/forwarding", i.file_name().to_string_lossy());
+        self.journal.note_sysctls(interfaces.map(name))?;
+        self.journal.set_sysctl(&all, "1")
     }
 
     fn rules(&self) -> String {
@@ -108,7 +103,8 @@ impl Gateway {
         let mut out = String::new();
         let mut forward = vec![format!("iifname != \"{mesh}\" oifname != \"{mesh}\" accept")];
         if let Some(rate) = self.exit.as_ref().and_then(|e| e.per_peer) {
-            let limit = format!("limit rate over {} kbytes/second burst {} kbytes", rate / 1000, rate / 4000 + 64);
+            // What was not used for a second may come at once: so nftables counts.
+            let limit = format!("limit rate over {rate} bytes/second burst 65536 bytes");
             for (family, kind) in [("ip", "ipv4_addr"), ("ip6", "ipv6_addr")] {
                 for (way, interface, address) in [("up", "iifname", "saddr"), ("down", "oifname", "daddr")] {
                     let set = format!("{way}_{family}");
@@ -120,7 +116,7 @@ impl Gateway {
         }
         forward.push("ct state established,related accept".to_owned());
         for prefix in &self.announced {
-            let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+            let family = firewall::family(prefix.addr());
             let verdict = if self.masquerade { "goto carry" } else { "accept" };
             forward.push(format!("iifname \"{mesh}\" {family} daddr {prefix} {verdict}"));
             forward.push(format!("oifname \"{mesh}\" {family} saddr {prefix} accept"));
@@ -128,7 +124,7 @@ impl Gateway {
         // Nobody outside opens connections into the mesh.
         forward.push(format!("oifname \"{mesh}\" counter drop"));
         for prefix in self.exit.iter().flat_map(|e| &e.destinations) {
-            let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+            let family = firewall::family(prefix.addr());
             forward.push(format!("{family} daddr {prefix} goto carry"));
         }
         if self.exit.as_ref().is_some_and(|e| e.internet) {
@@ -150,7 +146,52 @@ impl Gateway {
 
     /// Puts everything back as it was.
     pub fn stop(&mut self) -> io::Result<()> {
+        // First who would put rules in again.
+        self.guests = None;
         self.journal.undo()
+    }
+}
+
+/// A chain of somebody else's that drops what it doesn't know drops our packets too, whatever our own table says: it gets two
+/// rules of ours on top, and stays as it is otherwise. A thread looks after them, since listing the rules of a host can take
+/// longer than a link may be silent.
+struct Guests {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guests {
+    fn start(interface: &str) -> io::Result<Self> {
+        let interface = interface.to_owned();
+        let invite = move || {
+            let add = let_through(&firewall::rules()?, &interface);
+            if add.is_empty() { Ok(()) } else { firewall::load(&add) }
+        };
+        invite()?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let look = move || {
+            while !over.load(Ordering::Relaxed) {
+                thread::park_timeout(LOOK_EVERY);
+                let looked: io::Result<()> = if over.load(Ordering::Relaxed) { Ok(()) } else { invite() };
+                if let Err(error) = looked {
+                    tracing::warn!(%error, "other rules of this host may not let packets through (exit_node, routing.announce)");
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("aegis-guests".to_owned()).stack_size(256 << 10).spawn(look)?;
+        Ok(Self { is_over, thread: Some(thread) })
+    }
+}
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It has said what went wrong.
+            let _ = thread.join();
+        }
     }
 }
 

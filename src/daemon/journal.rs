@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Netlink, firewall};
+use crate::{
+    host::{Netlink, firewall},
+    identity::keyfile,
+};
 
 /// Marks rules of ours in tables of others.
 pub(super) const COMMENT: &str = "aegisray";
@@ -37,14 +40,17 @@ impl Journal {
     /// Opens the journal of that name; what is in it was left by a daemon that crashed.
     pub fn open(state_dir: &Path, name: &str) -> Self {
         let file = state_dir.join(name);
-        let changes = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let changes = fs::read(&file).map(|bytes| serde_json::from_slice(&bytes));
+        let changes = changes.unwrap_or_else(|_| Ok(Changes::default())).unwrap_or_else(|error| {
+            tracing::error!(file = %file.display(), %error, "what was changed on this host is not known any more");
+            Changes::default()
+        });
         Self { file, changes }
     }
 
     fn save(&self) -> io::Result<()> {
-        let new = self.file.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(&self.changes).map_err(io::Error::other)?)?;
-        fs::rename(&new, &self.file)
+        let text = serde_json::to_vec_pretty(&self.changes).map_err(io::Error::other)?;
+        keyfile::write_secret(&self.file, &text).map_err(io::Error::other)
     }
 
     /// A table is about to be put in.
@@ -65,15 +71,22 @@ impl Journal {
         self.save()
     }
 
+    /// Values below /proc/sys are about to change.
+    pub fn note_sysctls(&mut self, names: impl Iterator<Item = String>) -> io::Result<()> {
+        for path in names.map(|name| Path::new("/proc/sys").join(name)) {
+            let before = fs::read_to_string(&path)?.trim().to_owned();
+            self.changes.sysctls.entry(path).or_insert(before);
+        }
+        self.save()
+    }
+
     /// Sets a value below /proc/sys, like `net/ipv4/ip_forward`, if it is another one.
     pub fn set_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
         let path = Path::new("/proc/sys").join(name);
-        let before = fs::read_to_string(&path)?.trim().to_owned();
-        if before == value {
+        if fs::read_to_string(&path)?.trim() == value {
             return Ok(());
         }
-        self.changes.sysctls.entry(path.clone()).or_insert(before);
-        self.save()?;
+        self.note_sysctls(std::iter::once(name.to_owned()))?;
         fs::write(path, value)
     }
 
@@ -107,7 +120,10 @@ impl Journal {
         if self.changes.guests {
             remove_guests()?;
         }
-        for (path, before) in &self.changes.sysctls {
+        // What is set for all interfaces is set for each of them, which may have had a value of its own.
+        let (all, each): (Vec<_>, Vec<_>) =
+            self.changes.sysctls.iter().partition(|(path, _)| path.iter().any(|p| p == "all"));
+        for (path, before) in all.into_iter().chain(each) {
             // Its interface may be gone.
             if path.exists() {
                 fs::write(path, before)?;

@@ -65,6 +65,8 @@ pub enum StartError {
         "the mesh's range {mesh} overlaps {found} on interface {interface}: choose another mesh.cidr, the same on all nodes"
     )]
     Overlap { mesh: IpPrefix, found: IpAddr, interface: String },
+    #[error("cannot have {0} for this daemon: {1}; is another one running with it? (state_dir)")]
+    State(std::path::PathBuf, #[source] io::Error),
     #[error("cannot close the fence around the tunnel: {0} (exit)")]
     Exit(#[source] io::Error),
     #[error("cannot carry others' packets out of the mesh: {0} (exit_node, routing.announce)")]
@@ -95,6 +97,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
 async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
+    // Before anything is changed on the host: it may be another daemon's.
+    let _lock = state::lock(&config.state_dir).map_err(|e| StartError::State(config.state_dir.clone(), e))?;
     let network = &config.network;
     let mut tunnel = tunnel::Tunnel::new(&config.interface, &config.exit, network, &config.announce, &config.state_dir);
     tunnel.begin().map_err(StartError::Exit)?;

@@ -35,6 +35,7 @@ use crate::{
     config::{Config, HostNames, MeshNames, NameServer},
     node::Node,
     stealth::TlsError,
+    types::IpPrefix,
 };
 
 const PORT: u16 = 53;
@@ -74,9 +75,11 @@ impl Forwarder {
 /// What questions are answered from.
 struct Book {
     zone: ArcSwap<Zone>,
-    /// This node's addresses: who asks from one of them is on this host.
+    /// This node's addresses, and the mesh's ranges: who asks from another one of these is another member.
     own: [IpAddr; 2],
-    /// Others may ask for any name: they go out through this node.
+    ranges: [IpPrefix; 2],
+    /// Whether anybody is told other names than the mesh's, and whether other members are: they go out through this node.
+    forwards: bool,
     serves_all: bool,
     forward: Forwarder,
     /// By domain, for what only certain servers know.
@@ -85,12 +88,14 @@ struct Book {
 
 /// The running server. It ends when this goes.
 pub(super) struct NameService {
-    book: Arc<Book>,
-    config: MeshNames,
+    /// Where it answers.
+    own: [IpAddr; 2],
+    book: Arc<ArcSwap<Book>>,
+    suffix: String,
     _server: Server<Handler>,
 }
 
-struct Handler(Arc<Book>);
+struct Handler(Arc<ArcSwap<Book>>);
 
 impl Book {
     fn new(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> Result<Self, TlsError> {
@@ -110,78 +115,23 @@ impl Book {
         Ok(Self {
             zone: ArcSwap::default(),
             own,
+            ranges: [config.network.cidr(), config.network.ula()],
+            forwards: config.may_forward_names(),
             serves_all: config.exit_node.is_some(),
             forward: forwarder(&upstream)?,
             split: split.collect::<Result<_, TlsError>>()?,
         })
     }
-}
 
-impl NameService {
-    /// Answers at port 53 of this node's addresses.
-    pub fn start(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
-        let book = Arc::new(Book::new(config, names, own).map_err(io::Error::other)?);
-        let mut server = Server::new(Handler(Arc::clone(&book)));
-        for ip in own {
-            let addr = SocketAddr::new(ip, PORT);
-            server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
-            let listener = bind(addr, Type::STREAM)?;
-            listener.listen(BACKLOG)?;
-            server.register_listener(tokio::net::TcpListener::from_std(listener.into())?, TCP_TIME, TCP_QUEUE);
-        }
-        Ok(Self { book, config: names.clone(), _server: server })
-    }
-
-    /// To be called when nodes have come or gone.
-    pub fn update(&self, node: &Node) {
-        let ranges = vec![node.network().cidr(), node.network().ula()];
-        let hosts = node.routing().announcements().map(|known| Host {
-            id: known.id,
-            name: known.record.name.clone(),
-            is_certified: known.record.certificate.as_ref().is_some_and(|c| !c.name.is_empty()),
-            addresses: known.record.addresses,
-        });
-        self.book.zone.store(Arc::new(Zone::new(&self.config.suffix, ranges, hosts.collect())));
-    }
-}
-
-fn bind(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
-    socket.set_nonblocking(true)?;
-    if addr.is_ipv4() {
-        socket.set_freebind_v4(true)?;
-    } else {
-        socket.set_freebind_v6(true)?;
-    }
-    if kind == Type::STREAM {
-        socket.set_reuse_address(true)?;
-    }
-    socket.bind(&addr.into())?;
-    Ok(socket)
-}
-
-/// A code, the answers, and what is said of the zone beside them.
-type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
-
-impl Handler {
-    async fn reply(&self, from: IpAddr, name: &LowerName, kind: RecordType) -> (bool, Reply) {
-        let zone = self.0.zone.load_full();
-        let plain: Name = Name::from(name);
-        let nothing = |code| (true, (code, Vec::new(), vec![zone.authority()]));
-        match zone.answer(&plain, kind) {
-            Answer::Records(records) => (true, (ResponseCode::NoError, records, Vec::new())),
-            Answer::Nothing => nothing(ResponseCode::NoError),
-            Answer::NoSuchName => nothing(ResponseCode::NXDomain),
-            Answer::NotOurs if self.0.own.contains(&from) || self.0.serves_all => {
-                (false, self.forward(name, plain, kind).await)
-            }
-            Answer::NotOurs => (false, (ResponseCode::Refused, Vec::new(), Vec::new())),
-        }
+    /// Whether whoever is there is told names that are not the mesh's: this host and its containers are.
+    fn may_ask(&self, from: IpAddr) -> bool {
+        let is_member = self.ranges.iter().any(|range| range.contains(from)) && !self.own.contains(&from);
+        self.forwards && (self.serves_all || !is_member)
     }
 
     async fn forward(&self, name: &LowerName, plain: Name, kind: RecordType) -> Reply {
-        let split = self.0.split.iter().filter(|(domain, _)| domain.zone_of(name));
-        let forwarder = split.max_by_key(|(domain, _)| domain.num_labels()).map_or(&self.0.forward, |(_, f)| f);
+        let split = self.split.iter().filter(|(domain, _)| domain.zone_of(name));
+        let forwarder = split.max_by_key(|(domain, _)| domain.num_labels()).map_or(&self.forward, |(_, f)| f);
         let failed = (ResponseCode::ServFail, Vec::new(), Vec::new());
         let Ok(resolver) = forwarder.resolver() else { return failed };
         match resolver.lookup(plain, kind).await {
@@ -193,6 +143,76 @@ impl Handler {
                     (code, Vec::new(), authority.into_iter().collect())
                 }
             },
+        }
+    }
+}
+
+impl NameService {
+    /// Answers at port 53 of this node's addresses.
+    fn start(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
+        let book = Book::new(config, names, own).map_err(io::Error::other)?;
+        let book = Arc::new(ArcSwap::from_pointee(book));
+        let mut server = Server::new(Handler(Arc::clone(&book)));
+        for ip in own {
+            let addr = SocketAddr::new(ip, PORT);
+            server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
+            let listener = bind(addr, Type::STREAM)?;
+            listener.listen(BACKLOG)?;
+            server.register_listener(tokio::net::TcpListener::from_std(listener.into())?, TCP_TIME, TCP_QUEUE);
+        }
+        Ok(Self { own, book, suffix: names.suffix.clone(), _server: server })
+    }
+
+    /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
+    pub fn go_on(before: Option<Self>, config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
+        let Some(mut service) = before.filter(|b| b.own == own) else { return Self::start(config, names, own) };
+        service.book.store(Arc::new(Book::new(config, names, own).map_err(io::Error::other)?));
+        service.suffix.clone_from(&names.suffix);
+        Ok(service)
+    }
+
+    /// To be called when nodes have come or gone.
+    pub fn update(&self, node: &Node) {
+        let hosts = node.routing().announcements().map(|known| Host {
+            id: known.id,
+            name: known.record.name.clone(),
+            is_certified: known.record.certificate.as_ref().is_some_and(|c| !c.name.is_empty()),
+            addresses: known.record.addresses,
+        });
+        let book = self.book.load();
+        book.zone.store(Arc::new(Zone::new(&self.suffix, book.ranges, hosts.collect())));
+    }
+}
+
+fn bind(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_freebind_v6(true)?;
+    }
+    // Connections to the server before this one may not be over.
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// A code, the answers, and what is said of the zone beside them.
+type Reply = (ResponseCode, Vec<Record>, Vec<Record>);
+
+impl Handler {
+    async fn reply(&self, from: IpAddr, name: &LowerName, kind: RecordType) -> (bool, Reply) {
+        let book = self.0.load_full();
+        let zone = book.zone.load_full();
+        let plain: Name = Name::from(name);
+        let nothing = |code| (true, (code, Vec::new(), vec![zone.authority()]));
+        match zone.answer(&plain, kind) {
+            Answer::Records(records) => (true, (ResponseCode::NoError, records, Vec::new())),
+            Answer::Nothing => nothing(ResponseCode::NoError),
+            Answer::NoSuchName => nothing(ResponseCode::NXDomain),
+            Answer::NotOurs if book.may_ask(from) => (false, book.forward(name, plain, kind).await),
+            Answer::NotOurs => (false, (ResponseCode::Refused, Vec::new(), Vec::new())),
         }
     }
 }

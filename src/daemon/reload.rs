@@ -1,15 +1,35 @@
 //! Reading the configuration again while the daemon runs: what can change without a restart does, and the rest is named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use serde_json::Value;
 
-use super::{announced, control::Control, gateway::Gateway, routes::MeshRoutes};
-use crate::config::Config;
+use super::{announced, control::Control, gateway::Gateway};
+use crate::{
+    config::{Config, ExitNode},
+    types::IpPrefix,
+};
+
+/// What a node carries: as an exit, for networks behind it, and whether with its own address.
+type Carried = (Option<ExitNode>, Vec<IpPrefix>, bool);
 
 /// Sections and keys that can change; whatever begins with one of these.
-const LIVE: [&str; 7] =
-    ["exit", "exit_options", "exit_node", "routing.announce", "routing.masquerade", "network.allow", "dns"];
+const LIVE: [&str; 11] = [
+    "exit",
+    "exit_options",
+    "exit_node",
+    "routing.announce",
+    "routing.masquerade",
+    "network.allow",
+    "dns.serve",
+    "dns.suffix",
+    "dns.split",
+    "dns.host",
+    "dns.resolv_conf",
+];
 
 /// What became of a new configuration: keys that changed, by whether they are in force.
 #[derive(Debug, Default)]
@@ -19,49 +39,63 @@ pub(super) struct Reloaded {
 }
 
 impl Control {
-    /// Reads the configuration file again. An error leaves everything as it is.
+    /// Reads the configuration file again. A file with an error leaves everything as it is; what the host refuses stays as it
+    /// was, and is tried again by the next reload.
     pub fn reload(&mut self) -> Result<Reloaded, String> {
         let new = Config::load(&self.config.path).map_err(|e| e.to_string())?;
         let (applied, _) = sort(&changed(&self.config.text, &new.text));
         let (_, restart) = sort(&changed(&self.started_with, &new.text));
         let has = |section: &str| applied.iter().any(|key| is_in(key, section));
-        let before = (self.config.exit_node.clone(), self.config.announce.clone(), self.config.masquerade);
-        self.config.text = new.text;
-        if has("network.allow") {
-            self.node.set_allowed(new.allow.clone());
-            self.config.allow = new.allow;
-        }
-        if has("dns") {
-            self.config.names = new.names;
-            self.config.name_servers = new.name_servers;
-            self.serve_names();
-        }
-        if ["exit_node", "routing.announce", "routing.masquerade"].iter().any(|s| has(s)) {
-            (self.config.exit_node, self.config.announce) = (new.exit_node, new.announce);
-            self.config.masquerade = new.masquerade;
-            if let Err(e) = self.gateway.stop().and_then(|()| Gateway::start(&self.config).map(|g| self.gateway = g)) {
-                // What it was before, it can be again.
-                (self.config.exit_node, self.config.announce, self.config.masquerade) = before;
-                if let Ok(gateway) = Gateway::start(&self.config) {
-                    self.gateway = gateway;
-                }
-                return Err(format!("cannot carry others' packets out of the mesh: {e}; that is as it was"));
+        let carries_other = ["exit_node", "routing.announce", "routing.masquerade"].into_iter().any(has);
+        if carries_other {
+            let old = self.carry((new.exit_node, new.announce, new.masquerade));
+            if let Err(e) = self.start_gateway() {
+                self.carry(old);
+                self.start_gateway()
+                    .map_err(|e| format!("cannot carry others' packets out of the mesh any more: {e}"))?;
+                return Err(format!("cannot carry others' packets out of the mesh: {e}; all is as it was"));
             }
-            let country = self.config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default();
-            self.node.set_announced(announced(&self.config), country);
-            self.routes.follow(Vec::new());
-            self.routes = MeshRoutes::new(&self.config.interface, &self.config.announce);
-            self.routes.follow(self.node.announced_prefixes());
         }
-        if has("exit") || has("exit_options") {
-            self.tunnel.change(&new.exit).map_err(|e| format!("cannot change the tunnel: {e}"))?;
+        if ["exit", "exit_options", "routing.announce"].into_iter().any(has) {
+            let changes = self.tunnel.change(&new.exit, &self.config.announce);
+            changes.map_err(|e| format!("cannot change the tunnel: {e}"))?;
             if has("exit") {
                 self.node.set_exit(self.clock.now(), new.exit.choice.clone());
             }
             self.config.exit = new.exit;
             self.follow_exit().map_err(|e| format!("cannot lead packets into the tunnel: {e}"))?;
         }
+        if has("network.allow") {
+            self.node.set_allowed(new.allow.clone());
+            self.config.allow = new.allow;
+        }
+        if has("dns") || has("exit_node") {
+            self.config.names = new.names;
+            self.serve_names();
+        }
+        self.config.text = new.text;
         Ok(Reloaded { applied, restart })
+    }
+
+    /// What this node carries for others from now on; returns what it was.
+    fn carry(&mut self, new: Carried) -> Carried {
+        let config = &mut self.config;
+        (
+            std::mem::replace(&mut config.exit_node, new.0),
+            std::mem::replace(&mut config.announce, new.1),
+            std::mem::replace(&mut config.masquerade, new.2),
+        )
+    }
+
+    /// Sets the host up for what this node carries, and announces it.
+    fn start_gateway(&mut self) -> io::Result<()> {
+        self.gateway.stop()?;
+        self.gateway = Gateway::start(&self.config)?;
+        let country = self.config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default();
+        self.node.set_announced(announced(&self.config), country);
+        self.routes.set_own(&self.config.announce);
+        self.routes.follow(self.node.announced_prefixes());
+        Ok(())
     }
 
     /// The same because of a signal: what becomes of it is in the log.

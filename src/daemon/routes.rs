@@ -19,6 +19,12 @@ impl MeshRoutes {
         Self { interface: interface.to_owned(), own: own.to_vec(), routed: BTreeSet::new() }
     }
 
+    /// Other networks are behind this node from now on.
+    pub fn set_own(&mut self, own: &[IpPrefix]) {
+        self.follow(Vec::new());
+        self.own = own.to_vec();
+    }
+
     /// Points the host's routing table at the mesh for what other nodes announce now. A network that this host has an
     /// address in stays where it is: that is decided here, and said.
     pub fn follow(&mut self, announced: Vec<IpPrefix>) {

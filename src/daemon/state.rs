@@ -1,7 +1,11 @@
 //! What a daemon remembers across restarts: known peers, its own sequence number and address, invitations,
 //! revocations. A damaged file is set aside, not trusted and not fatal.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 
@@ -29,8 +33,16 @@ pub(super) struct State {
     pub invitations: Vec<Invitation>,
 }
 
+/// Takes a state directory for this process alone, as long as the file lives.
+pub(super) fn lock(dir: &Path) -> io::Result<File> {
+    fs::create_dir_all(dir)?;
+    let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock"))?;
+    file.try_lock()?;
+    Ok(file)
+}
+
 impl StateFile {
-    pub fn new(dir: &std::path::Path) -> Self {
+    pub fn new(dir: &Path) -> Self {
         Self { path: dir.join("state.bin") }
     }
 

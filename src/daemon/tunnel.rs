@@ -4,9 +4,9 @@
 //! Packets of our own are marked and go out as ever. Both routing and fence are the kernel's: they stand when the daemon
 //! dies.
 
-use std::{fmt::Write as _, io, net::IpAddr, path::Path};
+use std::{fmt::Write as _, io, path::Path};
 
-use super::journal::Journal;
+use super::{journal::Journal, state};
 use crate::{
     config::ExitClient,
     host::{MARK, Netlink, Rule, firewall},
@@ -72,26 +72,32 @@ impl Tunnel {
         if leads == self.leads {
             return Ok(());
         }
-        self.leads = leads;
         let mut netlink = Netlink::open()?;
-        if !leads {
-            return netlink.remove_rules();
-        }
-        self.journal.note_rules()?;
         netlink.remove_rules()?;
-        for ipv4 in [true, false] {
-            match self.set_rules(&mut netlink, ipv4) {
-                // A host without IPv6 leaks none.
-                Err(e) if !ipv4 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-                other => other?,
+        if leads {
+            self.journal.note_rules()?;
+            let both = self.set_rules(&mut netlink, true).and_then(|()| self.set_rules(&mut netlink, false));
+            if both.is_err() {
+                netlink.remove_rules()?;
             }
+            both?;
         }
+        self.leads = leads;
         Ok(())
     }
 
     fn set_rules(&self, netlink: &mut Netlink, ipv4: bool) -> io::Result<()> {
-        netlink.set_tunnel_route(&self.interface, ipv4)?;
-        if self.options.kill_switch {
+        let led = netlink.set_tunnel_route(&self.interface, ipv4);
+        if let Err(error) = led {
+            // IPv6 may be off on this host, or on the interface: then it ends here.
+            if ipv4 {
+                return Err(error);
+            }
+            match netlink.set_tunnel_dead_end(ipv4) {
+                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(()),
+                other => other?,
+            }
+        } else if self.options.kill_switch {
             netlink.set_tunnel_dead_end(ipv4)?;
         }
         netlink.add_rule(&Rule::Marked, ipv4)?;
@@ -110,13 +116,14 @@ impl Tunnel {
     }
 
     /// Goes on as these options say. The fence, if there is one before and after, is not opened in between.
-    pub fn change(&mut self, options: &ExitClient) -> io::Result<()> {
+    pub fn change(&mut self, options: &ExitClient, announced: &[IpPrefix]) -> io::Result<()> {
         if self.leads {
             Netlink::open()?.remove_rules()?;
         }
         self.is_up = false;
         self.leads = false;
         self.options = options.clone();
+        self.announced = announced.to_vec();
         Ok(())
     }
 
@@ -168,12 +175,12 @@ impl Tunnel {
         }
         let mut around: Vec<String> = Vec::new();
         for prefix in &o.bypass.prefixes {
-            around.push(format!("{} daddr {prefix} accept", family(prefix.addr())));
+            around.push(format!("{} daddr {prefix} accept", firewall::family(prefix.addr())));
         }
         if o.lan {
             // Names are asked of nobody here.
-            around.push("udp dport 53 reject".to_owned());
-            around.push("tcp dport 53 reject with tcp reset".to_owned());
+            around.push("udp dport { 53, 853 } reject".to_owned());
+            around.push("tcp dport { 53, 853 } reject with tcp reset".to_owned());
             around.push(format!("ip daddr {{ {} }} accept", LAN4.join(", ")));
             around.push(format!("ip6 daddr {{ {} }} accept", LAN6.join(", ")));
         }
@@ -194,7 +201,7 @@ impl Tunnel {
     fn names(&self, mark: &str) -> Vec<String> {
         let mut out = Vec::new();
         for (family, own, range) in [("ip", "127.0.0.0/8", self.ranges[0]), ("ip6", "::1", self.ranges[1])] {
-            let Some(server) = self.options.dns.iter().find(|s| self::family(**s) == family) else { continue };
+            let Some(server) = self.options.dns.iter().find(|s| firewall::family(**s) == family) else { continue };
             let users = self.options.bypass.users.iter().map(|u| format!("meta skuid != {u} ")).collect::<String>();
             for protocol in ["udp", "tcp"] {
                 out.push(format!(
@@ -208,23 +215,21 @@ impl Tunnel {
     /// Sources are those of the way that packets take: sockets may have been made for another one.
     fn sources(&self, mark: &str) -> Vec<String> {
         let mut out = Vec::new();
-        for (family, range) in [("ip", self.ranges[0]), ("ip6", self.ranges[1])] {
-            let own: Vec<String> = self.announced.iter().chain([&range]).map(ToString::to_string).collect();
-            let own: Vec<String> = own.into_iter().filter(|p| p.contains(':') == (family == "ip6")).collect();
+        for (family, protocol, range) in [("ip", "ipv4", self.ranges[0]), ("ip6", "ipv6", self.ranges[1])] {
             let mesh = &self.interface;
             out.push(format!("oifname != {{ \"lo\", \"{mesh}\" }} meta mark {mark} {family} saddr {range} masquerade"));
-            out.push(format!("oifname \"{mesh}\" {family} saddr != {{ {} }} masquerade", own.join(", ")));
+            for own in self.announced.iter().chain([&range]).filter(|p| firewall::family(p.addr()) == family) {
+                out.push(format!("oifname \"{mesh}\" {family} saddr {own} return"));
+            }
+            out.push(format!("oifname \"{mesh}\" meta nfproto {protocol} masquerade"));
         }
         out
     }
 }
 
-fn family(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "ip" } else { "ip6" }
-}
-
 /// Takes away what a daemon that no longer runs has left.
 pub fn clean_up(state_dir: &Path) -> io::Result<()> {
+    let _lock = state::lock(state_dir)?;
     Journal::open(state_dir, JOURNAL).undo()?;
     super::gateway::clean_up(state_dir)
 }

@@ -38,6 +38,7 @@ pub(super) enum Answer {
 #[derive(Default)]
 pub(super) struct Zone {
     suffix: Name,
+    /// The mesh's.
     ranges: Vec<IpPrefix>,
     hosts: HashMap<Name, [IpAddr; 2]>,
     names: HashMap<IpAddr, Name>,
@@ -46,9 +47,9 @@ pub(super) struct Zone {
 impl Zone {
     /// Two nodes may say that they have one name: the one that is certified has it, and without a certificate neither, since
     /// one of them may be somebody who would like to be the other.
-    pub fn new(suffix: &str, ranges: Vec<IpPrefix>, all: Vec<Host>) -> Self {
+    pub fn new(suffix: &str, ranges: [IpPrefix; 2], all: Vec<Host>) -> Self {
         let suffix = Name::from_utf8(format!("{suffix}.")).unwrap_or_default();
-        let mut zone = Self { suffix, ranges, hosts: HashMap::new(), names: HashMap::new() };
+        let mut zone = Self { suffix, ranges: ranges.to_vec(), hosts: HashMap::new(), names: HashMap::new() };
         let mut claims: BTreeMap<String, Vec<Host>> = BTreeMap::new();
         for host in all {
             if let Some(name) = zone.name(&host.id.to_string()) {
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn names_and_addresses_both_ways_and_nobody_takes_anothers_name() {
-        let ranges = ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap()).to_vec();
+        let ranges = ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap());
         let all = vec![
             host(1, "Alpha", false),
             host(2, "twin", false),

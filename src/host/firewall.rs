@@ -2,8 +2,15 @@
 
 use std::{
     io::{self, Write as _},
+    net::IpAddr,
     process::{Command, Stdio},
 };
+
+/// What rules call the family of an address.
+#[must_use]
+pub fn family(of: IpAddr) -> &'static str {
+    if of.is_ipv4() { "ip" } else { "ip6" }
+}
 
 /// Loads rules; all of them or none.
 pub fn load(rules: &str) -> io::Result<()> {
@@ -26,11 +33,6 @@ pub fn put_table(name: &str, chains: &str) -> io::Result<()> {
 /// Takes a table away, if it is there.
 pub fn remove_table(name: &str) -> io::Result<()> {
     load(&format!("table inet {name}\ndelete table inet {name}\n"))
-}
-
-/// Whether a table of the family `inet` is there.
-pub fn has_table(name: &str) -> io::Result<bool> {
-    Ok(nft().args(["list", "table", "inet", name]).output().map_err(missing)?.status.success())
 }
 
 /// The rules of the whole host as JSON (libnftables-json(5)).

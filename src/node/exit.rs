@@ -153,5 +153,8 @@ pub(super) fn offers(known: &Verified, ipv4: bool) -> bool {
 }
 
 fn is_called(known: &Verified, who: &str) -> bool {
+    if let Ok(id) = who.parse::<NodeId>() {
+        return known.id == id;
+    }
     known.record.name == who || (who.len() >= 6 && known.id.to_string().starts_with(who))
 }

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     identity::Record,
     session::{Rejected, Transport, Via},
-    types::{NodeId, NodeTag},
+    types::{IpPrefix, NodeId, NodeTag},
     wire::{
         frame::FRAME,
         ip,
@@ -205,9 +205,9 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
 /// Whether a node with this record takes in packets for `ip`: its own addresses, the networks behind it, and, if it is an
 /// exit, what is outside the mesh.
 #[must_use]
-pub fn is_for(record: &Record, ip: IpAddr, is_outside: bool) -> bool {
-    let mut prefixes = record.prefixes.iter().filter(|p| p.prefix_len() > 0 || is_outside);
-    record.addresses.contains(&ip) || prefixes.any(|p| p.contains(ip))
+pub fn is_for(record: &Record, ip: IpAddr, is_outside: impl Fn(IpAddr) -> bool) -> bool {
+    let is_in = |p: &IpPrefix| p.contains(ip) && (p.prefix_len() > 0 || is_outside(ip));
+    record.addresses.contains(&ip) || record.prefixes.iter().any(is_in)
 }
 
 /// What became of a packet from the TUN.

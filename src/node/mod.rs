@@ -471,7 +471,7 @@ impl Tables for Node {
     }
 
     fn is_for_us(&self, ip: IpAddr) -> bool {
-        self.routing.own().is_some_and(|own| forward::is_for(&own.record, ip, self.is_outside(ip)))
+        self.routing.own().is_some_and(|own| forward::is_for(&own.record, ip, |ip| self.is_outside(ip)))
     }
 
     fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {

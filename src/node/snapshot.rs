@@ -123,7 +123,7 @@ impl Tables for Snapshot {
     }
 
     fn is_for_us(&self, ip: IpAddr) -> bool {
-        self.own.as_ref().is_some_and(|own| forward::is_for(&own.record, ip, self.is_outside(ip)))
+        self.own.as_ref().is_some_and(|own| forward::is_for(&own.record, ip, |ip| self.is_outside(ip)))
     }
 
     fn destination(&self, ip: IpAddr) -> Option<Cow<'_, Destination>> {

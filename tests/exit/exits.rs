@@ -41,6 +41,12 @@ pub fn seen_from_outside() {
     assert!(world.command(&["exit", "country:Sweden"]).contains("two lower-case letters"));
     assert_eq!(state_of(&world.client_host), before, "off leaves nothing behind");
     world.command(&["exit", "exit-a"]);
+    // A second daemon by mistake leaves the first one's fence alone.
+    let led = state_of(&world.client_host);
+    let second = world.command(&[]);
+    println!("  {}", second.trim_end());
+    assert!(second.contains("is another one running with it?"), "{second}");
+    assert_eq!(ruled(&state_of(&world.client_host)), ruled(&led));
     // The exit's own network is none of the client's business.
     let private = world.exit_hosts[0]
         .ns
@@ -60,6 +66,12 @@ pub fn seen_from_outside() {
         outside / 1e9,
         outside / mesh
     );
+}
+
+/// Without counts.
+fn ruled(state: &str) -> String {
+    let all = state.lines().map(|l| l.split("counter").next().unwrap_or(l).trim_end().to_owned() + "\n");
+    all.collect()
 }
 
 const DOCKER_AND_UFW: &str = "
@@ -84,7 +96,7 @@ table ip nat {
 
 /// A host with the rules of Docker, ufw and firewalld.
 pub fn beside_others() {
-    let mut world = World::new("exit: exit-a\n", "");
+    let mut world = World::new("exit: exit-a\n", "  peer_mbit: 50\n");
     nft(&world.exit_hosts[0], DOCKER_AND_UFW);
     let before = state_of(&world.exit_hosts[0]);
     world.start_others();
@@ -103,6 +115,10 @@ pub fn beside_others() {
         others.len(),
         during.lines().count() - before.lines().count()
     );
+    let limited = load::tcp(&world.client_host, &world.web, WEB.into(), 1, Duration::from_secs(8)).unwrap();
+    println!("  peer_mbit: 50: {:.1} Mbit/s", limited / 1e6);
+    // A second's worth may come at once.
+    assert!((30e6..60e6).contains(&limited), "{limited}");
     // Docker makes its chain anew.
     nft(&world.exit_hosts[0], "flush chain ip filter FORWARD");
     let again = wait_for(Duration::from_secs(30), || world.seen_as(WEB.into()));
@@ -117,13 +133,31 @@ pub fn beside_others() {
     world.exits[0].start(&world.exit_hosts[0]).unwrap();
     need(&world.exits[0], "status", || world.exits[0].status());
     let _ = world.exits[0].ask(&aegisray::api::Request::Stop);
-    let counted = |text: &str| -> String {
-        text.lines().map(|l| l.split("counter").next().unwrap_or(l).trim_end().to_owned() + "\n").collect()
-    };
-    let end = wait_for(Duration::from_secs(5), || {
-        (counted(&state_of(&world.exit_hosts[0])) == counted(&before)).then_some(())
-    });
+    let end =
+        wait_for(Duration::from_secs(5), || (ruled(&state_of(&world.exit_hosts[0])) == ruled(&before)).then_some(()));
     assert!(end.is_some(), "before:\n{before}\nafter:\n{}", state_of(&world.exit_hosts[0]));
+}
+
+/// A host whose IPv6 is switched off has a tunnel for IPv4, and leaks nothing else.
+pub fn without_ipv6() {
+    let mut world = World::new("exit: exit-a\n", "");
+    let off = || {
+        ["all", "default"]
+            .iter()
+            .try_for_each(|i| std::fs::write(format!("/proc/sys/net/ipv6/conf/{i}/disable_ipv6"), "1"))
+    };
+    world.client_host.ns.run(off).unwrap();
+    let before = state_of(&world.client_host);
+    world.start_others();
+    world.start_client();
+    world.exit_in_use();
+    let out = wait_for(Duration::from_secs(10), || world.seen_as(WEB.into()));
+    assert_eq!(out, Some(EXITS[0].into()), "{}", world.client.log_tail());
+    assert_eq!(world.seen_as(v6(WEB).into()), None);
+    let _ = world.client.ask(&aegisray::api::Request::Stop);
+    let back = || (state_of(&world.client_host) == before).then_some(());
+    wait_for(Duration::from_secs(5), back).expect("nothing left");
+    println!("  out over IPv4, and nothing over IPv6");
 }
 
 /// Split tunnel, and who comes from outside.

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ("the_world_sees_the_exit", exits::seen_from_outside),
         ("nothing_leaks_whatever_dies", leaks::whatever_dies),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
+        ("a_host_without_ipv6", exits::without_ipv6),
         ("what_goes_past_the_tunnel", exits::bypass),
         ("a_network_behind_a_node", subnets::behind_a_node),
         ("the_configuration_changes_while_it_runs", reload::while_running),

@@ -129,6 +129,24 @@ pub fn of_the_mesh() {
     need_route(&beta, "alpha");
     let back = || (ask(&["www.example.org"]) == ["203.0.113.53"]).then_some(());
     wait_for(Duration::from_secs(5), back).expect("names of others after a crash: it does not ask itself");
+    // Another suffix, and none at all, without a restart.
+    let file = beta.dir.join("peer.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let reload = |text: String| {
+        fs::write(&file, text).unwrap();
+        beta.ask(&Request::Reload).unwrap();
+    };
+    reload(text.replace("dns:\n", "dns:\n  suffix: mesh.test\n"));
+    assert_eq!(ask(&["alpha.mesh.test"]), [alpha_at.0.to_string()]);
+    assert_eq!(ask(&["www.example.org"]), ["203.0.113.53"]);
+    reload(text.replace("dns:\n", "dns:\n  serve: false\n"));
+    let silent = || (code(&beta_host, own.0, &["alpha.aegis"]) == "none").then_some(());
+    wait_for(Duration::from_secs(5), silent).expect("nobody answers");
+    assert_eq!(fs::read_to_string(&resolv_conf).unwrap(), before, "and nobody is asked to");
+    reload(text);
+    let again = || (ask(&["alpha.aegis"]) == [alpha_at.0.to_string()]).then_some(());
+    wait_for(Duration::from_secs(5), again).expect("names again");
+    println!("  reload: another suffix, no names, and names again");
     let _ = beta.ask(&Request::Stop);
     let restored = || (fs::read_to_string(&resolv_conf).unwrap() == before).then_some(());
     wait_for(Duration::from_secs(5), restored).expect("the file as it was");
