@@ -7,6 +7,8 @@ sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 
 missing=()
+# Whose recommendations are a kernel.
+lean=()
 # want PROGRAM PACKAGE...: the packages are missing when the program is.
 want() {
     local program=$1
@@ -37,14 +39,19 @@ if [ "${1:-}" = tests ]; then
     want tshark tshark
     want ndpiReader libndpi-bin
     if grep -qs '^ID=debian' /etc/os-release; then want chromium chromium; fi
+    # A stock WireGuard client.
+    command -v wireguard-go >/dev/null || lean+=(wireguard-go)
+    command -v wg-quick >/dev/null || lean+=(wireguard-tools)
+    want sysctl procps
     # BoringSSL, for the browser's ClientHello.
     want cmake cmake
     want clang clang libclang-dev
 fi
-if [ ${#missing[@]} -gt 0 ]; then
+if [ $((${#missing[@]} + ${#lean[@]})) -gt 0 ]; then
     if command -v apt-get >/dev/null; then
-        echo "installing: ${missing[*]}"
+        echo "installing: ${missing[*]} ${lean[*]}"
         $sudo apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${lean[@]}" >/dev/null
         DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
         # Some packages start a service at once; nobody asked for one that serves this machine.
         for service in miniupnpd coturn nginx tinyproxy; do
@@ -56,7 +63,7 @@ if [ ${#missing[@]} -gt 0 ]; then
             esac
         done
     else
-        echo "missing: ${missing[*]}; install them with your package manager and try again" >&2
+        echo "missing: ${missing[*]} ${lean[*]}; install them with your package manager and try again" >&2
         exit 1
     fi
 fi

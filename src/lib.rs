@@ -2,6 +2,7 @@
 //! floors beneath its own (`tests/floors.rs` checks it).
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod lab;
 pub mod netcheck;
 pub mod node;
+pub mod portal;
 pub mod portmap;
 pub mod punch;
 pub mod routing;

@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["types", "crypto"]),
     (1, &["wire", "identity", "config"]),
-    (2, &["session", "routing", "discovery", "punch"]),
+    (2, &["session", "routing", "discovery", "punch", "access"]),
     (3, &["node"]),
     (4, &["transport", "tun", "host", "portmap", "stealth"]),
-    (5, &["dataplane"]),
+    (5, &["dataplane", "portal"]),
     (6, &["api", "lab", "sim", "netcheck"]),
     (7, &["daemon"]),
     (8, &["cli"]),

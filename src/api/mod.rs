@@ -4,12 +4,18 @@
 mod client;
 mod server;
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 pub use client::{ClientError, request};
 pub use server::{Call, serve};
 
-use crate::node::{ExitOffer, PeerStatus, RouteStatus, Status};
+use crate::{
+    access::Protocol,
+    node::{ExitOffer, PeerStatus, RouteStatus, Status},
+    portal::ClientStatus,
+};
 
 /// What the CLI asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,10 +34,12 @@ pub enum Request {
         at: String,
         target: String,
     },
-    /// A token for a new node. `valid_s`: for how long; `name`: what its certificate will say.
+    /// A token for a new node. `valid_s`: for how long; `name`, `groups`: what its certificate will say.
     Invite {
         valid_s: u64,
         name: String,
+        #[serde(default)]
+        groups: Vec<String>,
         bootstrap: Vec<String>,
     },
     /// A revocation list that the authority signed, in hexadecimal.
@@ -42,6 +50,23 @@ pub enum Request {
     Exit {
         choice: Option<String>,
     },
+    /// What becomes of a connection.
+    AccessTest {
+        source: String,
+        target: String,
+        protocol: Protocol,
+    },
+    /// The access rules in force.
+    AccessList,
+    /// Let in a WireGuard client.
+    PortalAdd {
+        name: String,
+    },
+    /// Shut one out.
+    PortalRemove {
+        name: String,
+    },
+    PortalList,
     /// Read the configuration again.
     Reload,
     /// End the daemon.
@@ -77,6 +102,18 @@ pub enum Response {
         one_time: bool,
     },
     Exit(Box<ExitStatus>),
+    Access(AccessAnswer),
+    AccessList {
+        lines: Vec<String>,
+    },
+    /// A client's configuration (wg-quick(8)), and what it may do.
+    PortalClient {
+        config: String,
+        note: String,
+    },
+    PortalClients {
+        clients: Vec<ClientStatus>,
+    },
     /// Keys that have changed: in force now, and only after a restart.
     Reloaded {
         applied: Vec<String>,
@@ -107,6 +144,18 @@ pub struct DaemonStatus {
     pub traffic: std::collections::BTreeMap<String, u64>,
     /// The disguise: its mode, and whose ClientHello sites see.
     pub stealth: (String, String),
+}
+
+/// What becomes of a connection, and why.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccessAnswer {
+    pub allowed: bool,
+    pub source: IpAddr,
+    pub target: IpAddr,
+    pub protocol: String,
+    pub reason: String,
+    /// Who else decides, or empty.
+    pub note: String,
 }
 
 /// The exit that a node goes through, and those that it could.

@@ -1,9 +1,11 @@
 //! Floor 8: the command line.
 
+mod access;
 mod certs;
 mod exit;
 mod netcheck;
 mod network;
+mod portal;
 mod show;
 mod stealth;
 mod table;
@@ -77,6 +79,12 @@ enum Command {
     Trace(show::TraceArgs),
     /// The exit through which everything outside the mesh goes
     Exit(exit::ExitArgs),
+    /// Access rules: what is allowed, and why
+    #[command(subcommand)]
+    Acl(access::AclCommand),
+    /// WireGuard clients, phones and routers say, that come in through this node
+    #[command(subcommand)]
+    Portal(portal::PortalCommand),
     /// What the network here does to UDP: NAT, filters, who is near
     Netcheck(netcheck::NetcheckArgs),
     /// The disguise
@@ -236,6 +244,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Ping(args)) => show::ping(args, &socket()?),
         Some(Command::Trace(args)) => show::trace(args, &socket()?),
         Some(Command::Exit(args)) => exit::run(args, &config_path, &socket()?),
+        Some(Command::Acl(command)) => access::run(command, &socket()?),
+        Some(Command::Portal(command)) => portal::run(command, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Stealth(command)) => stealth::run(command, &config_path),
         Some(Command::Reload) => show::reload(&socket()?),

@@ -49,6 +49,9 @@ pub(super) struct InviteArgs {
     /// The name that the new node's certificate will carry (networks with an authority)
     #[arg(long, default_value = "")]
     name: String,
+    /// A group that the certificate will put the new node in, for access rules; `guests` may do what rules allow only
+    #[arg(long)]
+    group: Vec<String>,
     /// Where the new node finds this one, instead of the addresses that this node knows of itself
     #[arg(long, value_name = "HOST:PORT")]
     bootstrap: Vec<String>,
@@ -193,7 +196,12 @@ pub(super) fn first_start(config: &Path) -> Result<(), Failure> {
 }
 
 pub(super) fn invite(args: &InviteArgs, socket: &Path) -> Result<(), Failure> {
-    let ask = Request::Invite { valid_s: args.valid, name: args.name.clone(), bootstrap: args.bootstrap.clone() };
+    let ask = Request::Invite {
+        valid_s: args.valid,
+        name: args.name.clone(),
+        groups: args.group.clone(),
+        bootstrap: args.bootstrap.clone(),
+    };
     match request(socket, &ask).map_err(|e| Failure::Other(hint(e)))? {
         Response::Token { token, one_time } => {
             println!("{token}");

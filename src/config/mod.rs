@@ -1,9 +1,11 @@
 //! Floor 1: the configuration file. YAML → `raw` (typed, unknown keys refused) → [`Config`] (validated).
 //! Every error names file, line, column, key and what was expected.
 
+mod access;
 mod dns;
 mod error;
 mod exit;
+mod portal;
 mod raw;
 mod stealth;
 
@@ -14,9 +16,11 @@ use std::{
     time::Duration,
 };
 
+pub use access::{Access, AccessRule, GUESTS, PORTAL, Ports, Segment, SegmentPolicy, Where, Who};
 pub use dns::{HostNames, MeshNames, NameProtocol, NameServer};
 pub use error::ConfigError;
 pub use exit::{Bypass, ExitClient, ExitNode};
+pub use portal::Portal;
 pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
@@ -113,6 +117,10 @@ pub struct Config {
     pub exit: ExitClient,
     /// What this node carries for others; `None`: nothing.
     pub exit_node: Option<ExitNode>,
+    /// Who may open which connections.
+    pub access: Access,
+    /// Where WireGuard clients come in; `None`: nowhere.
+    pub portal: Option<Portal>,
     pub interface: String,
     pub mtu: u16,
     /// Super-packets at the TUN device.
@@ -140,6 +148,22 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = serde_saphyr::from_str(text).map_err(|e| ConfigError::from_yaml(path, text, &e))?;
         Reader { path, text }.validate(raw)
+    }
+}
+
+impl Config {
+    /// Networks behind this node that it tells others of.
+    #[must_use]
+    pub fn behind(&self) -> Vec<IpPrefix> {
+        let portal = self.portal.iter().filter(|p| !p.masquerade).flat_map(|p| p.networks);
+        self.announce.iter().copied().chain(portal).collect()
+    }
+
+    /// Networks whose packets don't go into the mesh, whatever else does.
+    #[must_use]
+    pub fn near(&self) -> Vec<IpPrefix> {
+        let portal = self.portal.iter().flat_map(|p| p.networks);
+        self.announce.iter().copied().chain(portal).collect()
     }
 }
 
@@ -280,6 +304,8 @@ impl Reader<'_> {
         let listen = SocketAddr::new(raw.listen.address.0, raw.listen.port);
         let stealth = self.stealth(&raw.stealth, listen)?;
         let identity = self.identity(&raw, &state_dir)?;
+        let portal = self.portal(&raw.portal, &identity.id())?;
+        let access = self.access(&raw.access, portal.as_ref(), authority.is_some())?;
         let (certificate, certificate_file) = self.certificate(&raw, &state_dir)?;
         let name = match &raw.name {
             Some(name) => name.0.clone(),
@@ -347,6 +373,8 @@ impl Reader<'_> {
             masquerade: raw.routing.masquerade,
             exit: self.exit_client(raw.exit.as_ref(), raw.exit_options)?,
             exit_node: self.exit_node(raw.exit_node)?,
+            access,
+            portal,
             interface: raw.mesh.interface.0,
             mtu: raw.mesh.mtu.0,
             tun_offload: raw.mesh.offload,
@@ -359,6 +387,18 @@ impl Reader<'_> {
             state_dir,
             log_level: raw.log.level.0,
         };
+        if let Some(portal) = &config.portal {
+            if config.is_hidden() {
+                return Err(
+                    self.missing("portal", "WireGuard can be told from other UDP: not with stealth.mode `always`")
+                );
+            }
+            let mesh = [config.network.cidr(), config.network.ula()];
+            if let Some(both) = portal.networks.iter().zip(&mesh).find(|(a, b)| a.overlaps(b)) {
+                let message = format!("{} overlaps the mesh's {}", both.0, both.1);
+                return Err(self.missing("portal", &message));
+            }
+        }
         if config.is_hidden() {
             config.hide();
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{StunClients, dns::RawDns, exit, stealth::RawStealth};
+use super::{StunClients, access, dns::RawDns, exit, portal, stealth::RawStealth};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -40,6 +40,10 @@ pub(super) struct Raw {
     pub exit_options: exit::RawOptions,
     #[serde(default)]
     pub exit_node: exit::RawExitNode,
+    #[serde(default)]
+    pub access: access::RawAccess,
+    #[serde(default)]
+    pub portal: portal::RawPortal,
     #[serde(default)]
     pub stealth: RawStealth,
     #[serde(default)]

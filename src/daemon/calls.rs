@@ -111,7 +111,7 @@ impl Control {
                     (Err(message), _) | (_, Err(message)) => Response::Error { message },
                 }
             }
-            Request::Invite { valid_s, name, bootstrap } => self.invite(valid_s, name, bootstrap),
+            Request::Invite { valid_s, name, groups, bootstrap } => self.invite(valid_s, name, groups, bootstrap),
             Request::Revoke { list } => {
                 let bytes = data_encoding::HEXLOWER.decode(list.as_bytes()).unwrap_or_default();
                 if self.node.set_revocations(now, &bytes) {
@@ -126,6 +126,23 @@ impl Control {
                 Ok(()) => Response::Exit(Box::new(self.exit_status())),
                 Err(message) => Response::Error { message },
             },
+            Request::AccessTest { source, target, protocol } => match self.test_access(&source, &target, protocol) {
+                Ok(answer) => Response::Access(answer),
+                Err(message) => Response::Error { message },
+            },
+            Request::PortalAdd { name } => match self.add_client(&name) {
+                Ok((config, note)) => Response::PortalClient { config, note },
+                Err(message) => Response::Error { message },
+            },
+            Request::PortalRemove { name } => match self.remove_client(&name) {
+                Ok(()) => Response::Done,
+                Err(message) => Response::Error { message },
+            },
+            Request::PortalList => match self.portal() {
+                Ok((_, portal)) => Response::PortalClients { clients: portal.list() },
+                Err(message) => Response::Error { message },
+            },
+            Request::AccessList => Response::AccessList { lines: self.list_access() },
             Request::Reload => match self.reload() {
                 Ok(r) => Response::Reloaded { applied: r.applied, restart: r.restart },
                 Err(message) => Response::Error { message },
@@ -139,7 +156,7 @@ impl Control {
     }
 
     /// A node by name, NodeId, beginning of a NodeId (6 characters or more) or mesh address.
-    fn find(&self, who: &str) -> Result<NodeId, String> {
+    pub fn find(&self, who: &str) -> Result<NodeId, String> {
         if let Ok(id) = who.parse::<NodeId>() {
             return Ok(id);
         }
@@ -213,7 +230,7 @@ impl Control {
         })
     }
 
-    fn invite(&mut self, valid_s: u64, name: String, mut bootstrap: Vec<String>) -> Response {
+    fn invite(&mut self, valid_s: u64, name: String, groups: Vec<String>, mut bootstrap: Vec<String>) -> Response {
         if bootstrap.is_empty() {
             let own = self.node.status().endpoints;
             bootstrap = own.iter().map(ToString::to_string).chain(self.config.bootstrap.clone()).collect();
@@ -232,7 +249,7 @@ impl Control {
             let Ok(secret) = host::random::<32>() else {
                 return Response::Error { message: "the system gave no randomness".to_owned() };
             };
-            let invitation = Invitation { hash: sha256(&[&secret]), expires, name, used_by: None };
+            let invitation = Invitation { hash: sha256(&[&secret]), expires, name, groups, used_by: None };
             if self.node.invite(invitation).is_err() {
                 let message = "this node has no authority key (network.authority_key_file): invite from the node that \
                                has it, or issue a certificate with `aegisray cert issue`"

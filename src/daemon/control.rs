@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    access::AccessRules,
     calls::Pending,
     gateway::Gateway,
     lan::Lan,
@@ -33,6 +34,7 @@ use crate::{
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
+    portal::{Portal, own_address},
     session::Via,
     types::{Instant, NodeId},
 };
@@ -62,6 +64,9 @@ impl Clock {
     }
 }
 
+/// What is set up on the host before the loop runs.
+pub(super) type Parts = (Tunnel, Gateway, AccessRules, HostResolver, Option<Arc<Portal>>);
+
 pub(super) struct Control {
     pub config: Config,
     pub node: Node,
@@ -74,7 +79,7 @@ pub(super) struct Control {
     pub routes: MeshRoutes,
     /// The exit in use.
     exit: Option<NodeId>,
-    names_changed: bool,
+    pub members_changed: bool,
     names_error: Option<String>,
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
@@ -82,6 +87,8 @@ pub(super) struct Control {
     outside: Outside,
     pub tunnel: Tunnel,
     pub gateway: Gateway,
+    pub access: AccessRules,
+    pub portal: Option<Arc<Portal>>,
     pub host_resolver: HostResolver,
     pub names: Option<NameService>,
     /// The configuration's text at the start.
@@ -97,11 +104,11 @@ impl Control {
         files: StateFile,
         clock: Clock,
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
-        (tunnel, gateway, host_resolver): (Tunnel, Gateway, HostResolver),
+        (tunnel, gateway, access, host_resolver, portal): Parts,
     ) -> Self {
         let addresses = node.addresses();
         let started_with = config.text.clone();
-        let routes = MeshRoutes::new(&config.interface, &config.announce);
+        let routes = MeshRoutes::new(&config.interface, &config.behind());
         Self {
             routes,
             config,
@@ -113,7 +120,7 @@ impl Control {
             files,
             addresses,
             exit: None,
-            names_changed: false,
+            members_changed: false,
             names_error: None,
             save_at: None,
             refusals: HashMap::new(),
@@ -121,6 +128,8 @@ impl Control {
             outside,
             tunnel,
             gateway,
+            access,
+            portal,
             host_resolver,
             names: None,
             started_with,
@@ -174,7 +183,7 @@ impl Control {
                     self.check_clock();
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
-                    self.follow_names();
+                    self.follow_members();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
@@ -199,7 +208,7 @@ impl Control {
         self.carry_out();
         self.save();
         self.outside.stop().await;
-        for undone in [self.host_resolver.stop(), self.tunnel.release(), self.gateway.stop()] {
+        for undone in [self.host_resolver.stop(), self.tunnel.release(), self.gateway.stop(), self.access.stop()] {
             if let Err(error) = undone {
                 tracing::error!(%error, "cannot put the host back as it was: the next start tries again");
             }
@@ -292,7 +301,7 @@ impl Control {
         loop {
             if self.node.take_tables_changed() {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
-                self.names_changed = true;
+                self.members_changed = true;
                 self.routes.follow(self.node.announced_prefixes());
                 self.check_exit();
             }
@@ -411,7 +420,10 @@ impl Control {
         }
         let before = self.names.take();
         let Some(names) = &self.config.names else { return };
-        match NameService::go_on(before, &self.config, names, self.addresses) {
+        // The portal's clients ask it at its own addresses.
+        let portal = self.config.portal.iter().flat_map(|p| p.networks.map(own_address));
+        let own = self.addresses.into_iter().chain(portal).collect();
+        match NameService::go_on(before, &self.config, names, own) {
             Ok(service) => {
                 service.update(&self.node);
                 self.names = Some(service);
@@ -432,11 +444,17 @@ impl Control {
         }
     }
 
-    fn follow_names(&mut self) {
+    /// What depends on who is in the mesh.
+    fn follow_members(&mut self) {
+        let changed = std::mem::take(&mut self.members_changed);
         if self.names.is_none() && self.config.names.is_some() {
             self.serve_names();
-        } else if let (true, Some(names)) = (std::mem::take(&mut self.names_changed), &self.names) {
+        } else if let (true, Some(names)) = (changed, &self.names) {
             names.update(&self.node);
+        }
+        if changed {
+            let facts = self.access_facts();
+            self.access.follow(&facts);
         }
     }
 

@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use super::journal::{COMMENT, Journal};
 use crate::{
-    config::{Config, ExitNode},
+    access::{SPECIAL4, SPECIAL6},
+    config::{Config, ExitNode, Portal},
     host::{MARK, firewall},
     types::IpPrefix,
 };
@@ -26,10 +27,6 @@ const TABLE: &str = "aegisray_exit";
 const JOURNAL: &str = "gateway.json";
 /// The mark of what is to be masqueraded.
 const MASQUERADE: u32 = MARK + 1;
-/// Not the internet: private and special addresses (RFC 6890), so that an exit is no way into the networks around it.
-const SPECIAL4: &str =
-    "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3";
-const SPECIAL6: &str = "::/127, ::ffff:0:0/96, 64:ff9b:1::/48, fc00::/7, fe80::/10, ff00::/8";
 /// Others may have made their rules anew.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -39,6 +36,7 @@ pub(super) struct Gateway {
     /// Networks behind this node, and whether packets for them get this node's address.
     announced: Vec<IpPrefix>,
     masquerade: bool,
+    portal: Option<Portal>,
     journal: Journal,
     guests: Option<Guests>,
 }
@@ -53,22 +51,28 @@ impl Gateway {
             exit: config.exit_node.clone(),
             announced: config.announce.clone(),
             masquerade: config.masquerade,
+            portal: config.portal.clone(),
             journal,
             guests: None,
         };
         if gateway.carries() {
-            let ipv6 = gateway.announced.iter().any(|p| p.addr().is_ipv6());
+            let ipv6 = gateway.portal.is_some() || gateway.announced.iter().any(|p| p.addr().is_ipv6());
             gateway.forward(ipv6 || gateway.exit.as_ref().is_some_and(|e| e.ipv6))?;
             gateway.journal.note_table(TABLE)?;
             firewall::put_table(TABLE, &gateway.rules())?;
             gateway.journal.note_guests()?;
-            gateway.guests = Some(Guests::start(&gateway.interface)?);
+            gateway.guests = Some(Guests::start(gateway.inside())?);
         }
         Ok(gateway)
     }
 
     fn carries(&self) -> bool {
-        self.exit.is_some() || !self.announced.is_empty()
+        self.exit.is_some() || !self.announced.is_empty() || self.portal.is_some()
+    }
+
+    /// The interfaces behind which the mesh and the portal's clients are.
+    fn inside(&self) -> Vec<String> {
+        std::iter::once(&self.interface).chain(self.portal.iter().map(|p| &p.interface)).cloned().collect()
     }
 
     fn forward(&mut self, ipv6: bool) -> io::Result<()> {
@@ -101,7 +105,9 @@ impl Gateway {
     fn rules(&self) -> String {
         let mesh = &self.interface;
         let mut out = String::new();
-        let mut forward = vec![format!("iifname != \"{mesh}\" oifname != \"{mesh}\" accept")];
+        let inside = self.inside().iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", ");
+        let inside = format!("{{ {inside} }}");
+        let mut forward = vec![format!("iifname != {inside} oifname != {inside} accept")];
         if let Some(rate) = self.exit.as_ref().and_then(|e| e.per_peer) {
             // What was not used for a second may come at once: so nftables counts.
             let limit = format!("limit rate over {rate} bytes/second burst 65536 bytes");
@@ -115,21 +121,32 @@ impl Gateway {
             }
         }
         forward.push("ct state established,related accept".to_owned());
+        if let Some(Portal { interface, masquerade, .. }) = &self.portal {
+            let verdict = if *masquerade { "goto carry" } else { "accept" };
+            forward.push(format!("iifname \"{interface}\" oifname \"{mesh}\" {verdict}"));
+            forward.push(format!("iifname \"{interface}\" oifname \"{interface}\" accept"));
+            if !masquerade {
+                forward.push(format!("iifname \"{mesh}\" oifname \"{interface}\" accept"));
+            }
+        }
         for prefix in &self.announced {
             let family = firewall::family(prefix.addr());
             let verdict = if self.masquerade { "goto carry" } else { "accept" };
-            forward.push(format!("iifname \"{mesh}\" {family} daddr {prefix} {verdict}"));
-            forward.push(format!("oifname \"{mesh}\" {family} saddr {prefix} accept"));
+            forward.push(format!("iifname {inside} {family} daddr {prefix} {verdict}"));
+            forward.push(format!("oifname {inside} {family} saddr {prefix} accept"));
         }
         // Nobody outside opens connections into the mesh.
-        forward.push(format!("oifname \"{mesh}\" counter drop"));
+        forward.push(format!("oifname {inside} counter drop"));
         for prefix in self.exit.iter().flat_map(|e| &e.destinations) {
             let family = firewall::family(prefix.addr());
             forward.push(format!("{family} daddr {prefix} goto carry"));
         }
         if self.exit.as_ref().is_some_and(|e| e.internet) {
-            forward.push(format!("ip daddr {{ {SPECIAL4} }} counter reject with icmp type admin-prohibited"));
-            forward.push(format!("ip6 daddr {{ {SPECIAL6} }} counter reject with icmpv6 type admin-prohibited"));
+            // An exit is no way into the networks around it.
+            for (family, special) in [("ip", &SPECIAL4[..]), ("ip6", &SPECIAL6)] {
+                let special = special.join(", ");
+                forward.push(format!("{family} daddr {{ {special} }} counter reject with icmpx type admin-prohibited"));
+            }
             forward.push("goto carry".to_owned());
         }
         forward.push("counter reject with icmpx type admin-prohibited".to_owned());
@@ -161,10 +178,9 @@ struct Guests {
 }
 
 impl Guests {
-    fn start(interface: &str) -> io::Result<Self> {
-        let interface = interface.to_owned();
+    fn start(interfaces: Vec<String>) -> io::Result<Self> {
         let invite = move || {
-            let add = let_through(&firewall::rules()?, &interface);
+            let add = let_through(&firewall::rules()?, &interfaces);
             if add.is_empty() { Ok(()) } else { firewall::load(&add) }
         };
         invite()?;
@@ -196,7 +212,7 @@ impl Drop for Guests {
 }
 
 /// The commands that put rules of ours on top of others' chains, where there are none yet.
-fn let_through(rules: &Value, interface: &str) -> String {
+fn let_through(rules: &Value, interfaces: &[String]) -> String {
     let items = || rules["nftables"].as_array().into_iter().flatten();
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let place = |value: &Value, chain: &str| (text(value, "family"), text(value, "table"), text(value, chain));
@@ -212,9 +228,10 @@ fn let_through(rules: &Value, interface: &str) -> String {
             continue;
         }
         let chain = format!("insert rule {} {} {}", at.0, at.1, at.2);
-        let _ =
-            writeln!(out, "{chain} oifname \"{interface}\" ct state established,related accept comment \"{COMMENT}\"");
-        let _ = writeln!(out, "{chain} iifname \"{interface}\" accept comment \"{COMMENT}\"");
+        for i in interfaces {
+            let _ = writeln!(out, "{chain} oifname \"{i}\" ct state established,related accept comment \"{COMMENT}\"");
+            let _ = writeln!(out, "{chain} iifname \"{i}\" accept comment \"{COMMENT}\"");
+        }
     }
     out
 }
@@ -237,10 +254,10 @@ mod tests {
             chain("filter", "drop"), chain("empty", "accept"), chain("ufw", "accept"), rule("ufw", ""),
             chain("seen", "drop"), rule("seen", COMMENT), chain("aegisray_exit", "accept"), rule("aegisray_exit", ""),
         ]});
-        let add = let_through(&rules, "aegis0");
+        let add = let_through(&rules, &["aegis0".to_owned()]);
         assert_eq!(add.lines().count(), 4, "{add}");
         assert!(add.starts_with("insert rule ip filter FORWARD oifname \"aegis0\""));
         assert!(add.contains("insert rule ip ufw FORWARD iifname \"aegis0\" accept comment \"aegisray\"\n"));
-        assert_eq!(let_through(&json!({"nftables": []}), "aegis0"), "");
+        assert_eq!(let_through(&json!({"nftables": []}), &["aegis0".to_owned()]), "");
     }
 }

@@ -1,5 +1,6 @@
 //! Floor 7: the daemon: reads the configuration, sets up the interface, starts the data plane, and runs the node.
 
+mod access;
 mod calls;
 mod control;
 mod fallback;
@@ -11,6 +12,7 @@ mod mapping;
 mod names;
 mod outside;
 mod past;
+mod portal;
 mod reflexive;
 mod reload;
 mod resolv;
@@ -71,6 +73,10 @@ pub enum StartError {
     Exit(#[source] io::Error),
     #[error("cannot carry others' packets out of the mesh: {0} (exit_node, routing.announce)")]
     Gateway(#[source] io::Error),
+    #[error("cannot open the portal: {0} (portal)")]
+    Portal(#[source] io::Error),
+    #[error("cannot put the access rules in force: {0} (access)")]
+    Access(#[source] io::Error),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -99,8 +105,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     check_overlap(&config)?;
     // Before anything is changed on the host: it may be another daemon's.
     let _lock = state::lock(&config.state_dir).map_err(|e| StartError::State(config.state_dir.clone(), e))?;
-    let network = &config.network;
-    let mut tunnel = tunnel::Tunnel::new(&config.interface, &config.exit, network, &config.announce, &config.state_dir);
+    let mut tunnel = tunnel::Tunnel::new(&config);
     tunnel.begin().map_err(StartError::Exit)?;
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
@@ -131,7 +136,14 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables));
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    let portal = config.portal.as_ref().map(|portal| {
+        let file = config.state_dir.join("portal.json");
+        crate::portal::Portal::start(portal, config.mtu, &file).map_err(StartError::Portal)
+    });
+    let portal = portal.transpose()?;
     let gateway = gateway::Gateway::start(&config).map_err(StartError::Gateway)?;
+    let access = access::AccessRules::start(&config, &access::facts(&config, &node, portal.as_deref()))
+        .map_err(StartError::Access)?;
     dataplane::start(&shared)?;
     if let Some((door, socket)) = door {
         let inside = Arc::clone(&shared);
@@ -158,7 +170,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     );
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
     let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
-    let exits = (tunnel, gateway, host_resolver);
+    let exits = (tunnel, gateway, access, host_resolver, portal);
     control::Control::new(config, node, shared, files, clock, outside, exits).run(inputs, calls).await;
     Ok(())
 }
@@ -238,7 +250,7 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
 
 /// What this node announces beside its addresses.
 fn announced(config: &Config) -> Vec<IpPrefix> {
-    let mut all = config.announce.clone();
+    let mut all = config.behind();
     if let Some(exit) = &config.exit_node {
         all.extend(IpPrefix::new([0, 0, 0, 0].into(), 0));
         all.extend(IpPrefix::new([0u16; 8].into(), 0).filter(|_| exit.ipv6));

@@ -76,7 +76,7 @@ impl Forwarder {
 struct Book {
     zone: ArcSwap<Zone>,
     /// This node's addresses, and the mesh's ranges: who asks from another one of these is another member.
-    own: [IpAddr; 2],
+    own: Vec<IpAddr>,
     ranges: [IpPrefix; 2],
     /// Whether anybody is told other names than the mesh's, and whether other members are: they go out through this node.
     forwards: bool,
@@ -89,7 +89,7 @@ struct Book {
 /// The running server. It ends when this goes.
 pub(super) struct NameService {
     /// Where it answers.
-    own: [IpAddr; 2],
+    own: Vec<IpAddr>,
     book: Arc<ArcSwap<Book>>,
     suffix: String,
     _server: Server<Handler>,
@@ -98,7 +98,7 @@ pub(super) struct NameService {
 struct Handler(Arc<ArcSwap<Book>>);
 
 impl Book {
-    fn new(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> Result<Self, TlsError> {
+    fn new(config: &Config, names: &MeshNames, own: &[IpAddr]) -> Result<Self, TlsError> {
         let mut upstream = config.name_servers.clone();
         if let HostNames::File(path) = &names.host
             && upstream.is_empty()
@@ -114,7 +114,7 @@ impl Book {
         });
         Ok(Self {
             zone: ArcSwap::default(),
-            own,
+            own: own.to_vec(),
             ranges: [config.network.cidr(), config.network.ula()],
             forwards: config.may_forward_names(),
             serves_all: config.exit_node.is_some(),
@@ -149,12 +149,12 @@ impl Book {
 
 impl NameService {
     /// Answers at port 53 of this node's addresses.
-    fn start(config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
-        let book = Book::new(config, names, own).map_err(io::Error::other)?;
+    fn start(config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
+        let book = Book::new(config, names, &own).map_err(io::Error::other)?;
         let book = Arc::new(ArcSwap::from_pointee(book));
         let mut server = Server::new(Handler(Arc::clone(&book)));
-        for ip in own {
-            let addr = SocketAddr::new(ip, PORT);
+        for ip in &own {
+            let addr = SocketAddr::new(*ip, PORT);
             server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
             let listener = bind(addr, Type::STREAM)?;
             listener.listen(BACKLOG)?;
@@ -164,9 +164,9 @@ impl NameService {
     }
 
     /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
-    pub fn go_on(before: Option<Self>, config: &Config, names: &MeshNames, own: [IpAddr; 2]) -> io::Result<Self> {
+    pub fn go_on(before: Option<Self>, config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
         let Some(mut service) = before.filter(|b| b.own == own) else { return Self::start(config, names, own) };
-        service.book.store(Arc::new(Book::new(config, names, own).map_err(io::Error::other)?));
+        service.book.store(Arc::new(Book::new(config, names, &own).map_err(io::Error::other)?));
         service.suffix.clone_from(&names.suffix);
         Ok(service)
     }

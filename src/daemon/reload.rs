@@ -17,7 +17,8 @@ use crate::{
 type Carried = (Option<ExitNode>, Vec<IpPrefix>, bool);
 
 /// Sections and keys that can change; whatever begins with one of these.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 12] = [
+    "access",
     "exit",
     "exit_options",
     "exit_node",
@@ -57,7 +58,8 @@ impl Control {
             }
         }
         if ["exit", "exit_options", "routing.announce"].into_iter().any(has) {
-            let changes = self.tunnel.change(&new.exit, &self.config.announce);
+            let networks = (self.config.behind(), self.config.near());
+            let changes = self.tunnel.change(&new.exit, networks);
             changes.map_err(|e| format!("cannot change the tunnel: {e}"))?;
             if has("exit") {
                 self.node.set_exit(self.clock.now(), new.exit.choice.clone());
@@ -68,6 +70,9 @@ impl Control {
         if has("network.allow") {
             self.node.set_allowed(new.allow.clone());
             self.config.allow = new.allow;
+        }
+        if has("access") {
+            self.change_access(new.access);
         }
         if has("dns") || has("exit_node") {
             self.config.names = new.names;
@@ -93,7 +98,7 @@ impl Control {
         self.gateway = Gateway::start(&self.config)?;
         let country = self.config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default();
         self.node.set_announced(announced(&self.config), country);
-        self.routes.set_own(&self.config.announce);
+        self.routes.set_own(&self.config.behind());
         self.routes.follow(self.node.announced_prefixes());
         Ok(())
     }

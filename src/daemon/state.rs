@@ -59,6 +59,7 @@ impl StateFile {
                 hash: i.hash.try_into().ok()?,
                 expires: i.expires,
                 name: i.name,
+                groups: i.groups,
                 used_by: NodeId::from_slice(&i.used_by),
             })
         };
@@ -89,6 +90,7 @@ impl StateFile {
                     hash: i.hash.to_vec(),
                     expires: i.expires,
                     name: i.name.clone(),
+                    groups: i.groups.clone(),
                     used_by: i.used_by.map(|n| n.0.to_vec()).unwrap_or_default(),
                 })
                 .collect(),

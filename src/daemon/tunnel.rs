@@ -8,9 +8,8 @@ use std::{fmt::Write as _, io, path::Path};
 
 use super::{journal::Journal, state};
 use crate::{
-    config::ExitClient,
+    config::{Config, ExitClient},
     host::{MARK, Netlink, Rule, firewall},
-    identity::Network,
     types::IpPrefix,
 };
 
@@ -27,7 +26,11 @@ pub(super) struct Tunnel {
     /// The mesh's ranges: IPv4, then IPv6.
     ranges: [IpPrefix; 2],
     /// Whose packets go out with their own source: networks behind this node.
-    announced: Vec<IpPrefix>,
+    behind: Vec<IpPrefix>,
+    /// What does not go into the tunnel.
+    near: Vec<IpPrefix>,
+    /// The portal's interface.
+    portal: Option<String>,
     journal: Journal,
     is_up: bool,
     /// Packets are led into the tunnel.
@@ -35,13 +38,15 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub fn new(interface: &str, options: &ExitClient, network: &Network, announced: &[IpPrefix], state: &Path) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
-            interface: interface.to_owned(),
-            options: options.clone(),
-            ranges: [network.cidr(), network.ula()],
-            announced: announced.to_vec(),
-            journal: Journal::open(state, JOURNAL),
+            interface: config.interface.clone(),
+            options: config.exit.clone(),
+            ranges: [config.network.cidr(), config.network.ula()],
+            behind: config.behind(),
+            near: config.near(),
+            portal: config.portal.as_ref().map(|p| p.interface.clone()),
+            journal: Journal::open(&config.state_dir, JOURNAL),
             is_up: false,
             leads: false,
         }
@@ -106,7 +111,7 @@ impl Tunnel {
             netlink.add_rule(&Rule::To { prefix, default: true }, ipv4)?;
         }
         let lan = LAN4.iter().chain(&LAN6).filter(|_| self.options.lan).filter_map(|p| p.parse().ok());
-        for prefix in lan.chain(self.ranges).filter(fits) {
+        for prefix in lan.chain(self.ranges).chain(self.near.iter().copied()).filter(fits) {
             netlink.add_rule(&Rule::To { prefix, default: false }, ipv4)?;
         }
         for user in &self.options.bypass.users {
@@ -116,14 +121,14 @@ impl Tunnel {
     }
 
     /// Goes on as these options say. The fence, if there is one before and after, is not opened in between.
-    pub fn change(&mut self, options: &ExitClient, announced: &[IpPrefix]) -> io::Result<()> {
+    pub fn change(&mut self, options: &ExitClient, (behind, near): (Vec<IpPrefix>, Vec<IpPrefix>)) -> io::Result<()> {
         if self.leads {
             Netlink::open()?.remove_rules()?;
         }
         self.is_up = false;
         self.leads = false;
         self.options = options.clone();
-        self.announced = announced.to_vec();
+        (self.behind, self.near) = (behind, near);
         Ok(())
     }
 
@@ -138,7 +143,8 @@ impl Tunnel {
     fn rules(&self) -> String {
         let o = &self.options;
         let (mark, mesh) = (format!("{MARK:#x}"), &self.interface);
-        let inside = format!("{{ \"lo\", \"{mesh}\" }}");
+        let portal = self.portal.iter().map(|p| format!(", \"{p}\"")).collect::<String>();
+        let inside = format!("{{ \"lo\", \"{mesh}\"{portal} }}");
         let mut out = String::new();
         let mut chain = |name: &str, kind: &str, rules: &[String]| {
             let _ = write!(out, "chain {name} {{ {kind}; policy accept;\n{}\n}}\n", rules.join("\n"));
@@ -218,7 +224,7 @@ impl Tunnel {
         for (family, protocol, range) in [("ip", "ipv4", self.ranges[0]), ("ip6", "ipv6", self.ranges[1])] {
             let mesh = &self.interface;
             out.push(format!("oifname != {{ \"lo\", \"{mesh}\" }} meta mark {mark} {family} saddr {range} masquerade"));
-            for own in self.announced.iter().chain([&range]).filter(|p| firewall::family(p.addr()) == family) {
+            for own in self.behind.iter().chain([&range]).filter(|p| firewall::family(p.addr()) == family) {
                 out.push(format!("oifname \"{mesh}\" {family} saddr {own} return"));
             }
             out.push(format!("oifname \"{mesh}\" meta nfproto {protocol} masquerade"));
@@ -231,5 +237,6 @@ impl Tunnel {
 pub fn clean_up(state_dir: &Path) -> io::Result<()> {
     let _lock = state::lock(state_dir)?;
     Journal::open(state_dir, JOURNAL).undo()?;
-    super::gateway::clean_up(state_dir)
+    super::gateway::clean_up(state_dir)?;
+    super::access::clean_up(state_dir)
 }

@@ -19,6 +19,8 @@ pub struct Invitation {
     pub expires: UnixTime,
     /// The name that the certificate will carry; empty: the node's own.
     pub name: String,
+    /// The groups that the certificate will put the node in.
+    pub groups: Vec<String>,
     /// Who has used it.
     pub used_by: Option<NodeId>,
 }

@@ -138,7 +138,7 @@ impl Node {
             name: name.clone(),
             addresses: Vec::new(),
             prefixes: Vec::new(),
-            groups: Vec::new(),
+            groups: invitation.groups.clone(),
             not_before: unix.saturating_sub(3600),
             not_after: unix + 365 * 86_400,
             serial,

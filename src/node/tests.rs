@@ -422,6 +422,7 @@ fn an_invite_admits_one_node_whose_routes_then_work() {
             hash: crate::crypto::sha256(&[b"one-time"]),
             expires: 5000,
             name: String::new(),
+            groups: vec!["guests".to_owned()],
             used_by: None,
         };
         let root = node_with(1, &network, |c| {

@@ -51,6 +51,12 @@ impl IpPrefix {
         Some(Self { addr, len })
     }
 
+    /// Whether some address is in both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.addr) || other.contains(self.addr)
+    }
+
     /// The prefix that holds just this address.
     #[must_use]
     pub fn host(addr: IpAddr) -> Self {

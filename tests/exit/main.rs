@@ -1,5 +1,6 @@
 //! Exits: real daemons, a web server outside the mesh, and captures of what leaves a client.
 
+mod access;
 mod exits;
 #[path = "../nat/firewall.rs"]
 mod firewall;
@@ -7,6 +8,7 @@ mod firewall;
 mod harness;
 mod leaks;
 mod names;
+mod portal;
 mod reload;
 mod subnets;
 #[path = "../e2e/watch.rs"]
@@ -25,5 +27,7 @@ fn main() -> ExitCode {
         ("a_network_behind_a_node", subnets::behind_a_node),
         ("the_configuration_changes_while_it_runs", reload::while_running),
         ("names_of_the_mesh", names::of_the_mesh),
+        ("access_rules_are_what_happens", access::what_is_said_happens),
+        ("stock_wireguard_clients", portal::stock_clients),
     ])
 }

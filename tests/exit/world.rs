@@ -60,7 +60,7 @@ pub struct World {
     pub exits: Vec<Daemon>,
     _server: Server,
     _dir: Dir,
-    _internet: Internet,
+    internet: Internet,
 }
 
 impl World {
@@ -69,13 +69,8 @@ impl World {
     pub fn new(client: &str, exit: &str) -> Self {
         let dir = Dir::new();
         let mut internet = Internet::new().unwrap();
-        let mut public = |at: Ipv4Addr| {
-            let host = internet.public(at.into()).unwrap();
-            host.ns.run(|| Netlink::open()?.add_address("eth0", v6(at).into(), 64)).unwrap();
-            host
-        };
-        let (web, relay_host) = (public(WEB), public(RELAY));
-        let exit_hosts = EXITS.map(&mut public).into_iter().collect();
+        let (web, relay_host) = (public(&mut internet, WEB), public(&mut internet, RELAY));
+        let exit_hosts = EXITS.map(|at| public(&mut internet, at)).into_iter().collect();
         let (router, client_host) = internet.home(ROUTER.into(), [192, 168, 7]).unwrap();
         let everything = "::/0".parse().unwrap();
         let home = "2001:db8:7::/64".parse().unwrap();
@@ -118,8 +113,13 @@ impl World {
             exits: exits.into_iter().collect(),
             _server: server,
             _dir: dir,
-            _internet: internet,
+            internet,
         }
+    }
+
+    /// One more home with IPv4: its router, and a machine in it.
+    pub fn home(&mut self, n: u8) -> (Host, Host) {
+        self.internet.home([203, 0, 113, n].into(), [192, 168, n]).unwrap()
     }
 
     pub fn start_client(&mut self) {
@@ -159,6 +159,12 @@ impl World {
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+fn public(internet: &mut Internet, at: Ipv4Addr) -> Host {
+    let host = internet.public(at.into()).unwrap();
+    host.ns.run(|| Netlink::open()?.add_address("eth0", v6(at).into(), 64)).unwrap();
+    host
 }
 
 /// Asks the web server at `to` what it sees this host as.

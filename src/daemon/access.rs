@@ -1,0 +1,242 @@
+//! Access rules in force: a table of the host's firewall that follows who is in the mesh.
+
+use std::{
+    io,
+    path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use super::{control::Control, journal::Journal};
+use crate::{
+    access::{Because, Facts, Member, Policy, Protocol},
+    api::AccessAnswer,
+    config::{Access, Config, PORTAL},
+    host::{self, firewall},
+    node::Node,
+    portal::Portal,
+};
+
+const TABLE: &str = "aegisray_access";
+const JOURNAL: &str = "access.json";
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+pub(super) struct AccessRules {
+    access: Access,
+    journal: Journal,
+    /// What is in the table; empty: there is none.
+    table: String,
+    loader: Option<Sender<String>>,
+}
+
+impl AccessRules {
+    /// Puts the rules in force, before anything comes in. What a daemon that crashed has left is replaced.
+    pub fn start(config: &Config, facts: &Facts) -> io::Result<Self> {
+        let mut rules = Self {
+            access: config.access.clone(),
+            journal: Journal::open(&config.state_dir, JOURNAL),
+            table: String::new(),
+            loader: None,
+        };
+        let table = table(&rules.policy(facts));
+        if table.is_empty() {
+            rules.journal.undo()?;
+        } else {
+            rules.journal.note_table(TABLE)?;
+            firewall::put_table(TABLE, &table)?;
+        }
+        rules.table = table;
+        Ok(rules)
+    }
+
+    pub fn policy(&self, facts: &Facts) -> Policy {
+        Policy::new(&self.access, facts)
+    }
+
+    /// To be called when members, clients or the configuration have changed. Loading takes its time elsewhere.
+    pub fn follow(&mut self, facts: &Facts) {
+        let table = table(&self.policy(facts));
+        if table == self.table {
+            return;
+        }
+        if let Err(error) = self.journal.note_table(TABLE).and_then(|()| self.load(table.clone())) {
+            tracing::error!(%error, "the access rules are as they were before (access)");
+            return;
+        }
+        self.table = table;
+    }
+
+    fn load(&mut self, table: String) -> io::Result<()> {
+        if self.loader.is_none() {
+            let (sender, tables) = channel();
+            let name = "aegis-access".to_owned();
+            thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || load_all(&tables))?;
+            self.loader = Some(sender);
+        }
+        self.loader.as_ref().map_or(Ok(()), |l| l.send(table)).map_err(io::Error::other)
+    }
+
+    /// Other rules from the configuration.
+    pub fn change(&mut self, access: Access) {
+        self.access = access;
+    }
+
+    /// Takes the table away.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.loader = None;
+        self.journal.undo()
+    }
+}
+
+fn table(policy: &Policy) -> String {
+    if policy.is_open() { String::new() } else { policy.table() }
+}
+
+/// Loads each table that comes; of several that wait, the last. What can't be loaded is tried again, and until then the one
+/// before is in force.
+fn load_all(tables: &Receiver<String>) {
+    let mut failed: Option<String> = None;
+    loop {
+        let mut table = match (tables.recv_timeout(TRY_AGAIN), failed.take()) {
+            (Ok(table), _) | (Err(RecvTimeoutError::Timeout), Some(table)) => table,
+            (Err(RecvTimeoutError::Timeout), None) => continue,
+            (Err(RecvTimeoutError::Disconnected), _) => return,
+        };
+        while let Ok(later) = tables.try_recv() {
+            table = later;
+        }
+        let loaded = if table.is_empty() { firewall::remove_table(TABLE) } else { firewall::put_table(TABLE, &table) };
+        if let Err(error) = loaded {
+            tracing::error!(%error, "the access rules are as they were before; trying again (access)");
+            failed = Some(table);
+        }
+    }
+}
+
+/// Takes away what a daemon that no longer runs has left.
+pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
+    Journal::open(state_dir, JOURNAL).undo()
+}
+
+/// What the rules are about.
+pub(super) fn facts(config: &Config, node: &Node, portal: Option<&Portal>) -> Facts {
+    let members = node.routing().announcements().map(|known| {
+        let certificate = known.record.certificate.as_ref();
+        Member {
+            id: known.id,
+            name: certificate.map(|c| c.name.clone()).unwrap_or_default(),
+            groups: certificate.map(|c| c.groups.clone()).unwrap_or_default(),
+            addresses: known.record.addresses.to_vec(),
+        }
+    });
+    let clients = portal.map(Portal::list).unwrap_or_default();
+    let portal = config.portal.as_ref().map(|p| p.interface.clone());
+    Facts {
+        ranges: vec![config.network.cidr(), config.network.ula()],
+        here: host::interface_addresses().unwrap_or_default().into_iter().map(|(_, ip)| ip).collect(),
+        members: members.collect(),
+        clients: clients.into_iter().map(|c| (c.name, c.addresses.to_vec())).collect(),
+        interfaces: std::iter::once(config.interface.clone()).chain(portal).collect(),
+    }
+}
+
+impl Control {
+    pub fn access_facts(&self) -> Facts {
+        facts(&self.config, &self.node, self.portal.as_deref())
+    }
+
+    /// Other rules in force, but for the portal, which is what it is until a restart.
+    pub fn change_access(&mut self, mut access: Access) {
+        access.segments.retain(|s| s.name != PORTAL);
+        access.segments.extend(self.config.access.segments.iter().find(|s| s.name == PORTAL).cloned());
+        self.config.access = access.clone();
+        self.access.change(access);
+        let facts = self.access_facts();
+        self.access.follow(&facts);
+    }
+
+    /// What becomes of a connection from `source` to `target`, and why.
+    pub fn test_access(&self, source: &str, target: &str, protocol: Protocol) -> Result<AccessAnswer, String> {
+        let facts = self.access_facts();
+        let policy = self.access.policy(&facts);
+        let to = match target {
+            "self" => self.node.addresses().to_vec(),
+            _ => self.addresses_of(target, &facts)?,
+        };
+        let sources = self.addresses_of(source, &facts)?;
+        let both = to.iter().find_map(|to| Some((*to, *sources.iter().find(|s| s.is_ipv4() == to.is_ipv4())?)));
+        let (to, source_ip) = both.ok_or("source and target have no address of one family")?;
+        let decision = policy.decide(source_ip, to, protocol);
+        let reason = match &decision.because {
+            Because::Rule(n) => {
+                let rule = &self.config.access.rules[*n];
+                let file = self.config.path.display();
+                format!("rule {} ({file}:{}): {rule}", n + 1, rule.line)
+            }
+            Because::Names => "clients of the portal may ask this node for names".to_owned(),
+            Because::Segment(name, policy) => {
+                format!("no rule speaks of it; the segment `{name}` has the policy {policy}")
+            }
+            Because::Guest => "no rule speaks of it, and guests may do nothing else".to_owned(),
+            Because::Default if decision.allowed => "no rule speaks of it; access.default is allow".to_owned(),
+            Because::Default => "no rule speaks of it; access.default is deny".to_owned(),
+        };
+        let is_here = facts.here.contains(&to);
+        let owner = self.node.owner_of(to).filter(|id| !is_here && *id != self.node.id());
+        let is_client = facts.clients.iter().any(|(_, ips)| ips.contains(&source_ip));
+        let note = owner.map(|id| {
+            let name = self.name_of(&id);
+            if is_client {
+                format!("{name} has rules of its own: ask there too")
+            } else {
+                format!("it is {name} that decides about this, not this node: ask there")
+            }
+        });
+        Ok(AccessAnswer {
+            allowed: decision.allowed,
+            source: source_ip,
+            target: to,
+            protocol: protocol.to_string(),
+            reason,
+            note: note.unwrap_or_default(),
+        })
+    }
+
+    /// Addresses of a node, a client of the portal, or one given as it is.
+    fn addresses_of(&self, who: &str, facts: &Facts) -> Result<Vec<std::net::IpAddr>, String> {
+        if let Ok(ip) = who.parse() {
+            return Ok(vec![ip]);
+        }
+        if let Some(client) = who.strip_prefix("portal:") {
+            let found = facts.clients.iter().find(|(name, _)| name == client);
+            return found
+                .map(|(_, ips)| ips.clone())
+                .ok_or_else(|| format!("the portal has no client `{client}`; `aegisray portal list` lists them"));
+        }
+        let id = self.find(who)?;
+        if id == self.node.id() {
+            return Ok(self.node.addresses().to_vec());
+        }
+        let member = facts.members.iter().find(|m| m.id == id);
+        member.map(|m| m.addresses.clone()).ok_or_else(|| format!("nothing is known of {who} yet"))
+    }
+
+    /// The rules in their order, with how much each one's `who` comes to.
+    pub fn list_access(&self) -> Vec<String> {
+        let access = &self.config.access;
+        let sizes = self.access.policy(&self.access_facts()).sizes();
+        let mut out = Vec::new();
+        for (n, (rule, size)) in access.rules.iter().zip(sizes).enumerate() {
+            let size = size.map_or("anybody".to_owned(), |n| format!("{n} addresses or networks"));
+            out.push(format!("{:>3}  {rule}  ({size})", n + 1));
+        }
+        for segment in &access.segments {
+            let prefixes = segment.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            out.push(format!("     segment {} ({prefixes}): {}", segment.name, segment.policy));
+        }
+        out.push("     group guests: deny".to_owned());
+        out.push(format!("     default: {}", if access.default_allow { "allow" } else { "deny" }));
+        out
+    }
+}

@@ -1,0 +1,161 @@
+//! The portal's two threads: datagrams to packets, and packets to datagrams.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use boringtun::noise::{Packet, Tunn, TunnResult, handshake::parse_handshake_anon};
+
+use super::{Peer, Portal, lock};
+use crate::{tun::IoVectors, wire::vnet::VNET_HEADER};
+
+/// Room for any datagram or packet, and for what WireGuard adds.
+const BUFFER: usize = 65_536 + 64;
+/// How often keepalives and rekeys are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How often it is written down where clients are.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// The number of a client in the receiver index of its sessions: the lowest byte is the session's.
+const NUMBER_SHIFT: u32 = 8;
+
+impl Portal {
+    /// Takes in datagrams, as long as the process lives.
+    pub(super) fn receive(&self) {
+        let (mut datagram, mut out) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let mut vectors = IoVectors::default();
+        let (mut ticked, mut remembered) = (Instant::now(), Instant::now());
+        self.greet(&mut out);
+        // Without it, rekeys would wait for the next datagram.
+        let _ = self.socket.set_read_timeout(Some(TICK));
+        loop {
+            match self.socket.recv_from(&mut datagram) {
+                Ok((n, from)) => self.take_in(&datagram[..n], from, &mut out, &mut vectors),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                // An ICMP error to something sent, say.
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.tick(&mut out);
+            }
+            if remembered.elapsed() >= REMEMBER {
+                remembered = Instant::now();
+                self.remember();
+            }
+        }
+    }
+
+    fn take_in(&self, datagram: &[u8], from: SocketAddr, out: &mut [u8], vectors: &mut IoVectors) {
+        let clients = self.clients.load();
+        let found = match self.limiter.verify_packet(Some(from.ip()), datagram, out) {
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                // Lost is lost.
+                let _ = self.socket.send_to(cookie, from);
+                return;
+            }
+            Err(_) => return,
+            Ok(Packet::HandshakeInit(init)) => {
+                let Ok(half) = parse_handshake_anon(&self.private, &self.public, &init) else { return };
+                clients.by_key.get(&half.peer_static_public)
+            }
+            Ok(Packet::HandshakeResponse(p)) => clients.by_number.get(&(p.receiver_idx >> NUMBER_SHIFT)),
+            Ok(Packet::PacketCookieReply(p)) => clients.by_number.get(&(p.receiver_idx >> NUMBER_SHIFT)),
+            Ok(Packet::PacketData(p)) => clients.by_number.get(&(p.receiver_idx >> NUMBER_SHIFT)),
+        };
+        let Some(peer) = found else { return };
+        let mut tunn = lock(&peer.tunn);
+        let mut input = datagram;
+        loop {
+            match tunn.decapsulate(None, input, out) {
+                TunnResult::Err(_) => return,
+                TunnResult::Done => break,
+                TunnResult::WriteToNetwork(reply) => {
+                    let _ = self.socket.send_to(reply, from);
+                    // What has waited for the session follows.
+                    input = &[];
+                }
+                TunnResult::WriteToTunnelV4(packet, ip) => {
+                    self.deliver(peer, packet, ip.into(), vectors);
+                    break;
+                }
+                TunnResult::WriteToTunnelV6(packet, ip) => {
+                    self.deliver(peer, packet, ip.into(), vectors);
+                    break;
+                }
+            }
+        }
+        drop(tunn);
+        *lock(&peer.endpoint) = Some(from);
+    }
+
+    fn deliver(&self, peer: &Peer, packet: &[u8], source: IpAddr, vectors: &mut IoVectors) {
+        if !peer.addresses.contains(&source) {
+            return;
+        }
+        peer.received.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        // What the interface has no room for is lost, as on any link.
+        let _ = self.tun.write(0, &[0; VNET_HEADER], std::iter::once(packet), vectors);
+    }
+
+    /// Asks those who were here before a restart for new sessions: they would take 15 s to notice that theirs are gone.
+    fn greet(&self, out: &mut [u8]) {
+        for peer in self.clients.load().by_number.values().filter(|p| lock(&p.endpoint).is_some()) {
+            if let TunnResult::WriteToNetwork(datagram) = lock(&peer.tunn).format_handshake_initiation(out, false) {
+                self.send_to(peer, datagram);
+            }
+        }
+    }
+
+    fn tick(&self, out: &mut [u8]) {
+        self.limiter.reset_count();
+        for peer in self.clients.load().by_number.values() {
+            let mut tunn = lock(&peer.tunn);
+            if let TunnResult::WriteToNetwork(datagram) = tunn.update_timers(out) {
+                self.send_to(peer, datagram);
+            }
+        }
+    }
+
+    fn send_to(&self, peer: &Peer, datagram: &[u8]) {
+        let to = *lock(&peer.endpoint);
+        if let Some(to) = to {
+            // Lost is lost.
+            let _ = self.socket.send_to(datagram, to);
+        }
+    }
+
+    /// Sends what the host has for clients, as long as the process lives.
+    pub(super) fn send(&self) {
+        let (mut packet, mut out) = (vec![0; BUFFER], vec![0; BUFFER]);
+        loop {
+            if let Err(error) = self.tun.wait(0) {
+                tracing::error!(%error, "the portal's interface is gone: clients get no answers until a restart");
+                return;
+            }
+            while let Ok(n) = self.tun.read(0, &mut packet) {
+                let Some(packet) = packet[..n].get(VNET_HEADER..) else { continue };
+                let to = Tunn::dst_address(packet);
+                let clients = self.clients.load();
+                if let Some(peer) = to.and_then(|ip| clients.by_address.get(&ip)) {
+                    self.encapsulate(peer, packet, &mut out);
+                }
+            }
+        }
+    }
+
+    fn encapsulate(&self, peer: &Arc<Peer>, packet: &[u8], out: &mut [u8]) {
+        // Who was never heard can't be told anything.
+        if lock(&peer.endpoint).is_none() {
+            return;
+        }
+        let mut tunn = lock(&peer.tunn);
+        if let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(packet, out) {
+            self.send_to(peer, datagram);
+            peer.sent.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
