@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{ConfigError, Reader, raw::Text};
+use crate::{identity::MAX_SERVICES, types::Service};
 
 /// A server to ask for names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +84,16 @@ pub(super) struct RawDns {
     serve: bool,
     suffix: Option<Spanned<Text>>,
     split: Vec<RawSplit>,
+    services: Vec<RawService>,
     host: Option<Spanned<Text>>,
     resolv_conf: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawService {
+    service: Spanned<Text>,
+    port: u16,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,13 +106,37 @@ struct RawSplit {
 impl Default for RawDns {
     fn default() -> Self {
         let resolv_conf = PathBuf::from("/etc/resolv.conf");
-        Self { servers: Vec::new(), serve: true, suffix: None, split: Vec::new(), host: None, resolv_conf }
+        Self {
+            servers: Vec::new(),
+            serve: true,
+            suffix: None,
+            split: Vec::new(),
+            services: Vec::new(),
+            host: None,
+            resolv_conf,
+        }
     }
 }
 
 impl Reader<'_> {
     pub(super) fn name_servers(&self, raw: &RawDns) -> Result<Vec<NameServer>, ConfigError> {
         self.servers(&raw.servers)
+    }
+
+    pub(super) fn services(&self, raw: &RawDns) -> Result<Vec<Service>, ConfigError> {
+        let read = |s: &RawService| {
+            let kind = s.service.value.0.parse().map_err(|e: String| self.error(&s.service.referenced, e))?;
+            match s.port {
+                0 => Err(self.error(&s.service.referenced, "expected a port from 1 to 65535")),
+                port => Ok(Service { kind, port }),
+            }
+        };
+        match raw.services.get(MAX_SERVICES) {
+            Some(s) => {
+                Err(self.error(&s.service.referenced, format!("a node tells of at most {MAX_SERVICES} services")))
+            }
+            None => raw.services.iter().map(read).collect(),
+        }
     }
 
     pub(super) fn mesh_names(&self, raw: &RawDns) -> Result<Option<MeshNames>, ConfigError> {

@@ -29,7 +29,7 @@ pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping,
 use crate::{
     crypto::{Algorithm, Cipher},
     identity::{Identity, Network, keyfile},
-    types::{IpPrefix, Metric, NodeId},
+    types::{IpPrefix, Metric, NodeId, Service},
 };
 
 /// Where things are kept unless the configuration says otherwise.
@@ -87,6 +87,8 @@ pub struct Config {
     pub stealth: Stealth,
     /// Whom to ask for names; empty: whom this host asks.
     pub name_servers: Vec<NameServer>,
+    /// What this node offers, for others to find by name.
+    pub services: Vec<Service>,
     /// The names of the mesh; `None`: not served here.
     pub names: Option<MeshNames>,
     pub advertise: Vec<SocketAddr>,
@@ -343,6 +345,7 @@ impl Reader<'_> {
             listen,
             stealth,
             name_servers: self.name_servers(&raw.dns)?,
+            services: self.services(&raw.dns)?,
             names: self.mesh_names(&raw.dns)?,
             advertise: raw.listen.advertise.iter().map(|e| e.0).collect(),
             bootstrap: self.bootstrap(&raw.peers.bootstrap)?,

@@ -220,6 +220,7 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
         endpoints: config.advertise.clone(),
         certificate: config.certificate.clone(),
         no_relay: !config.relay,
+        services: config.services.clone(),
         ..RecordContent::default()
     };
     let defaults = NodeConfig::new(config.network.clone(), content, unix);

@@ -178,6 +178,7 @@ impl NameService {
             name: known.record.name.clone(),
             is_certified: known.record.certificate.as_ref().is_some_and(|c| !c.name.is_empty()),
             addresses: known.record.addresses,
+            services: known.record.services.clone(),
         });
         let book = self.book.load();
         book.zone.store(Arc::new(Zone::new(&self.suffix, book.ranges, hosts.collect())));

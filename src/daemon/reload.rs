@@ -17,7 +17,7 @@ use crate::{
 type Carried = (Option<ExitNode>, Vec<IpPrefix>, bool);
 
 /// Sections and keys that can change; whatever begins with one of these.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 13] = [
     "access",
     "exit",
     "exit_options",
@@ -28,6 +28,7 @@ const LIVE: [&str; 12] = [
     "dns.serve",
     "dns.suffix",
     "dns.split",
+    "dns.services",
     "dns.host",
     "dns.resolv_conf",
 ];
@@ -76,6 +77,8 @@ impl Control {
         }
         if has("dns") || has("exit_node") {
             self.config.names = new.names;
+            self.config.services = new.services;
+            self.announce();
             self.serve_names();
         }
         self.config.text = new.text;
@@ -96,11 +99,16 @@ impl Control {
     fn start_gateway(&mut self) -> io::Result<()> {
         self.gateway.stop()?;
         self.gateway = Gateway::start(&self.config)?;
-        let country = self.config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default();
-        self.node.set_announced(announced(&self.config), country);
+        self.announce();
         self.routes.set_own(&self.config.behind());
         self.routes.follow(self.node.announced_prefixes());
         Ok(())
+    }
+
+    /// Tells others what this node carries and offers now.
+    fn announce(&mut self) {
+        let country = self.config.exit_node.as_ref().map(|e| e.country.clone()).unwrap_or_default();
+        self.node.set_announced(announced(&self.config), country, self.config.services.clone());
     }
 
     /// The same because of a signal: what becomes of it is in the log.

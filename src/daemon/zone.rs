@@ -7,10 +7,10 @@ use std::{
 
 use hickory_resolver::proto::rr::{
     Name, RData, Record, RecordType,
-    rdata::{PTR, SOA},
+    rdata::{PTR, SOA, SRV},
 };
 
-use crate::types::{IpPrefix, NodeId};
+use crate::types::{IpPrefix, NodeId, Service};
 
 /// Seconds that others may keep an answer: nodes come and go.
 const TTL: u32 = 30;
@@ -22,6 +22,7 @@ pub(super) struct Host {
     /// A certificate of the network's authority gives it this name.
     pub is_certified: bool,
     pub addresses: [IpAddr; 2],
+    pub services: Vec<Service>,
 }
 
 /// What there is to say to a question.
@@ -42,6 +43,8 @@ pub(super) struct Zone {
     ranges: Vec<IpPrefix>,
     hosts: HashMap<Name, [IpAddr; 2]>,
     names: HashMap<IpAddr, Name>,
+    /// By `_http._tcp.NAME.SUFFIX` and, for all nodes, `_http._tcp.SUFFIX`: ports and who has them.
+    services: HashMap<Name, Vec<(u16, Name)>>,
 }
 
 impl Zone {
@@ -49,7 +52,13 @@ impl Zone {
     /// one of them may be somebody who would like to be the other.
     pub fn new(suffix: &str, ranges: [IpPrefix; 2], all: Vec<Host>) -> Self {
         let suffix = Name::from_utf8(format!("{suffix}.")).unwrap_or_default();
-        let mut zone = Self { suffix, ranges: ranges.to_vec(), hosts: HashMap::new(), names: HashMap::new() };
+        let mut zone = Self {
+            suffix,
+            ranges: ranges.to_vec(),
+            hosts: HashMap::new(),
+            names: HashMap::new(),
+            services: HashMap::new(),
+        };
         let mut claims: BTreeMap<String, Vec<Host>> = BTreeMap::new();
         for host in all {
             if let Some(name) = zone.name(&host.id.to_string()) {
@@ -68,7 +77,13 @@ impl Zone {
             for ip in host.addresses {
                 zone.names.insert(ip, name.clone());
             }
-            zone.hosts.insert(name, host.addresses);
+            zone.hosts.insert(name.clone(), host.addresses);
+            for Service { kind, port } in &host.services {
+                for domain in [&name, &zone.suffix] {
+                    let Ok(of) = Name::from_utf8(kind.as_str()).and_then(|n| n.append_domain(domain)) else { continue };
+                    zone.services.entry(of).or_default().push((*port, name.clone()));
+                }
+            }
         }
         zone
     }
@@ -98,6 +113,12 @@ impl Zone {
         if !self.suffix.zone_of(name) {
             return Answer::NotOurs;
         }
+        if let Some(all) = self.services.get(name) {
+            // None is better than another (RFC 2782: priority and weight).
+            let srv = |(port, target): &(u16, Name)| RData::SRV(SRV::new(0, 0, *port, target.clone()));
+            let records = all.iter().map(|of| Record::from_rdata(name.clone(), TTL, srv(of)));
+            return if kind == RecordType::SRV { Answer::Records(records.collect()) } else { Answer::Nothing };
+        }
         let Some(addresses) = self.hosts.get(name) else { return Answer::NoSuchName };
         let wanted = addresses.iter().filter(|ip| match kind {
             RecordType::A => ip.is_ipv4(),
@@ -126,7 +147,8 @@ mod tests {
 
     fn host(n: u8, name: &str, is_certified: bool) -> Host {
         let addresses = [[100, 64, 0, n].into(), format!("fd00::{n}").parse().unwrap()];
-        Host { id: NodeId([n; 32]), name: name.to_owned(), is_certified, addresses }
+        let services = vec![Service { kind: "_http._tcp".parse().unwrap(), port: 8000 + u16::from(n) }];
+        Host { id: NodeId([n; 32]), name: name.to_owned(), is_certified, addresses, services }
     }
 
     fn data(answer: Answer) -> Vec<String> {
@@ -159,5 +181,11 @@ mod tests {
         assert_eq!(ask("1.1.168.192.in-addr.arpa.", RecordType::PTR), ["NotOurs"]);
         assert_eq!(ask("www.example.org.", RecordType::A), ["NotOurs"]);
         assert_eq!(ask("aegis.", RecordType::A), ["Nothing"]);
+        assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::SRV), ["0 0 8001 alpha.aegis."]);
+        let mut all = ask("_http._tcp.aegis.", RecordType::SRV);
+        all.sort();
+        assert_eq!(all, ["0 0 8001 alpha.aegis.", "0 0 8004 known.aegis."], "and of no twin");
+        assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::A), ["Nothing"]);
+        assert_eq!(ask("_smtp._tcp.alpha.aegis.", RecordType::SRV), ["NoSuchName"]);
     }
 }

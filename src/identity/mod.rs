@@ -11,7 +11,9 @@ pub use admission::{Policy, Refusal};
 pub use certificate::{Authority, Certificate, Revocations};
 pub use invite::{Invite, InviteError};
 pub use network::{IPV4_ATTEMPTS, Network};
-pub use record::{MAX_ENDPOINTS, MAX_PREFIXES, Record, RecordContent, RecordSource, Verified, Verify, authenticate};
+pub use record::{
+    MAX_ENDPOINTS, MAX_PREFIXES, MAX_SERVICES, Record, RecordContent, RecordSource, Verified, Verify, authenticate,
+};
 
 use crate::{
     crypto::{Algorithm, CryptoError, SigningKey, hkdf_sha256, sha256, x25519_public},

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, verify_context};
 use crate::{
     crypto::{X25519_LEN, sha256},
-    types::{IpPrefix, NodeId, SeqNo, is_country},
+    types::{IpPrefix, NodeId, SeqNo, Service, is_country},
     wire::{self, proto},
 };
 
@@ -19,6 +19,8 @@ const ANNOUNCE: &str = "aegisray announce v1";
 pub const MAX_ENDPOINTS: usize = 16;
 /// A record names at most so many prefixes beside the mesh addresses.
 pub const MAX_PREFIXES: usize = 64;
+/// A record names at most so many services.
+pub const MAX_SERVICES: usize = 16;
 /// Lifetimes are cut to a day.
 const MAX_LIFETIME_S: u32 = 86_400;
 
@@ -35,6 +37,7 @@ pub struct RecordContent {
     pub boot: u32,
     /// Where this node's exit is: a country code, or empty.
     pub country: String,
+    pub services: Vec<Service>,
 }
 
 /// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
@@ -53,6 +56,7 @@ pub struct Record {
     pub no_relay: bool,
     pub boot: u32,
     pub country: String,
+    pub services: Vec<Service>,
 }
 
 /// An announcement whose signature is verified, with the record that it signs.
@@ -136,6 +140,7 @@ fn parse_record(
         && !raw.name.chars().any(char::is_control)
         && raw.prefixes.len() <= MAX_PREFIXES
         && raw.endpoints.len() <= MAX_ENDPOINTS
+        && raw.services.len() <= MAX_SERVICES
         && raw.ipv4_attempt < IPV4_ATTEMPTS
         && (raw.country.is_empty() || is_country(&raw.country));
     if !sane {
@@ -167,7 +172,17 @@ fn parse_record(
         no_relay: raw.no_relay,
         boot: raw.boot,
         country: raw.country,
+        services: raw.services.iter().map(service).collect::<Option<_>>().ok_or(bad)?,
     })
+}
+
+fn encode_service(service: &Service) -> proto::Service {
+    proto::Service { kind: service.kind.to_string(), port: service.port.into() }
+}
+
+fn service(raw: &proto::Service) -> Option<Service> {
+    let port = u16::try_from(raw.port).ok().filter(|p| *p > 0)?;
+    Some(Service { kind: raw.kind.parse().ok()?, port })
 }
 
 impl Identity {
@@ -185,6 +200,7 @@ impl Identity {
             no_relay: content.no_relay,
             boot: content.boot,
             country: content.country.clone(),
+            services: content.services.iter().map(encode_service).collect(),
         }
         .encode_to_vec();
         let mut raw = proto::Announcement {

@@ -18,7 +18,10 @@ use super::{
     load,
     topology::Host,
 };
-use crate::host;
+use crate::{
+    api::{Request, Response},
+    host,
+};
 
 /// Options of `aegisray bench`.
 #[derive(Args, Debug, Clone)]
@@ -71,8 +74,8 @@ struct Subject {
     hosts: Vec<Host>,
     /// The far end's address.
     to: IpAddr,
-    /// The near end's address.
-    back: IpAddr,
+    /// The near end's address; `None`: the far end can't open connections to it.
+    back: Option<IpAddr>,
     daemons: Vec<Daemon>,
     others: Vec<Child>,
     /// Of another's program, with a space before it.
@@ -148,12 +151,13 @@ type Make = fn(&Path) -> io::Result<Option<Subject>>;
 fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> {
     let all: Vec<(&str, Make)> = vec![
         ("bare cable", |_| bare().map(Some)),
-        ("aegisray", |dir| mesh(dir, "direct", 2, "").map(Some)),
-        ("aegisray, relayed", |dir| mesh(dir, "relayed", 3, "").map(Some)),
-        ("aegisray, ChaCha20", |dir| mesh(dir, "chacha", 2, "session:\n  cipher: chacha20-poly1305\n").map(Some)),
+        ("aegisray", |dir| mesh(dir, "direct", 2, &|_| "").map(Some)),
+        ("aegisray, relayed", |dir| mesh(dir, "relayed", 3, &|_| "").map(Some)),
+        ("aegisray, exit", through_exit),
+        ("aegisray, ChaCha20", |dir| mesh(dir, "chacha", 2, &|_| "session:\n  cipher: chacha20-poly1305\n").map(Some)),
         #[cfg(feature = "bench-plaintext")]
-        ("aegisray, no encryption", |dir| mesh(dir, "open", 2, "").map(Some)),
-        ("aegisray, no offloads", |dir| mesh(dir, "plain", 2, "mesh:\n  offload: false\n").map(Some)),
+        ("aegisray, no encryption", |dir| mesh(dir, "open", 2, &|_| "").map(Some)),
+        ("aegisray, no offloads", |dir| mesh(dir, "plain", 2, &|_| "mesh:\n  offload: false\n").map(Some)),
         ("wireguard-go", |dir| wireguard(dir, "wireguard-go", &[])),
         ("boringtun-cli", |dir| wireguard(dir, "boringtun-cli", &["--disable-drop-privileges"])),
     ];
@@ -213,7 +217,9 @@ impl Rounds {
         self.per_call.push((packets - calls_before.0) as f64 / (calls - calls_before.1).max(1) as f64);
         self.one.push(rate / 1e9);
         self.four.push(load::tcp(near, far, subject.to, 4, time)? / 1e9);
-        self.reverse.push(load::tcp(far, near, subject.back, 1, time)? / 1e9);
+        if let Some(back) = subject.back {
+            self.reverse.push(load::tcp(far, near, back, 1, time)? / 1e9);
+        }
         Ok(())
     }
 
@@ -316,15 +322,15 @@ fn bare() -> io::Result<Subject> {
     Ok(Subject {
         hosts: vec![a, b],
         to: CABLE[1],
-        back: CABLE[0],
+        back: Some(CABLE[0]),
         daemons: vec![],
         others: vec![],
         version: String::new(),
     })
 }
 
-/// A line of `count` nodes, each with a cable to the next.
-fn mesh(dir: &Path, name: &str, count: usize, more: &str) -> io::Result<Subject> {
+/// A line of `count` nodes, each with a cable to the next; `more` is added to the configuration of each.
+fn mesh(dir: &Path, name: &str, count: usize, more: &dyn Fn(usize) -> &'static str) -> io::Result<Subject> {
     let program = std::env::current_exe()?;
     let hosts: Vec<Host> = (0..count).map(|_| Host::bare()).collect::<io::Result<_>>()?;
     for i in 1..count {
@@ -337,7 +343,7 @@ fn mesh(dir: &Path, name: &str, count: usize, more: &str) -> io::Result<Subject>
             if i > 0 { format!("peers:\n  bootstrap: [\"192.0.{}.1:51900\"]\n", 2 + i) } else { String::new() };
         let node = format!("{name}-{i}");
         let mut daemon =
-            Daemon::configure(&program, dir, &node, "a secret for the bench", &format!("{bootstrap}{more}"))?;
+            Daemon::configure(&program, dir, &node, "a secret for the bench", &format!("{bootstrap}{}", more(i)))?;
         #[cfg(feature = "bench-plaintext")]
         if name == "open" {
             daemon.environment.push((crate::crypto::PLAINTEXT.to_owned(), "1".to_owned()));
@@ -353,9 +359,31 @@ fn mesh(dir: &Path, name: &str, count: usize, more: &str) -> io::Result<Subject>
     let Some((to, back)) = started else {
         return Err(io::Error::other(format!("the mesh did not come up:\n{}", daemons[0].log_tail())));
     };
-    let subject = Subject { hosts, to, back, daemons, others: vec![], version: String::new() };
+    let subject = Subject { hosts, to, back: Some(back), daemons, others: vec![], version: String::new() };
     load::round_trips(subject.near(), subject.far(), to, 10, Duration::from_millis(10))?;
     Ok(subject)
+}
+
+/// A client, its exit, and a host outside the mesh that is reached through it; `None` without `nft`.
+fn through_exit(dir: &Path) -> io::Result<Option<Subject>> {
+    if host::firewall::rules().is_err() {
+        return Ok(None);
+    }
+    let mut subject = mesh(dir, "exit", 2, &|i| if i == 0 { "exit: auto\n" } else { "exit_node:\n  enabled: true\n" })?;
+    let outside = Host::bare()?;
+    let [near, far] = [1, 2].map(|last| IpAddr::from([203, 0, 113, last]));
+    subject.far().cable(&outside, ("eth1", near), ("eth0", far))?;
+    subject.hosts.push(outside);
+    let led = wait_for(Duration::from_secs(10), || match subject.daemons[0].ask(&Request::Exit { choice: None }) {
+        Ok(Response::Exit(status)) => status.name,
+        _ => None,
+    });
+    if led.is_none() {
+        return Err(io::Error::other(format!("there is no exit:\n{}", subject.daemons[0].log_tail())));
+    }
+    (subject.to, subject.back) = (far, None);
+    load::round_trips(subject.near(), subject.far(), far, 10, Duration::from_millis(10))?;
+    Ok(Some(subject))
 }
 
 /// Two ends of a WireGuard program with the cross-platform interface (`wg`'s UAPI); `None` where it isn't installed.
@@ -402,7 +430,7 @@ fn wireguard(dir: &Path, program: &str, arguments: &[&str]) -> io::Result<Option
             n.set_up(&interface, true)
         })?;
     }
-    (subject.to, subject.back) = (inner[1], inner[0]);
+    (subject.to, subject.back) = (inner[1], Some(inner[0]));
     load::round_trips(subject.near(), subject.far(), inner[1], 20, Duration::from_millis(20))?;
     Ok(Some(subject))
 }

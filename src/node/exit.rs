@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Node, display_name};
 use crate::{
     identity::Verified,
-    types::{ExitChoice, Instant, IpPrefix, Metric, NodeId},
+    types::{ExitChoice, Instant, IpPrefix, Metric, NodeId, Service},
 };
 
 /// An exit in use is left for one that is so much nearer, in metric units (µs), and at least twice as near: who changes
@@ -44,9 +44,9 @@ impl Node {
         self.choose_exit(now);
     }
 
-    /// Announces other prefixes beside its addresses from now on, and another country of its exit.
-    pub fn set_announced(&mut self, prefixes: Vec<IpPrefix>, country: String) {
-        self.own.set_offer(prefixes, country);
+    /// Announces other prefixes beside its addresses from now on, another country of its exit, and other services.
+    pub fn set_announced(&mut self, prefixes: Vec<IpPrefix>, country: String, services: Vec<Service>) {
+        self.own.set_offer(prefixes, country, services);
     }
 
     /// Lets in these nodes only, or all that meet the other rules.

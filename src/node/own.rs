@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{Event, Node};
 use crate::{
     identity::{IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Verified},
-    types::{Duration, Instant, IpPrefix, NodeId, SeqNo},
+    types::{Duration, Instant, IpPrefix, NodeId, SeqNo, Service},
 };
 
 /// How long others keep an announcement.
@@ -61,11 +61,12 @@ impl Own {
         Arc::new(identity.announce(network, &self.content, self.seqno, LIFETIME_S))
     }
 
-    /// Prefixes beside the addresses, and the country of the exit.
-    pub fn set_offer(&mut self, prefixes: Vec<IpPrefix>, country: String) {
-        self.dirty |= self.content.prefixes != prefixes || self.content.country != country;
-        self.content.prefixes = prefixes;
-        self.content.country = country;
+    /// Prefixes beside the addresses, the country of the exit, and services.
+    pub fn set_offer(&mut self, prefixes: Vec<IpPrefix>, country: String, services: Vec<Service>) {
+        let before = self.content.clone();
+        let content = RecordContent { prefixes, country, services, ..before };
+        self.dirty |= self.content != content;
+        self.content = content;
     }
 
     pub fn seqno(&self) -> SeqNo {

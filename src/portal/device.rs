@@ -18,7 +18,7 @@ const BUFFER: usize = 65_536 + 64;
 /// How often keepalives and rekeys are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How often it is written down where clients are.
-const REMEMBER: Duration = Duration::from_secs(10);
+const REMEMBER: Duration = Duration::from_secs(2);
 /// The number of a client in the receiver index of its sessions: the lowest byte is the session's.
 const NUMBER_SHIFT: u32 = 8;
 

@@ -5,12 +5,14 @@ mod hash;
 mod id;
 pub mod path;
 mod prefix;
+mod service;
 mod time;
 
 pub use exit::{ExitChoice, is_country};
 pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};
 pub use prefix::{IpPrefix, ParsePrefixError};
+pub use service::{Service, ServiceKind};
 pub use time::{Duration, Instant, UnixTime};
 
 /// Sequence number of an origin's announcements. Larger is newer; it never wraps, because it starts from the

@@ -94,7 +94,8 @@ pub fn of_the_mesh() {
         "dns:\n  host: file\n  resolv_conf: {}\n  split:\n    - {{ domain: corp.example, servers: [203.0.113.54] }}\n",
         resolv_conf.display()
     );
-    let mut alpha = node(&dir, "alpha", &quiet());
+    let services = "dns:\n  services: [{ service: _http._tcp, port: 8080 }]\n";
+    let mut alpha = node(&dir, "alpha", &format!("{}{services}", quiet()));
     let mut beta = node(&dir, "beta", &format!("{}{names}", bootstrap("203.0.113.1")));
     alpha.start(&alpha_host).unwrap();
     beta.start(&beta_host).unwrap();
@@ -107,6 +108,9 @@ pub fn of_the_mesh() {
     assert_eq!(ask(&["-x", &alpha_at.0.to_string()]), ["alpha.aegis."]);
     assert_eq!(ask(&["-x", &alpha_at.1.to_string()]), ["alpha.aegis."]);
     assert_eq!(ask(&["+tcp", "ALPHA.aegis"]), [alpha_at.0.to_string()]);
+    for name in ["_http._tcp.aegis", "_http._tcp.alpha.aegis"] {
+        assert_eq!(ask(&[name, "SRV"]), ["0 0 8080 alpha.aegis."], "{name}");
+    }
     assert_eq!(code(&beta_host, own.0, &["nobody.aegis"]), "NXDOMAIN");
     assert_eq!(ask(&["www.example.org"]), ["203.0.113.53"], "the provider's server is asked");
     assert_eq!(ask(&["intra.corp.example"]), ["203.0.113.54"], "split");
@@ -115,7 +119,7 @@ pub fn of_the_mesh() {
     assert_eq!(dig(&alpha_host, own.0, &["beta.aegis"]), [own.0.to_string()]);
     assert_eq!(code(&alpha_host, own.0, &["www.example.org"]), "REFUSED");
     println!(
-        "  dig alpha.aegis: {:?}, AAAA {:?}, PTR, TCP, split; strangers' names are refused to others",
+        "  dig alpha.aegis: {:?}, AAAA {:?}, PTR, SRV, TCP, split; strangers' names are refused to others",
         ask(&["alpha.aegis"]),
         ask(&["alpha.aegis", "AAAA"])
     );

@@ -167,11 +167,14 @@ pub fn stock_clients() {
     assert!(unknown.contains("no client `fridge`"), "{unknown}");
 
     // The daemon dies and comes back: clients go on with what they have.
+    std::thread::sleep(Duration::from_secs(2));
     world.client.kill();
     world.start_client();
+    let started = std::time::Instant::now();
     world.exit_in_use();
     let again = wait_for(Duration::from_secs(30), || fetch(&phone, WEB.into(), PATIENCE));
     assert_eq!(again, Some(EXITS[0].into()), "{}", world.client.log_tail());
+    println!("  kill -9 and a start: the phone goes on after {:.1} s", started.elapsed().as_secs_f64());
     println!("    {}", world.command(&["portal", "list"]).trim_end().replace('\n', "\n    "));
     let listed = clients(&world);
     assert_eq!(listed.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["phone", "printer", "tablet"]);
