@@ -68,6 +68,12 @@ if [ $((${#missing[@]} + ${#lean[@]})) -gt 0 ]; then
     fi
 fi
 
+# The real resolvconf(8), but not installed: this machine's names are none of the tests' business.
+if [ "${1:-}" = tests ] && [ ! -x target/openresolv/sbin/resolvconf ] && command -v apt-get >/dev/null; then
+    mkdir -p target/openresolv
+    (cd target/openresolv && apt-get download -qq openresolv && dpkg -x openresolv_*.deb . && rm openresolv_*.deb)
+fi
+
 if ! command -v cargo >/dev/null; then
     if command -v apt-get >/dev/null && $sudo apt-get update -qq && $sudo apt-get install -y -qq rustup >/dev/null 2>&1; then
         rustup default stable

@@ -18,6 +18,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 use crate::{
     api::ClientError,
@@ -279,15 +280,14 @@ fn start(path: &Path) -> Result<(), Failure> {
         std::process::abort();
     }));
     let config = Config::load(path)?;
-    let level = config.log_level.parse().unwrap_or(tracing::Level::INFO);
+    let level = |name: &str| name.parse().unwrap_or(LevelFilter::INFO);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        .init();
-    daemon::run(config)?;
+    let (filter, levels) = reload::Layer::new(level(&config.log_level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    // It fails only if there is no log any more.
+    let set_level = move |name: &str| drop(levels.reload(level(name)));
+    daemon::run(config, Box::new(set_level))?;
     Ok(())
 }
 

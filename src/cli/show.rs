@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{Request, Response, request},
-    node::Carrier,
+    node::{Carrier, RouteStatus},
     sim::Report,
     types::INFINITY,
 };
@@ -134,6 +134,11 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A network, and whether another node is used for it.
+fn prefix(of: &RouteStatus) -> impl Fn(&String) -> String {
+    |p| if of.standby.contains(p) { format!("({p})") } else { p.clone() }
+}
+
 pub(super) fn routes(socket: &Path, json: bool) -> Result<(), Failure> {
     let Response::Routes { routes } = ask(socket, &Request::Routes)? else { return Err(odd()) };
     if json {
@@ -148,7 +153,7 @@ pub(super) fn routes(socket: &Path, json: bool) -> Result<(), Failure> {
                 if r.direct { "direct".to_owned() } else { format!("via {}", r.next_hop_name) },
                 format!("{:.2} ms", f64::from(r.metric) / 1e3),
                 r.backup.clone().unwrap_or_else(|| "-".to_owned()),
-                r.prefixes.join(" "),
+                r.prefixes.iter().map(prefix(r)).collect::<Vec<_>>().join(" "),
             ]
         })
         .collect();

@@ -281,10 +281,7 @@ impl Reader<'_> {
             let prefixes = segment.cidr.iter().map(read).collect::<Result<_, _>>()?;
             segments.push(Segment { name, prefixes, policy: segment.policy });
         }
-        if let Some(portal) = portal {
-            let prefixes = portal.networks.to_vec();
-            segments.push(Segment { name: PORTAL.to_owned(), prefixes, policy: portal.policy });
-        }
+        segments.extend(portal.map(Portal::segment));
         let rules = raw.rules.iter().map(|rule| self.access_rule(rule, &segments, has_authority));
         let rules = rules.collect::<Result<_, _>>()?;
         Ok(Access { rules, segments, default_allow })

@@ -75,6 +75,16 @@ pub enum HostNames {
     Auto,
     /// This file (resolv.conf(5)), for all names.
     File(PathBuf),
+    /// The program resolvconf(8), for all names.
+    Resolvconf,
+}
+
+impl HostNames {
+    /// Whether this node is asked for every name.
+    #[must_use]
+    pub fn leads_all(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Resolvconf)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,8 +168,9 @@ impl Reader<'_> {
                 "auto" => HostNames::Auto,
                 "off" => HostNames::Off,
                 "file" => HostNames::File(raw.resolv_conf.clone()),
+                "resolvconf" => HostNames::Resolvconf,
                 other => {
-                    let message = format!("expected `auto`, `file` or `off`, got `{other}`");
+                    let message = format!("expected `auto`, `file`, `resolvconf` or `off`, got `{other}`");
                     return Err(self.error(&text.referenced, message));
                 }
             },

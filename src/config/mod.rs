@@ -405,9 +405,9 @@ impl Reader<'_> {
         if config.is_hidden() {
             config.hide();
         }
-        let asks_here = config.names.as_ref().is_some_and(|n| matches!(n.host, HostNames::File(_)));
+        let asks_here = config.names.as_ref().is_some_and(|n| n.host.leads_all());
         if asks_here && !config.may_forward_names() {
-            let why = "`file` with stealth.mode `always` would leave this host without names: nobody may be asked in the \
+            let why = "`file` or `resolvconf` with stealth.mode `always` would leave this host without names: nobody may be asked in the \
                        open. Choose an `exit` with the kill switch, or another value";
             return Err(self.missing("dns.host", why));
         }

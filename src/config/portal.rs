@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    ConfigError, Reader, SegmentPolicy,
+    ConfigError, PORTAL, Reader, Segment, SegmentPolicy,
     raw::{Interface, Prefix, Text},
 };
 use crate::{
@@ -29,6 +29,14 @@ pub struct Portal {
     pub masquerade: bool,
     /// What clients may do that no rule speaks of.
     pub policy: SegmentPolicy,
+}
+
+impl Portal {
+    /// Its clients, as access rules see them.
+    #[must_use]
+    pub fn segment(&self) -> Segment {
+        Segment { name: PORTAL.to_owned(), prefixes: self.networks.to_vec(), policy: self.policy }
+    }
 }
 
 #[derive(Debug, Deserialize)]

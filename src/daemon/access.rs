@@ -12,7 +12,7 @@ use super::{control::Control, journal::Journal};
 use crate::{
     access::{Because, Facts, Member, Policy, Protocol},
     api::AccessAnswer,
-    config::{Access, Config, PORTAL},
+    config::{self, Access, Config, PORTAL},
     host::{self, firewall},
     node::Node,
     portal::Portal,
@@ -146,10 +146,10 @@ impl Control {
         facts(&self.config, &self.node, self.portal.as_deref())
     }
 
-    /// Other rules in force, but for the portal, which is what it is until a restart.
+    /// Other rules in force, but for the portal's networks, which are what they are until a restart.
     pub fn change_access(&mut self, mut access: Access) {
         access.segments.retain(|s| s.name != PORTAL);
-        access.segments.extend(self.config.access.segments.iter().find(|s| s.name == PORTAL).cloned());
+        access.segments.extend(self.config.portal.as_ref().map(config::Portal::segment));
         self.config.access = access.clone();
         self.access.change(access);
         let facts = self.access_facts();

@@ -1,6 +1,9 @@
 //! Answers to the management interface.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time};
 
@@ -197,6 +200,39 @@ impl Control {
             traffic: self.traffic(),
             stealth: (self.config.stealth.mode.name().to_owned(), Client::HELLO.to_owned()),
         }
+    }
+
+    /// The offloads that the kernel has and the configuration allows.
+    fn offloads(&self) -> BTreeMap<String, bool> {
+        let (tun, udp) = (self.shared.tun.offloads(), self.shared.socket().offloads());
+        let all = [("tun_tcp", tun.tcp), ("tun_udp", tun.udp), ("udp_send", udp.send), ("udp_receive", udp.receive)];
+        all.into_iter().map(|(name, on)| (name.to_owned(), on)).collect()
+    }
+
+    /// Counters of the data plane, by name.
+    fn traffic(&self) -> BTreeMap<String, u64> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let c = &self.shared.counters;
+        [
+            ("sent_packets", &c.sent_packets),
+            ("sent_bytes", &c.sent_bytes),
+            ("received_packets", &c.received_packets),
+            ("received_bytes", &c.received_bytes),
+            ("relayed_packets", &c.relayed_packets),
+            ("relayed_bytes", &c.relayed_bytes),
+            ("send_errors", &c.send_errors),
+            ("tun_errors", &c.tun_errors),
+            ("too_big", &c.too_big),
+            ("congested", &c.congested),
+            ("tun_reads", &c.tun_reads),
+            ("tun_writes", &c.tun_writes),
+            ("udp_sends", &c.udp_sends),
+            ("udp_receives", &c.udp_receives),
+            ("stun_requests", &c.stun_requests),
+        ]
+        .into_iter()
+        .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))
+        .collect()
     }
 
     fn exit_status(&self) -> ExitStatus {

@@ -1,7 +1,7 @@
 //! The control loop: feeds the node with what happens and carries out what it decides.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    SetLevel,
     access::AccessRules,
     calls::Pending,
     gateway::Gateway,
@@ -34,7 +35,7 @@ use crate::{
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
-    portal::{Portal, own_address},
+    portal::Portal,
     session::Via,
     types::{Instant, NodeId},
 };
@@ -65,7 +66,7 @@ impl Clock {
 }
 
 /// What is set up on the host before the loop runs.
-pub(super) type Parts = (Tunnel, Gateway, AccessRules, HostResolver, Option<Arc<Portal>>);
+pub(super) type Parts = (Tunnel, Gateway, AccessRules, HostResolver, Option<Arc<Portal>>, SetLevel);
 
 pub(super) struct Control {
     pub config: Config,
@@ -75,12 +76,14 @@ pub(super) struct Control {
     pub pending: Pending,
     pub stopping: bool,
     files: StateFile,
-    addresses: [IpAddr; 2],
+    pub addresses: [IpAddr; 2],
     pub routes: MeshRoutes,
     /// The exit in use.
     exit: Option<NodeId>,
     pub members_changed: bool,
-    names_error: Option<String>,
+    pub names_error: Option<String>,
+    /// When this host's network has changed, until the servers are looked for.
+    pub names_due: Option<time::Instant>,
     save_at: Option<time::Instant>,
     refusals: HashMap<Refusal, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
@@ -89,6 +92,7 @@ pub(super) struct Control {
     pub gateway: Gateway,
     pub access: AccessRules,
     pub portal: Option<Arc<Portal>>,
+    pub set_level: SetLevel,
     pub host_resolver: HostResolver,
     pub names: Option<NameService>,
     /// The configuration's text at the start.
@@ -104,7 +108,7 @@ impl Control {
         files: StateFile,
         clock: Clock,
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
-        (tunnel, gateway, access, host_resolver, portal): Parts,
+        (tunnel, gateway, access, host_resolver, portal, set_level): Parts,
     ) -> Self {
         let addresses = node.addresses();
         let started_with = config.text.clone();
@@ -122,6 +126,7 @@ impl Control {
             exit: None,
             members_changed: false,
             names_error: None,
+            names_due: None,
             save_at: None,
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
@@ -130,6 +135,7 @@ impl Control {
             gateway,
             access,
             portal,
+            set_level,
             host_resolver,
             names: None,
             started_with,
@@ -184,6 +190,9 @@ impl Control {
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
                     self.follow_members();
+                    if let Err(error) = self.tunnel.follow_cgroups() {
+                        tracing::warn!(%error, "what goes past the tunnel is as before (exit_options.bypass.cgroups)");
+                    }
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
@@ -257,6 +266,8 @@ impl Control {
             self.outside.network_changed();
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
+            // Another network has other servers; whoever finds them takes a moment.
+            self.names_due = Some(time::Instant::now());
         }
     }
 
@@ -303,6 +314,8 @@ impl Control {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
                 self.members_changed = true;
                 self.routes.follow(self.node.announced_prefixes());
+                let node = &self.node;
+                self.routes.report(node.standbys(), |id| name_of(node, id));
                 self.check_exit();
             }
             if let Some(transmit) = self.node.poll_transmit() {
@@ -413,51 +426,6 @@ impl Control {
         self.serve_names();
     }
 
-    /// Serves the names of the mesh at this node's addresses.
-    pub fn serve_names(&mut self) {
-        if let Err(error) = self.host_resolver.stop() {
-            tracing::warn!(%error, "cannot put this host's resolver back as it was (dns.host)");
-        }
-        let before = self.names.take();
-        let Some(names) = &self.config.names else { return };
-        // The portal's clients ask it at its own addresses.
-        let portal = self.config.portal.iter().flat_map(|p| p.networks.map(own_address));
-        let own = self.addresses.into_iter().chain(portal).collect();
-        match NameService::go_on(before, &self.config, names, own) {
-            Ok(service) => {
-                service.update(&self.node);
-                self.names = Some(service);
-                self.names_error = None;
-                let interface = &self.config.interface;
-                if let Err(error) = self.host_resolver.lead(&names.host, interface, self.addresses, &names.suffix) {
-                    tracing::warn!(%error, "this host does not ask for the names of the mesh (dns.host)");
-                }
-            }
-            Err(error) => {
-                // It is tried again every second, and said once.
-                let text = error.to_string();
-                if self.names_error.as_ref() != Some(&text) {
-                    tracing::warn!(error = text, "the names of the mesh are not served (dns.serve)");
-                    self.names_error = Some(text);
-                }
-            }
-        }
-    }
-
-    /// What depends on who is in the mesh.
-    fn follow_members(&mut self) {
-        let changed = std::mem::take(&mut self.members_changed);
-        if self.names.is_none() && self.config.names.is_some() {
-            self.serve_names();
-        } else if let (true, Some(names)) = (changed, &self.names) {
-            names.update(&self.node);
-        }
-        if changed {
-            let facts = self.access_facts();
-            self.access.follow(&facts);
-        }
-    }
-
     fn save(&mut self) {
         self.save_at = None;
         if let Err(e) = self.files.save(&self.node) {
@@ -465,42 +433,13 @@ impl Control {
         }
     }
 
-    pub fn name_of(&self, id: &crate::types::NodeId) -> String {
-        self.node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
+    pub fn name_of(&self, id: &NodeId) -> String {
+        name_of(&self.node, id)
     }
+}
 
-    /// The offloads that the kernel has and the configuration allows.
-    pub fn offloads(&self) -> BTreeMap<String, bool> {
-        let (tun, udp) = (self.shared.tun.offloads(), self.shared.socket().offloads());
-        let all = [("tun_tcp", tun.tcp), ("tun_udp", tun.udp), ("udp_send", udp.send), ("udp_receive", udp.receive)];
-        all.into_iter().map(|(name, on)| (name.to_owned(), on)).collect()
-    }
-
-    /// Counters of the data plane, by name.
-    pub fn traffic(&self) -> BTreeMap<String, u64> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let c = &self.shared.counters;
-        [
-            ("sent_packets", &c.sent_packets),
-            ("sent_bytes", &c.sent_bytes),
-            ("received_packets", &c.received_packets),
-            ("received_bytes", &c.received_bytes),
-            ("relayed_packets", &c.relayed_packets),
-            ("relayed_bytes", &c.relayed_bytes),
-            ("send_errors", &c.send_errors),
-            ("tun_errors", &c.tun_errors),
-            ("too_big", &c.too_big),
-            ("congested", &c.congested),
-            ("tun_reads", &c.tun_reads),
-            ("tun_writes", &c.tun_writes),
-            ("udp_sends", &c.udp_sends),
-            ("udp_receives", &c.udp_receives),
-            ("stun_requests", &c.stun_requests),
-        ]
-        .into_iter()
-        .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))
-        .collect()
-    }
+fn name_of(node: &Node, id: &NodeId) -> String {
+    node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
 }
 
 async fn lan_receive(lan: &Option<Lan>, buf: &mut [u8]) -> Option<std::io::Result<(usize, SocketAddr)>> {

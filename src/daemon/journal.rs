@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::resolv;
 use crate::{
     host::{Netlink, firewall},
     identity::keyfile,
@@ -29,6 +30,8 @@ struct Changes {
     sysctls: BTreeMap<PathBuf, String>,
     /// Other files: what they held, and what they hold now.
     files: BTreeMap<PathBuf, (String, String)>,
+    /// What resolvconf(8) was told about this interface.
+    resolvconf: Option<String>,
 }
 
 pub(super) struct Journal {
@@ -99,6 +102,18 @@ impl Journal {
         fs::write(path, text)
     }
 
+    /// resolvconf(8) is about to be told something.
+    pub fn note_resolvconf(&mut self, interface: &str) -> io::Result<()> {
+        self.changes.resolvconf = Some(interface.to_owned());
+        self.save()
+    }
+
+    /// Whether all files hold what was written to them.
+    #[must_use]
+    pub fn files_hold(&self) -> bool {
+        self.changes.files.iter().all(|(path, (_, ours))| fs::read_to_string(path).is_ok_and(|now| now == *ours))
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes == Changes::default()
@@ -134,6 +149,9 @@ impl Journal {
             if fs::read_to_string(path).is_ok_and(|now| now == *ours) {
                 fs::write(path, before)?;
             }
+        }
+        if let Some(interface) = &self.changes.resolvconf {
+            resolv::resolvconf(&["-d", interface, "-f"], "")?;
         }
         self.changes = Changes::default();
         match fs::remove_file(&self.file) {

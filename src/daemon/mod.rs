@@ -4,6 +4,7 @@ mod access;
 mod calls;
 mod control;
 mod fallback;
+mod follow;
 mod gateway;
 mod journal;
 mod lan;
@@ -94,14 +95,17 @@ pub fn host_resolver() -> stealth::Resolve {
     resolve::Servers::default().blocking()
 }
 
+/// Changes how much is logged, to a level as the configuration names it.
+pub type SetLevel = Box<dyn Fn(&str)>;
+
 /// Runs a node until it is told to stop.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: Config, set_level: SetLevel) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run_async(config))
+    local.block_on(&runtime, run_async(config, set_level))
 }
 
-async fn run_async(config: Config) -> Result<(), StartError> {
+async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError> {
     check_overlap(&config)?;
     // Before anything is changed on the host: it may be another daemon's.
     let _lock = state::lock(&config.state_dir).map_err(|e| StartError::State(config.state_dir.clone(), e))?;
@@ -170,7 +174,7 @@ async fn run_async(config: Config) -> Result<(), StartError> {
     );
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
     let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
-    let exits = (tunnel, gateway, access, host_resolver, portal);
+    let exits = (tunnel, gateway, access, host_resolver, portal, set_level);
     control::Control::new(config, node, shared, files, clock, outside, exits).run(inputs, calls).await;
     Ok(())
 }

@@ -27,14 +27,13 @@ use hickory_server::{
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    resolv::servers,
+    resolv::{resolvconf_servers, servers},
     resolve::Servers,
     zone::{Answer, Host, Zone},
 };
 use crate::{
     config::{Config, HostNames, MeshNames, NameServer},
     node::Node,
-    stealth::TlsError,
     types::IpPrefix,
 };
 
@@ -98,16 +97,19 @@ pub(super) struct NameService {
 struct Handler(Arc<ArcSwap<Book>>);
 
 impl Book {
-    fn new(config: &Config, names: &MeshNames, own: &[IpAddr]) -> Result<Self, TlsError> {
+    fn new(config: &Config, names: &MeshNames, own: &[IpAddr]) -> io::Result<Self> {
         let mut upstream = config.name_servers.clone();
-        if let HostNames::File(path) = &names.host
-            && upstream.is_empty()
-        {
+        if upstream.is_empty() {
             // What this host asked before it asked us.
-            let before = servers(&std::fs::read_to_string(path).unwrap_or_default());
+            let before = match &names.host {
+                HostNames::File(path) => servers(&std::fs::read_to_string(path).unwrap_or_default()),
+                HostNames::Resolvconf => resolvconf_servers(own)?,
+                HostNames::Auto | HostNames::Off => Vec::new(),
+            };
             upstream = before.into_iter().map(NameServer::plain).collect();
         }
-        let forwarder = |servers: &[NameServer]| Ok(Forwarder::new(Servers::of(servers, config)?));
+        let forwarder =
+            |servers: &[NameServer]| Servers::of(servers, config).map(Forwarder::new).map_err(io::Error::other);
         let split = names.split.iter().map(|(domain, servers)| {
             let domain = Name::from_utf8(format!("{domain}.")).unwrap_or_default();
             Ok((LowerName::from(domain), forwarder(servers)?))
@@ -119,7 +121,7 @@ impl Book {
             forwards: config.may_forward_names(),
             serves_all: config.exit_node.is_some(),
             forward: forwarder(&upstream)?,
-            split: split.collect::<Result<_, TlsError>>()?,
+            split: split.collect::<io::Result<_>>()?,
         })
     }
 
@@ -150,7 +152,7 @@ impl Book {
 impl NameService {
     /// Answers at port 53 of this node's addresses.
     fn start(config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
-        let book = Book::new(config, names, &own).map_err(io::Error::other)?;
+        let book = Book::new(config, names, &own)?;
         let book = Arc::new(ArcSwap::from_pointee(book));
         let mut server = Server::new(Handler(Arc::clone(&book)));
         for ip in &own {
@@ -166,7 +168,7 @@ impl NameService {
     /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
     pub fn go_on(before: Option<Self>, config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
         let Some(mut service) = before.filter(|b| b.own == own) else { return Self::start(config, names, own) };
-        service.book.store(Arc::new(Book::new(config, names, &own).map_err(io::Error::other)?));
+        service.book.store(Arc::new(Book::new(config, names, &own)?));
         service.suffix.clone_from(&names.suffix);
         Ok(service)
     }

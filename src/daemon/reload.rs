@@ -17,14 +17,20 @@ use crate::{
 type Carried = (Option<ExitNode>, Vec<IpPrefix>, bool);
 
 /// Sections and keys that can change; whatever begins with one of these.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 19] = [
     "access",
     "exit",
     "exit_options",
     "exit_node",
     "routing.announce",
     "routing.masquerade",
+    "routing.cost",
+    "routing.link_cost",
+    "routing.relay_limit",
     "network.allow",
+    "portal.policy",
+    "portal.endpoint",
+    "log.level",
     "dns.serve",
     "dns.suffix",
     "dns.split",
@@ -72,7 +78,20 @@ impl Control {
             self.node.set_allowed(new.allow.clone());
             self.config.allow = new.allow;
         }
-        if has("access") {
+        if has("routing.cost") || has("routing.link_cost") {
+            self.node.set_costs(new.cost, new.link_costs);
+        }
+        if has("routing.relay_limit") {
+            self.shared.set_relay_limits(new.relay_limits);
+        }
+        if has("log.level") {
+            (self.set_level)(&new.log_level);
+        }
+        if let (Some(portal), Some(new)) = (&mut self.config.portal, new.portal) {
+            portal.policy = new.policy;
+            portal.endpoint = new.endpoint;
+        }
+        if has("access") || has("portal.policy") {
             self.change_access(new.access);
         }
         if has("dns") || has("exit_node") {

@@ -2,7 +2,7 @@
 //! the mesh alone.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::IpAddr,
     path::Path,
     process::{Command, Stdio},
@@ -37,6 +37,13 @@ impl HostResolver {
                 resolvectl(&["dns", interface, &own[0], &own[1]])?;
                 resolvectl(&["domain", interface, &format!("~{suffix}")])
             }
+            HostNames::Resolvconf => {
+                self.journal.note_resolvconf(interface)?;
+                let text = format!("nameserver {}\nnameserver {}\nsearch {suffix}\n", own[0], own[1]);
+                // Before all others, and they are not asked; older ones don't know how.
+                let told = resolvconf(&["-a", interface, "-m", "0", "-x"], &text);
+                told.or_else(|_| resolvconf(&["-a", interface], &text)).map(drop)
+            }
             HostNames::File(path) => {
                 let before = std::fs::read_to_string(path)?;
                 let rest = before.lines().filter(|l| !is_keyword(l, "nameserver") && !is_keyword(l, "search"));
@@ -49,9 +56,42 @@ impl HostResolver {
         }
     }
 
+    /// Whether somebody has taken the files over: a DHCP client in a new network, say.
+    pub fn has_lost(&self) -> bool {
+        !self.journal.files_hold()
+    }
+
     pub fn stop(&mut self) -> io::Result<()> {
         self.journal.undo()
     }
+}
+
+/// The servers that others have told resolvconf(8).
+pub(super) fn resolvconf_servers(own: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
+    let mut all = servers(&resolvconf(&["-l"], "")?);
+    all.retain(|ip| !own.contains(ip));
+    Ok(all)
+}
+
+/// Runs resolvconf(8) with something to read; returns what it prints.
+pub(super) fn resolvconf(args: &[&str], input: &str) -> io::Result<String> {
+    // A daemon's PATH may be short.
+    let places = ["resolvconf", "/usr/sbin/resolvconf", "/sbin/resolvconf"];
+    let start = |place: &&str| {
+        let mut command = Command::new(place);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "the program resolvconf is missing: install openresolv");
+    let mut child = places.iter().find_map(|p| start(p).ok()).ok_or_else(missing)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io::Error::other(format!("resolvconf {} fails: {why}", args.join(" "))))
 }
 
 /// The servers in a resolv.conf(5).

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     host::{self, Netlink},
-    types::IpPrefix,
+    types::{IpPrefix, NodeId},
 };
 
 pub(super) struct MeshRoutes {
@@ -12,17 +12,29 @@ pub(super) struct MeshRoutes {
     /// Networks behind this node itself.
     own: Vec<IpPrefix>,
     routed: BTreeSet<IpPrefix>,
+    /// Who waits in vain to be used for a network.
+    standbys: BTreeSet<(IpPrefix, NodeId, NodeId)>,
 }
 
 impl MeshRoutes {
     pub fn new(interface: &str, own: &[IpPrefix]) -> Self {
-        Self { interface: interface.to_owned(), own: own.to_vec(), routed: BTreeSet::new() }
+        Self { interface: interface.to_owned(), own: own.to_vec(), routed: BTreeSet::new(), standbys: BTreeSet::new() }
     }
 
     /// Other networks are behind this node from now on.
     pub fn set_own(&mut self, own: &[IpPrefix]) {
         self.follow(Vec::new());
         self.own = own.to_vec();
+    }
+
+    /// Says which of several nodes that announce one network is used.
+    pub fn report(&mut self, standbys: Vec<(IpPrefix, NodeId, NodeId)>, name: impl Fn(&NodeId) -> String) {
+        let now: BTreeSet<_> = standbys.into_iter().collect();
+        for (prefix, used, standby) in now.difference(&self.standbys) {
+            let (used, standby) = (name(used), name(standby));
+            tracing::info!(%prefix, used, standby, "several nodes announce a network");
+        }
+        self.standbys = now;
     }
 
     /// Points the host's routing table at the mesh for what other nodes announce now. A network that this host has an

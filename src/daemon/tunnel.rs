@@ -4,12 +4,12 @@
 //! Packets of our own are marked and go out as ever. Both routing and fence are the kernel's: they stand when the daemon
 //! dies.
 
-use std::{fmt::Write as _, io, path::Path};
+use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{journal::Journal, state};
 use crate::{
     config::{Config, ExitClient},
-    host::{MARK, Netlink, Rule, firewall},
+    host::{self, MARK, Netlink, Rule, firewall},
     types::IpPrefix,
 };
 
@@ -33,6 +33,7 @@ pub(super) struct Tunnel {
     portal: Option<String>,
     journal: Journal,
     is_up: bool,
+    cgroups: Vec<Option<u64>>,
     /// Packets are led into the tunnel.
     leads: bool,
 }
@@ -48,6 +49,7 @@ impl Tunnel {
             portal: config.portal.as_ref().map(|p| p.interface.clone()),
             journal: Journal::open(&config.state_dir, JOURNAL),
             is_up: false,
+            cgroups: Vec::new(),
             leads: false,
         }
     }
@@ -60,7 +62,23 @@ impl Tunnel {
 
     fn put_fence(&mut self) -> io::Result<()> {
         self.journal.note_table(TABLE)?;
+        self.cgroups = self.cgroup_ids();
         firewall::put_table(TABLE, &self.rules())
+    }
+
+    /// Rules know cgroups by numbers, which change when services start: to be called now and then.
+    pub fn follow_cgroups(&mut self) -> io::Result<()> {
+        if self.is_up && self.cgroup_ids() != self.cgroups { self.put_fence() } else { Ok(()) }
+    }
+
+    /// The numbers of the cgroups that are there.
+    fn cgroup_ids(&self) -> Vec<Option<u64>> {
+        let all = &self.options.bypass.cgroups;
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let root = host::cgroup_root();
+        all.iter().map(|c| fs::metadata(root.join(c)).ok().map(|m| m.ino())).collect()
     }
 
     /// Leads everything into the tunnel, if it carries it (`has_exit`) or nothing may go past it; else leaves it where it
@@ -151,9 +169,12 @@ impl Tunnel {
         };
         // What goes past the tunnel gets the mark, before it is decided where it goes.
         let mut outgoing = vec![format!("ct direction reply ct mark {mark} meta mark set {mark}")];
-        for cgroup in &o.bypass.cgroups {
+        let root = host::cgroup_root();
+        for cgroup in o.bypass.cgroups.iter().filter(|c| root.join(c).exists()) {
             let level = cgroup.split('/').count();
-            outgoing.push(format!("socket cgroupv2 level {level} \"{cgroup}\" meta mark set {mark}"));
+            // nft looks below this directory, wherever cgroup v2 is mounted.
+            let path = root.strip_prefix("/sys/fs/cgroup").unwrap_or(Path::new("")).join(cgroup);
+            outgoing.push(format!("socket cgroupv2 level {level} \"{}\" meta mark set {mark}", path.display()));
         }
         outgoing.push(format!("meta mark {mark} ct mark set {mark}"));
         chain("outgoing", "type route hook output priority mangle", &outgoing);

@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -95,7 +95,8 @@ pub struct Shared {
     pub stun: Option<StunServer>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
-    limiter: Option<Mutex<RelayLimiter>>,
+    is_limited: AtomicBool,
+    limiter: Mutex<RelayLimiter>,
 }
 
 impl Shared {
@@ -107,7 +108,6 @@ impl Shared {
         limits: RelayLimits,
         (tables, to_control): (Snapshot, mpsc::Sender<Input>),
     ) -> Self {
-        let limited = limits != RelayLimits::default();
         Self {
             tables: ArcSwap::from_pointee(tables),
             counters: Counters::default(),
@@ -115,14 +115,23 @@ impl Shared {
             stun,
             tun,
             to_control,
-            limiter: limited.then(|| Mutex::new(RelayLimiter::new(limits, Instant::now()))),
+            is_limited: AtomicBool::new(limits != RelayLimits::default()),
+            limiter: Mutex::new(RelayLimiter::new(limits, Instant::now())),
         }
+    }
+
+    /// Gives others so much from now on.
+    pub fn set_relay_limits(&self, limits: RelayLimits) {
+        *self.limiter.lock().unwrap_or_else(PoisonError::into_inner) = RelayLimiter::new(limits, Instant::now());
+        self.is_limited.store(limits != RelayLimits::default(), Ordering::Relaxed);
     }
 
     /// Whether a datagram of a neighbour may be relayed now. Nothing is locked where nothing is limited.
     fn may_relay(&self, from: &NodeId, bytes: usize) -> bool {
-        let Some(limiter) = &self.limiter else { return true };
-        limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now(), *from, bytes)
+        if !self.is_limited.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(Instant::now(), *from, bytes)
     }
 
     /// The socket at the port that everybody knows.

@@ -1,6 +1,6 @@
 //! Small questions to the operating system.
 
-use std::{ffi::CStr, io, net::IpAddr, os::unix::net::UnixDatagram};
+use std::{ffi::CStr, io, net::IpAddr, os::unix::net::UnixDatagram, path::Path};
 
 /// Random bytes from the operating system, at most 256.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {
@@ -9,6 +9,13 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     // SAFETY: the pointer and length are of a live, writable array; up to 256 bytes are never cut short.
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
     if usize::try_from(n) == Ok(N) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Where the tree of cgroup v2 is mounted; some hosts keep it below those of v1.
+#[must_use]
+pub fn cgroup_root() -> &'static Path {
+    let hybrid = Path::new("/sys/fs/cgroup/unified");
+    if hybrid.join("cgroup.procs").exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
 }
 
 #[must_use]

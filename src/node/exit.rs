@@ -1,7 +1,10 @@
 //! The exit: the node through which this one reaches what is outside the mesh. Nodes offer themselves by announcing
 //! `0.0.0.0/0` or `::/0`; an offer is nothing to anybody who has not chosen it.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,12 @@ impl Node {
     /// Announces other prefixes beside its addresses from now on, another country of its exit, and other services.
     pub fn set_announced(&mut self, prefixes: Vec<IpPrefix>, country: String, services: Vec<Service>) {
         self.own.set_offer(prefixes, country, services);
+    }
+
+    /// Adds these costs, in µs, to links from now on: to all, and to those to certain nodes.
+    pub fn set_costs(&mut self, all: Metric, some: HashMap<NodeId, Metric>) {
+        self.config.cost = all;
+        self.config.link_costs = some;
     }
 
     /// Lets in these nodes only, or all that meet the other rules.

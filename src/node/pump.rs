@@ -7,7 +7,7 @@ use crate::{
     identity::{RecordSource, Refusal},
     routing::{self, Routing},
     session,
-    types::{Duration, Instant, NodeId},
+    types::{Duration, Instant, IpPrefix, NodeId},
     wire::{
         frame::Kind,
         packet::MAX_HOPS,
@@ -121,6 +121,20 @@ impl Node {
         let reachable =
             |n: &NodeId| *n != me && self.routing.origin(n).and_then(|o| self.routing.next_hop(o)).is_some();
         self.book.subnets().iter().filter(|(_, nodes)| nodes.iter().any(reachable)).map(|(p, _)| p).collect()
+    }
+
+    /// Networks that several reachable nodes announce: the network, who is used, and who would be if that one were gone.
+    #[must_use]
+    pub fn standbys(&self) -> Vec<(IpPrefix, NodeId, NodeId)> {
+        let reachable = |n: &&NodeId| self.routing.origin(n).and_then(|o| self.routing.next_hop(o)).is_some();
+        let mut out = Vec::new();
+        for (prefix, nodes) in self.book.subnets().iter() {
+            let mut there = nodes.iter().filter(reachable);
+            if let Some(used) = there.next() {
+                out.extend(there.map(|standby| (prefix, *used, *standby)));
+            }
+        }
+        out
     }
 
     /// Carries everything until nothing is left to carry.

@@ -130,6 +130,9 @@ pub struct RouteStatus {
     pub name: String,
     pub addresses: Vec<IpAddr>,
     pub prefixes: Vec<String>,
+    /// Those of them for which another node that announces them too is used.
+    #[serde(default)]
+    pub standby: Vec<String>,
     pub next_hop: String,
     pub next_hop_name: String,
     pub direct: bool,
@@ -232,6 +235,7 @@ impl Node {
             let known = self.routing.origin(id).and_then(|o| self.routing.announcement(o));
             known.map_or_else(|| id.short(), |k| display_name(k))
         };
+        let standbys = self.standbys();
         let mut out: Vec<_> = self
             .routing
             .routes()
@@ -240,6 +244,7 @@ impl Node {
                 name: display_name(&r.origin),
                 addresses: r.origin.record.addresses.to_vec(),
                 prefixes: r.origin.record.prefixes.iter().map(ToString::to_string).collect(),
+                standby: standbys.iter().filter(|(.., n)| *n == r.origin.id).map(|(p, ..)| p.to_string()).collect(),
                 next_hop: r.next_hop.to_string(),
                 next_hop_name: name(&r.next_hop),
                 direct: r.next_hop == r.origin.id,

@@ -1,8 +1,11 @@
 //! What exits carry.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
 
-use aegisray::lab::{daemon::wait_for, load};
+use aegisray::{
+    host,
+    lab::{daemon::wait_for, load},
+};
 
 use super::{
     firewall::nft,
@@ -160,13 +163,26 @@ pub fn without_ipv6() {
     println!("  out over IPv4, and nothing over IPv6");
 }
 
+/// A cgroup that goes with the test.
+struct Cgroup(PathBuf);
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 /// Split tunnel, and who comes from outside.
 pub fn bypass() {
     // In a namespace that an ordinary user has made there is no other user.
     let all = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let has_users = all.split_whitespace().nth(2).is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n > 12_346));
     let users = if has_users { "    users: [12345]\n" } else { "" };
-    let options = format!("exit: exit-a\nexit_options:\n  bypass:\n    prefixes: [203.0.113.80/32]\n{users}");
+    let group = Cgroup(host::cgroup_root().join(format!("aegisray-test-{}", std::process::id())));
+    let name = group.0.file_name().unwrap().to_string_lossy().into_owned();
+    let cgroups = format!("    cgroups: [{name}]\n");
+    let prefixes = "    prefixes: [203.0.113.80/32]\n";
+    let options = format!("exit: exit-a\nexit_options:\n  bypass:\n{prefixes}{users}{cgroups}");
     let mut world = World::new(&options, "");
     world.start_others();
     world.start_client();
@@ -184,7 +200,22 @@ pub fn bypass() {
         assert_eq!(fetch_as("12345"), CLIENT6.to_string(), "by user");
         assert_eq!(fetch_as("12346"), v6(EXITS[0]).to_string());
     }
-    println!("  past the tunnel by prefix, by user ({has_users}), and nobody else");
+    // A service that starts later, stops, and starts again: its cgroup is another one each time.
+    let url = format!("http://[{}]/", v6(WEB));
+    let has_groups = fs::create_dir(&group.0).is_ok();
+    for _ in 0..if has_groups { 2 } else { 0 } {
+        let _ = fs::create_dir(&group.0);
+        let inside = || {
+            let mut command = world.client_host.ns.command("sh");
+            let script = format!("echo $$ > {}/cgroup.procs && exec curl -s -m 3 '{url}'", group.0.display());
+            let output = command.args(["-c", &script]).output().unwrap();
+            (String::from_utf8_lossy(&output.stdout).trim() == CLIENT6.to_string()).then_some(())
+        };
+        wait_for(Duration::from_secs(5), inside).expect("by cgroup");
+        fs::remove_dir(&group.0).unwrap();
+    }
+    assert_eq!(world.seen_as(v6(WEB).into()), Some(v6(EXITS[0]).into()));
+    println!("  past the tunnel by prefix, by user ({has_users}), by cgroup ({has_groups}), and nobody else");
     // A visitor from outside is answered the way it came, and the LAN is where it was.
     let visitor: IpAddr = "2001:db8:7::2".parse().unwrap();
     let listener = world.client_host.ns.run(|| std::net::TcpListener::bind(("::", 8022))).unwrap();

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         ("a_network_behind_a_node", subnets::behind_a_node),
         ("the_configuration_changes_while_it_runs", reload::while_running),
         ("names_of_the_mesh", names::of_the_mesh),
+        ("names_by_resolvconf", names::with_resolvconf),
         ("access_rules_are_what_happens", access::what_is_said_happens),
         ("stock_wireguard_clients", portal::stock_clients),
     ])

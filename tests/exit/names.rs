@@ -3,6 +3,9 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -133,6 +136,13 @@ pub fn of_the_mesh() {
     need_route(&beta, "alpha");
     let back = || (ask(&["www.example.org"]) == ["203.0.113.53"]).then_some(());
     wait_for(Duration::from_secs(5), back).expect("names of others after a crash: it does not ask itself");
+    // A DHCP client writes the file in another network: this host asks here again, and the new server for other names.
+    fs::write(&resolv_conf, "nameserver 203.0.113.54\n").unwrap();
+    let moved = || (ask(&["www.example.org"]) == ["203.0.113.54"]).then_some(());
+    wait_for(Duration::from_secs(10), moved).expect("the new network's server is asked");
+    assert!(fs::read_to_string(&resolv_conf).unwrap().contains(&format!("nameserver {}\n", own.0)));
+    fs::write(&resolv_conf, before).unwrap();
+    wait_for(Duration::from_secs(10), back).expect("and the first one's again");
     // Another suffix, and none at all, without a restart.
     let file = beta.dir.join("peer.yaml");
     let text = fs::read_to_string(&file).unwrap();
@@ -155,4 +165,83 @@ pub fn of_the_mesh() {
     let restored = || (fs::read_to_string(&resolv_conf).unwrap() == before).then_some(());
     wait_for(Duration::from_secs(5), restored).expect("the file as it was");
     println!("  resolv.conf is what it was: after an end, and after kill -9 and a start");
+}
+
+/// openresolv, with its directories in one of ours.
+struct Resolvconf {
+    script: PathBuf,
+    dir: PathBuf,
+}
+
+impl Resolvconf {
+    fn new(dir: &Path) -> Self {
+        let dir = dir.join("openresolv");
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openresolv");
+        let text = fs::read_to_string(package.join("sbin/resolvconf")).expect("make setup-tests gets openresolv");
+        let own = format!("VARDIR={}/run", dir.display());
+        let text = text.replace("SYSCONFDIR=/etc\n", &format!("SYSCONFDIR={}\n", dir.display()));
+        let text =
+            text.replace("LIBEXECDIR=/lib/resolvconf\n", &format!("LIBEXECDIR={}/lib/resolvconf\n", package.display()));
+        let text = text.replace("VARDIR=/run/resolvconf\n", &format!("{own}\n"));
+        assert!(text.contains(&own), "openresolv has changed");
+        let script = dir.join("bin/resolvconf");
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.join("resolvconf.conf"), format!("resolv_conf={}\n", dir.join("resolv.conf").display())).unwrap();
+        Self { script, dir }
+    }
+
+    /// A DHCP client tells of a server.
+    fn tell(&self, interface: &str, server: &str) {
+        let shell = format!("echo nameserver {server} | {} -a {interface}", self.script.display());
+        assert!(Command::new("sh").args(["-c", &shell]).status().unwrap().success());
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.dir.join("resolv.conf")).unwrap()
+    }
+}
+
+pub fn with_resolvconf() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let mut public = |last: u8| internet.public([203, 0, 113, last].into()).unwrap();
+    let (alpha_host, beta_host, isp_host, other_host) = (public(1), public(2), public(53), public(54));
+    let _isps = [(&isp_host, 53), (&other_host, 54)].map(|(host, n)| Elsewhere::start(host, [203, 0, 113, n].into()));
+    let program = Resolvconf::new(&dir.0);
+    program.tell("eth0", "203.0.113.53");
+    let before = program.text();
+    let mut alpha = node(&dir, "alpha", &quiet());
+    let mut beta = node(&dir, "beta", &format!("{}dns:\n  host: resolvconf\n", bootstrap("203.0.113.1")));
+    let path = format!("{}:{}", program.dir.join("bin").display(), std::env::var("PATH").unwrap());
+    beta.environment.push(("PATH".to_owned(), path));
+    alpha.start(&alpha_host).unwrap();
+    beta.start(&beta_host).unwrap();
+    need_route(&beta, "alpha");
+    let (alpha_at, own) = (addresses(&alpha), addresses(&beta));
+    let ask = |question: &str| dig(&beta_host, own.0, &[question]);
+    let knows = |name: &str, at: String| {
+        let answer = || (ask(name) == [at.clone()]).then_some(());
+        wait_for(Duration::from_secs(10), answer).unwrap_or_else(|| panic!("{name}: {:?}", ask(name)));
+    };
+    knows("alpha.aegis", alpha_at.0.to_string());
+    knows("www.example.org", "203.0.113.53".to_owned());
+    let during = program.text();
+    println!("    {}", during.trim_end().replace('\n', "\n    "));
+    assert!(during.contains(&format!("nameserver {}", own.0)) && !during.contains("203.0.113.53"), "{during}");
+    // Another network: its server is told, and the link changes.
+    program.tell("eth0", "203.0.113.54");
+    beta_host.ns.run(|| aegisray::host::Netlink::open()?.add_address("eth0", [198, 51, 100, 9].into(), 24)).unwrap();
+    knows("www.example.org", "203.0.113.54".to_owned());
+    program.tell("eth0", "203.0.113.53");
+    beta.kill();
+    assert!(program.text().contains(&own.0.to_string()), "kill -9 leaves it");
+    beta.start(&beta_host).unwrap();
+    need_route(&beta, "alpha");
+    knows("www.example.org", "203.0.113.53".to_owned());
+    let _ = beta.ask(&Request::Stop);
+    let restored = || (program.text() == before).then_some(());
+    wait_for(Duration::from_secs(5), restored).unwrap_or_else(|| panic!("{before}\n{}", program.text()));
+    println!("  resolvconf(8) says what it said: after another network, kill -9, a start and an end");
 }

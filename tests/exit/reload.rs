@@ -28,14 +28,15 @@ pub fn while_running() {
     let (session, printed) = std::thread::scope(|scope| {
         let transfer = scope.spawn(|| load::tcp(&world.client_host, &world.relay_host, relay, 1, time));
         std::thread::sleep(Duration::from_secs(1));
-        let new = first.replace("exit: off\n", "exit: exit-b\nexit_options: { lan: false }\nmesh: { mtu: 1380 }\n");
+        let new = first.replace("exit: off\n", "exit: exit-b\nexit_options: { lan: false }\nmesh: { mtu: 1380 }\nrouting: { cost: 7000 }\nlog: { level: debug }\n");
         fs::write(&file, &new).unwrap();
         let printed = world.command(&["reload"]);
         sees(&world, EXITS[1].into());
         (transfer.join().unwrap(), printed)
     });
     println!("    {}", printed.trim_end().replace('\n', "\n    "));
-    assert!(printed.contains("in force now      exit, exit_options.lan\n"), "{printed}");
+    assert!(printed.contains("in force now      exit, exit_options.lan, log.level, routing.cost\n"), "{printed}");
+    need(&world.client, "the cost", || world.client.route_to("relay").filter(|r| r.metric >= 7000));
     assert!(printed.contains("after a restart   mesh.mtu\n"), "{printed}");
     println!("  a transfer over it: {:.2} Gbit/s", session.expect("the session survives") / 1e9);
     // A mistake changes nothing.

@@ -62,6 +62,35 @@ pub fn behind_a_node() {
     assert!(back.is_ok(), "{back:?}");
     drop(listener);
     println!("  routed: the printer sees the client's mesh address, and can open connections to it");
+    // A second node announces the network too: one is used, the other one stands by and is said to.
+    let twin_host = internet.public([203, 0, 113, 62].into()).unwrap();
+    let mut twin = node(&dir, "twin", &format!("{}{}", bootstrap("203.0.113.50"), announce(true)));
+    twin_host.ns.run(|| aegisray::host::Netlink::open()?.add_address("lo", at, 32)).unwrap();
+    twin.start(&twin_host).unwrap();
+    let twin_id = need(&twin, "status", || twin.status()).node.node_id;
+    let both =
+        accept.replace("accept:\n", &format!("accept:\n    - {{ node: {twin_id}, prefixes: [192.168.7.0/24] }}\n"));
+    let mut third = node(&dir, "third", &both);
+    let third_host = internet.public([203, 0, 113, 63].into()).unwrap();
+    third.start(&third_host).unwrap();
+    let _twin_server = Server::start(&twin_host);
+    let standby = || third.routes().into_iter().find(|r| !r.standby.is_empty()).map(|r| r.name);
+    let standby = need(&third, "one who stands by", standby);
+    need(&third, "a line about it", || third.log_tail().contains("several nodes announce a network").then_some(()));
+    let reached = || fetch(&third_host, at, PATIENCE);
+    wait_for(Duration::from_secs(10), reached).expect("the network is reached");
+    if standby == "twin" {
+        router.kill();
+    } else {
+        twin.kill();
+    }
+    let killed = std::time::Instant::now();
+    wait_for(Duration::from_secs(20), reached).expect("the other one takes over");
+    println!("  announced twice: {standby} stands by, and takes over after {:.1} s", killed.elapsed().as_secs_f64());
+    twin.kill();
+    if standby == "twin" {
+        router.start(&router_host).unwrap();
+    }
     // Who is in a network of that range stays there.
     other_host.ns.run(|| aegisray::host::Netlink::open()?.add_address("lo", [192, 168, 7, 9].into(), 32)).unwrap();
     let mut other = node(&dir, "other", &accept);
