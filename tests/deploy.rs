@@ -26,7 +26,16 @@ fn every_template_is_a_valid_configuration() {
     names.sort();
     assert_eq!(
         names,
-        ["basic-peer", "client-behind-nat", "exit-client", "exit-node", "relay", "stealth-client", "stealth-site"]
+        [
+            "basic-peer",
+            "client-behind-nat",
+            "exit-client",
+            "exit-node",
+            "portal",
+            "relay",
+            "stealth-client",
+            "stealth-site"
+        ]
     );
     fs::remove_dir_all(dir).unwrap();
 }

@@ -63,7 +63,13 @@ fn key_path(text: &str, line: usize) -> String {
             continue;
         }
         let item = body.starts_with("- ");
-        let key = body.trim_start_matches("- ").split_once(':').map(|(k, _)| k.trim());
+        let content = body.trim_start_matches("- ");
+        if item && l.len() - content.len() >= limit {
+            // The first key of the same item, which stands beside this one.
+            limit = indent + 1;
+            continue;
+        }
+        let key = content.split_once(':').map(|(k, _)| k.trim());
         match key.filter(|k| !k.contains([' ', '"', '\'', '[', '{'])) {
             Some(k) => path.push(k.to_owned()),
             None if limit == usize::MAX => {}

@@ -37,7 +37,7 @@ fn errors_name_line_column_key_and_what_was_expected() {
         ("mesh:\n  cidr: 10.0.0.1/8\n", ":6:9: mesh.cidr: host bits are set: did you mean 10.0.0.0/8?"),
         (
             "stealth:\n  mode: always\n  sites: [{ address: \"192.0.2.1:443\", sni: www.example.org }]\ndns:\n  host: file\n",
-            "dns.host: `file` with stealth.mode `always` would leave this host without names",
+            ":8:1: dns.host: `file` or `resolvconf` with stealth.mode `always` would leave this host without names",
         ),
         ("peers:\n  bootstrap:\n    - relay.example.org\n", ":7:7: peers.bootstrap: expected HOST:PORT"),
         ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
@@ -55,6 +55,35 @@ fn errors_name_line_column_key_and_what_was_expected() {
         (
             "stealth:\n  mode: auto\n  sites:\n    - { address: \"192.0.2.1:443\", sni: 192.0.2.1 }\n",
             ":8:40: stealth.sites: expected a host name like www.example.org",
+        ),
+        ("access:\n  default: maybe\n", ":6:12: access.default: expected `allow` or `deny`, got `maybe`"),
+        (
+            "access:\n  rules:\n    - allow: [group:admins]\n",
+            ":7:15: access.rules.allow: names and groups are what certificates say, and this network has no authority",
+        ),
+        (
+            "access:\n  rules:\n    - allow: [any]\n      ports: [70000]\n",
+            ":8:15: access.rules.ports: expected a port like 22/tcp, 53, 8000-8080/udp",
+        ),
+        (
+            "access:\n  rules:\n    - allow: [any]\n      to: [here]\n",
+            ":8:12: access.rules.to: expected `self`, `internet`, `segment:NAME` or a prefix",
+        ),
+        (
+            "access:\n  rules:\n    - allow: [portal]\n",
+            ":7:15: access.rules.allow: this node has no portal (portal.enabled)",
+        ),
+        (
+            "portal:\n  enabled: true\n  ipv4: 10.0.0.0/30\n",
+            ":7:9: portal.ipv4: expected an IPv4 prefix of length 8 to 29",
+        ),
+        (
+            "portal:\n  enabled: true\n  ipv4: 100.64.5.0/24\n",
+            ":5:1: portal: 100.64.5.0/24 overlaps the mesh's 100.64.0.0/16",
+        ),
+        (
+            "dns:\n  services: [{ service: http, port: 80 }]\n",
+            ":6:25: dns.services: expected a service like _http._tcp, got `http`",
         ),
         ("log:\n  level: loud\n", ":6:10: log.level: expected `error`"),
         ("routing:\n  accept:\n    - node: xyz\n      prefixes: []\n", ":7:13: routing.accept.node: not a NodeId"),

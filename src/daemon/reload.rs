@@ -17,13 +17,14 @@ use crate::{
 type Carried = (Option<ExitNode>, Vec<IpPrefix>, bool);
 
 /// Sections and keys that can change; whatever begins with one of these.
-const LIVE: [&str; 19] = [
+const LIVE: [&str; 20] = [
     "access",
     "exit",
     "exit_options",
     "exit_node",
     "routing.announce",
     "routing.masquerade",
+    "routing.accept",
     "routing.cost",
     "routing.link_cost",
     "routing.relay_limit",
@@ -80,6 +81,9 @@ impl Control {
         }
         if has("routing.cost") || has("routing.link_cost") {
             self.node.set_costs(new.cost, new.link_costs);
+        }
+        if has("routing.accept") {
+            self.node.set_accepted(new.accept);
         }
         if has("routing.relay_limit") {
             self.shared.set_relay_limits(new.relay_limits);

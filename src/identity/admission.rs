@@ -27,7 +27,7 @@ pub enum Refusal {
     Revoked,
     #[error("not on the allow list")]
     NotAllowed,
-    #[error("announced a prefix that is not its own")]
+    #[error("announced a network that it may not: nothing is sent to it for that")]
     ForeignPrefix,
     #[error("the Noise static key is not the identity's")]
     StaticKeyMismatch,
@@ -76,17 +76,19 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether `peer` may announce all the prefixes of its record. To be an exit (`0.0.0.0/0`, `::/0`) is an offer that
-    /// everybody may make where there is no authority; with one, its certificate says so. It allows nothing else.
-    pub fn check_prefixes(&self, peer: &Verified) -> Result<(), Refusal> {
+    /// Those of the prefixes in its record that `peer` may announce; nobody here sends anything to it for the others. To be
+    /// an exit (`0.0.0.0/0`, `::/0`) is an offer that everybody may make where there is no authority; with one, its
+    /// certificate says so. It allows nothing else.
+    #[must_use]
+    pub fn granted(&self, peer: &Verified) -> Vec<IpPrefix> {
         let granted = peer.record.certificate.as_ref().map_or(&[][..], |c| &c.prefixes);
         let accepted = self.accept.get(&peer.id).map_or(&[][..], |p| p);
         let is_exit = |p: &IpPrefix| p.prefix_len() == 0;
-        let own = |p: &IpPrefix| {
+        let own = |p: &&IpPrefix| {
             let mut allowed = granted.iter().chain(accepted);
             is_exit(p) && !self.need_certificate || allowed.any(|a| a.covers(p) && is_exit(a) == is_exit(p))
         };
-        if peer.record.prefixes.iter().all(own) { Ok(()) } else { Err(Refusal::ForeignPrefix) }
+        peer.record.prefixes.iter().filter(own).copied().collect()
     }
 }
 
@@ -135,7 +137,7 @@ mod tests {
         assert_eq!(policy.admit(&peer, 150), Ok(()));
         assert_eq!(policy.admit(&peer, 99), Err(Refusal::ExpiredCertificate));
         assert_eq!(policy.admit(&peer, 200), Err(Refusal::ExpiredCertificate));
-        assert_eq!(policy.check_prefixes(&peer), Ok(()));
+        assert_eq!(policy.granted(&peer), peer.record.prefixes);
         assert_eq!(peer.record.name, "alpha");
         assert_eq!(peer.record.addresses[0].to_string(), "100.64.9.9");
         let revoked = Revocations { version: 1, serials: [[3; 16]].into(), ..Revocations::default() };
@@ -150,11 +152,11 @@ mod tests {
         assert_eq!(policy.admit(&peer, 150), Err(Refusal::NoCertificate));
         let policy = Policy { allow: Some(HashSet::new()), ..Policy::default() };
         assert_eq!(policy.admit(&peer, 150), Err(Refusal::NotAllowed));
-        assert_eq!(policy.check_prefixes(&peer), Err(Refusal::ForeignPrefix));
+        assert!(!peer.record.prefixes.is_empty() && policy.granted(&peer).is_empty());
         let accept = HashMap::from([(peer.id, vec!["192.168.0.0/16".parse().unwrap()])]);
-        assert_eq!(Policy { accept, ..Policy::default() }.check_prefixes(&peer), Ok(()));
+        assert_eq!(Policy { accept, ..Policy::default() }.granted(&peer), peer.record.prefixes);
         let all = HashMap::from([(peer.id, vec!["0.0.0.0/0".parse().unwrap()])]);
-        assert_eq!(Policy { accept: all, ..Policy::default() }.check_prefixes(&peer), Err(Refusal::ForeignPrefix));
+        assert!(Policy { accept: all, ..Policy::default() }.granted(&peer).is_empty());
     }
 
     #[test]
@@ -164,11 +166,11 @@ mod tests {
         let content = RecordContent { prefixes: prefixes.clone(), country: "se".into(), ..RecordContent::default() };
         let exit = identity(2).announce(&network, &content, 5, 60);
         assert_eq!(exit.record.country, "se");
-        assert_eq!(Policy::default().check_prefixes(&exit), Ok(()));
+        assert_eq!(Policy::default().granted(&exit), prefixes);
         let policy = Policy { need_certificate: true, ..Policy::default() };
-        assert_eq!(policy.check_prefixes(&exit), Err(Refusal::ForeignPrefix));
-        let accept = HashMap::from([(exit.id, prefixes)]);
-        assert_eq!(Policy { accept, ..policy }.check_prefixes(&exit), Ok(()));
+        assert!(policy.granted(&exit).is_empty());
+        let accept = HashMap::from([(exit.id, prefixes.clone())]);
+        assert_eq!(Policy { accept, ..policy }.granted(&exit), prefixes);
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub struct AddressBook {
 }
 
 impl AddressBook {
-    pub fn insert(&mut self, node: &Verified) {
+    /// Enters a node with the networks that it may announce.
+    pub fn insert(&mut self, node: &Verified, networks: Vec<IpPrefix>) {
         self.remove(&node.id);
         let record = &node.record;
         let granted = |ip: &IpAddr| record.certificate.as_ref().is_some_and(|c| c.addresses.contains(ip));
@@ -78,16 +79,16 @@ impl AddressBook {
             claims.push((!granted(ip), node.id));
             claims.sort_unstable();
         }
-        if record.prefixes.iter().any(|p| p.prefix_len() == 0) {
+        if networks.iter().any(|p| p.prefix_len() == 0) {
             self.exits.insert(node.id);
         }
-        for prefix in record.prefixes.iter().filter(|p| p.prefix_len() > 0) {
+        for prefix in networks.iter().filter(|p| p.prefix_len() > 0) {
             let nodes = self.subnets.entry(*prefix).or_default();
             nodes.push(node.id);
             nodes.sort_unstable();
             nodes.dedup();
         }
-        self.entries.insert(node.id, (record.addresses.to_vec(), record.prefixes.clone()));
+        self.entries.insert(node.id, (record.addresses.to_vec(), networks));
     }
 
     pub fn remove(&mut self, id: &NodeId) {
@@ -110,6 +111,18 @@ impl AddressBook {
                 }
             }
         }
+    }
+
+    /// The networks that a node announces and may announce.
+    #[must_use]
+    pub fn networks(&self, id: &NodeId) -> &[IpPrefix] {
+        self.entries.get(id).map_or(&[], |(_, networks)| networks)
+    }
+
+    /// Whether a node is an exit for IPv4, or for IPv6.
+    #[must_use]
+    pub fn carries_out(&self, id: &NodeId, ipv4: bool) -> bool {
+        self.networks(id).iter().any(|p| p.prefix_len() == 0 && p.addr().is_ipv4() == ipv4)
     }
 
     /// The owner of a mesh address.

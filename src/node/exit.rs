@@ -89,8 +89,8 @@ impl Node {
                 node_id: known.id.to_string(),
                 name: display_name(known),
                 country: known.record.country.clone(),
-                ipv4: offers(known, true),
-                ipv6: offers(known, false),
+                ipv4: self.book.carries_out(&known.id, true),
+                ipv6: self.book.carries_out(&known.id, false),
                 metric,
                 in_use: self.exit() == Some(known.id),
             })
@@ -147,18 +147,12 @@ impl Node {
     /// The exit in use, if it carries packets to and from this address.
     pub(super) fn exit_for(&self, ip: IpAddr) -> Option<NodeId> {
         let id = self.exit().filter(|_| self.is_outside(ip))?;
-        let known = self.routing.announcement(self.routing.origin(&id)?)?;
-        offers(known, ip.is_ipv4()).then_some(id)
+        self.book.carries_out(&id, ip.is_ipv4()).then_some(id)
     }
 }
 
 fn is_much_nearer(new: Metric, used: Metric) -> bool {
     new.saturating_add(MUCH_NEARER) < used && new.saturating_mul(2) < used
-}
-
-/// Whether a node offers to be an exit for IPv4, or for IPv6.
-pub(super) fn offers(known: &Verified, ipv4: bool) -> bool {
-    known.record.prefixes.iter().any(|p| p.prefix_len() == 0 && p.addr().is_ipv4() == ipv4)
 }
 
 fn is_called(known: &Verified, who: &str) -> bool {

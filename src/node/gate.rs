@@ -50,7 +50,7 @@ impl Gatekeeper for Gate<'_> {
         match self.policy.admit(&peer, self.now) {
             Err(Refusal::NoCertificate) if self.invitation(&payload.admission, peer.id).is_some() => Ok(peer),
             Err(refusal) => Err(refusal),
-            Ok(()) => self.policy.check_prefixes(&peer).map(|()| peer),
+            Ok(()) => Ok(peer),
         }
     }
 }
@@ -68,7 +68,6 @@ impl Judge for Gate<'_> {
         };
         let peer = self.verifier.verify(announcement, source)?;
         self.policy.admit(&peer, self.now)?;
-        self.policy.check_prefixes(&peer)?;
         Ok(peer)
     }
 }

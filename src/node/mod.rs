@@ -228,7 +228,7 @@ impl Node {
         sessions.set_own(&announced, &own.admission);
         let me = identity.id();
         let mut book = AddressBook::default();
-        book.insert(&announced);
+        book.insert(&announced, announced.record.prefixes.clone());
         let mut node = Self {
             sessions,
             routing: Routing::new(announced, now),

@@ -234,7 +234,7 @@ impl Node {
         let before = self.addresses();
         let announced = self.own.sign(&self.identity, &self.network);
         self.sessions.set_own(&announced, &self.own.admission);
-        self.book.insert(&announced);
+        self.book.insert(&announced, announced.record.prefixes.clone());
         self.routing.set_own(now, announced);
         if self.addresses() != before {
             self.events.push_back(Event::AddressesChanged);

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::{Event, Node, Transmit, Via, forward::Tables as _, peer::Peer};
 use crate::{
-    identity::{RecordSource, Refusal},
+    identity::{RecordSource, Refusal, Verified},
     routing::{self, Routing},
     session,
     types::{Duration, Instant, IpPrefix, NodeId},
@@ -14,7 +14,7 @@ use crate::{
         proto::{self, control_message},
     },
 };
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr};
 
 pub(super) fn encode_control(kind: control_message::Kind) -> Vec<u8> {
     proto::ControlMessage { kind: Some(kind) }.encode_to_vec()
@@ -67,10 +67,10 @@ impl Node {
     /// A record from an earlier run. Refused ones are counted and ignored.
     pub fn add_known(&mut self, now: Instant, announcement: &[u8], record: &[u8]) {
         let unix = self.unix_now(now);
-        let verified = self.verifier.verify(announcement, RecordSource::Bytes(record)).and_then(|v| {
-            self.policy.admit(&v, unix)?;
-            self.policy.check_prefixes(&v).map(|()| v)
-        });
+        let verified = self
+            .verifier
+            .verify(announcement, RecordSource::Bytes(record))
+            .and_then(|v| self.policy.admit(&v, unix).map(|()| v));
         match verified {
             Ok(verified) => {
                 self.routing.learn(now, verified);
@@ -257,7 +257,7 @@ impl Node {
         let is_new = self.by_tag.insert(known.id.tag(), known.id).is_none();
         if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
             self.shown.insert(known.id, known.seqno);
-            self.book.insert(&known);
+            self.enter(&known);
             self.discovery.known(now, known.id, &known.record.endpoints);
             self.check_collision(&known);
             let id = known.id;
@@ -267,6 +267,25 @@ impl Node {
             }
             self.events.push_back(Event::StateChanged);
         }
+    }
+
+    /// Enters a node in the address book, with the networks that it may announce.
+    fn enter(&mut self, known: &Verified) {
+        let granted = self.policy.granted(known);
+        if granted.len() < known.record.prefixes.len() && known.id != self.identity.id() {
+            self.counters.refuse(&Refusal::ForeignPrefix);
+            self.events.push_back(Event::Refused(Refusal::ForeignPrefix));
+        }
+        self.book.insert(known, granted);
+    }
+
+    /// Networks that are accepted from nodes without a certificate for them, from now on.
+    pub fn set_accepted(&mut self, accept: HashMap<NodeId, Vec<IpPrefix>>) {
+        self.policy.accept = accept;
+        let me = self.identity.id();
+        let all: Vec<_> = self.routing.announcements().filter(|k| k.id != me).cloned().collect();
+        all.iter().for_each(|known| self.enter(known));
+        self.tables_dirty = true;
     }
 
     /// Brings the agenda up to date with whom routing has news for and what happened to links and channels.

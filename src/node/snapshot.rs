@@ -9,7 +9,6 @@ use std::{
 use super::{
     Node,
     book::PrefixMap,
-    exit,
     forward::{self, Destination, Tables},
 };
 use crate::{
@@ -78,10 +77,7 @@ impl Node {
             subnets: self.book.subnets().clone(),
             own: self.routing.own().cloned(),
             ranges: vec![self.network.cidr(), self.network.ula()],
-            exit: self.exit().and_then(|id| {
-                let known = self.routing.announcement(self.routing.origin(&id)?)?;
-                Some((id, exit::offers(known, true), exit::offers(known, false)))
-            }),
+            exit: self.exit().map(|id| (id, self.book.carries_out(&id, true), self.book.carries_out(&id, false))),
             ..Snapshot::default()
         };
         for (tag, id) in &self.by_tag {

@@ -243,7 +243,7 @@ impl Node {
                 node_id: r.origin.id.to_string(),
                 name: display_name(&r.origin),
                 addresses: r.origin.record.addresses.to_vec(),
-                prefixes: r.origin.record.prefixes.iter().map(ToString::to_string).collect(),
+                prefixes: self.book.networks(&r.origin.id).iter().map(ToString::to_string).collect(),
                 standby: standbys.iter().filter(|(.., n)| *n == r.origin.id).map(|(p, ..)| p.to_string()).collect(),
                 next_hop: r.next_hop.to_string(),
                 next_hop_name: name(&r.next_hop),
