@@ -128,7 +128,13 @@ impl Policy {
     /// Whether it would let everything through.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.rules.is_empty() && self.segments.is_empty() && self.guests.is_empty() && self.default_allow
+        self.is_about_guests() && self.guests.is_empty()
+    }
+
+    /// Whether it is only guests that it keeps from anything.
+    #[must_use]
+    pub fn is_about_guests(&self) -> bool {
+        self.rules.is_empty() && self.segments.is_empty() && self.default_allow
     }
 
     /// What becomes of a connection that `source` opens.
@@ -136,7 +142,8 @@ impl Policy {
     pub fn decide(&self, source: IpAddr, to: IpAddr, protocol: Protocol) -> Decision {
         let segment = self.segments.iter().find(|(_, prefixes, _)| contains(prefixes, source));
         let asks = matches!(protocol, Protocol::Tcp(53) | Protocol::Udp(53)) && self.here.contains(&to);
-        if asks && segment.is_some_and(|(name, ..)| name == PORTAL) {
+        let is_client = || self.segments.iter().any(|(name, all, _)| name == PORTAL && contains(all, source));
+        if asks && is_client() {
             return Decision { allowed: true, because: Because::Names };
         }
         let mut rules = self.rules.iter().enumerate();

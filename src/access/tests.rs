@@ -44,6 +44,7 @@ fn segments() -> Vec<Segment> {
     vec![
         segment("cameras", "10.30.0.0/24", SegmentPolicy::LocalOnly),
         segment("visitors", "10.31.0.0/24", SegmentPolicy::InternetOnly),
+        segment("printers", "10.86.86.4/32", SegmentPolicy::Strict),
         segment(PORTAL, "10.86.86.0/24", SegmentPolicy::Strict),
     ]
 }
@@ -72,6 +73,7 @@ fn the_first_rule_that_fits_decides_then_the_segment_then_the_default() {
     assert_eq!(decide("100.64.0.4", ME, Protocol::Icmp), (false, Because::Guest));
     assert_eq!(decide("10.86.86.2", "203.0.113.80", Protocol::Tcp(443)), (true, Because::Rule(2)));
     assert_eq!(decide("10.86.86.2", ME, Protocol::Udp(53)), (true, Because::Names));
+    assert_eq!(decide("10.86.86.4", ME, Protocol::Udp(53)), (true, Because::Names), "a client in another segment too");
     let portal = || Because::Segment(PORTAL.to_owned(), SegmentPolicy::Strict);
     assert_eq!(decide("10.86.86.3", "203.0.113.80", Protocol::Tcp(443)), (false, portal()));
     // The host's own public address is not the internet.

@@ -18,7 +18,12 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     api::ClientError,
@@ -280,7 +285,12 @@ fn start(path: &Path) -> Result<(), Failure> {
         std::process::abort();
     }));
     let config = Config::load(path)?;
-    let level = |name: &str| name.parse().unwrap_or(LevelFilter::INFO);
+    // Who asks for which name is nobody's business, unless somebody looks for a fault.
+    let level = |name: &str| {
+        let level = name.parse().unwrap_or(LevelFilter::INFO);
+        let names = if level == LevelFilter::TRACE { level } else { LevelFilter::WARN };
+        Targets::new().with_default(level).with_target("hickory", names)
+    };
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let (filter, levels) = reload::Layer::new(level(&config.log_level));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);

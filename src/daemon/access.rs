@@ -39,12 +39,20 @@ impl AccessRules {
             table: String::new(),
             loader: None,
         };
-        let table = table(&rules.policy(facts));
+        let policy = rules.policy(facts);
+        let table = table(&policy);
         if table.is_empty() {
             rules.journal.undo()?;
-        } else {
-            rules.journal.note_table(TABLE)?;
-            firewall::put_table(TABLE, &table)?;
+            return Ok(rules);
+        }
+        rules.journal.note_table(TABLE)?;
+        match firewall::put_table(TABLE, &table) {
+            // Somebody else's invitation is no reason not to start; it is tried again.
+            Err(error) if policy.is_about_guests() => {
+                tracing::error!(%error, "guests are members like any other here");
+                rules.load(table.clone())?;
+            }
+            other => other?,
         }
         rules.table = table;
         Ok(rules)
@@ -97,6 +105,7 @@ fn table(policy: &Policy) -> String {
 /// before is in force.
 fn load_all(tables: &Receiver<String>) {
     let mut failed: Option<String> = None;
+    let mut told = String::new();
     loop {
         let mut table = match (tables.recv_timeout(TRY_AGAIN), failed.take()) {
             (Ok(table), _) | (Err(RecvTimeoutError::Timeout), Some(table)) => table,
@@ -107,10 +116,12 @@ fn load_all(tables: &Receiver<String>) {
             table = later;
         }
         let loaded = if table.is_empty() { firewall::remove_table(TABLE) } else { firewall::put_table(TABLE, &table) };
-        if let Err(error) = loaded {
-            tracing::error!(%error, "the access rules are as they were before; trying again (access)");
-            failed = Some(table);
+        let error = loaded.err().map(|e| e.to_string()).unwrap_or_default();
+        failed = (!error.is_empty()).then_some(table);
+        if failed.is_some() && error != told {
+            tracing::error!(error, "the access rules are as they were before; trying again (access)");
         }
+        told = error;
     }
 }
 

@@ -21,6 +21,9 @@ use crate::{
 /// How long a node may take to answer an echo.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
 
+/// A certificate puts a node in at most so many.
+const MAX_GROUPS: usize = 16;
+
 struct Waiting {
     answer: oneshot::Sender<Response>,
     sent: time::Instant,
@@ -276,6 +279,13 @@ impl Control {
             let message = "this node knows no address under which a new node could reach it: give one with \
                            --bootstrap HOST:PORT, or set listen.advertise"
                 .to_owned();
+            return Response::Error { message };
+        }
+        let is_name = |g: &String| {
+            (1..=63).contains(&g.len()) && g.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+        };
+        if groups.len() > MAX_GROUPS || !groups.iter().all(is_name) {
+            let message = format!("at most {MAX_GROUPS} groups, each of 1 to 63 letters, digits, `-`, `.` or `_`");
             return Response::Error { message };
         }
         let expires = unix_now().saturating_add(valid_s);

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     api::Call,
-    config::Config,
+    config::{Config, HostNames},
     dataplane::{Input, Shared},
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
@@ -267,7 +267,9 @@ impl Control {
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
             // Another network has other servers; whoever finds them takes a moment.
-            self.names_due = Some(time::Instant::now());
+            if self.config.names.as_ref().is_some_and(|n| n.host == HostNames::Resolvconf) {
+                self.names_due = Some(time::Instant::now());
+            }
         }
     }
 

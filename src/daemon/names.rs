@@ -15,7 +15,7 @@ use hickory_resolver::{
         runtime::{Time, TokioRuntimeProvider},
     },
     proto::{
-        op::{Metadata, ResponseCode},
+        op::{Edns, Metadata, OpCode, ResponseCode},
         rr::{LowerName, Name, Record, RecordType},
     },
 };
@@ -38,6 +38,8 @@ use crate::{
 };
 
 const PORT: u16 = 53;
+/// UDP answers are no longer, whatever whoever asks would take: what every path carries (DNS Flag Day 2020).
+const MAX_PAYLOAD: u16 = 1232;
 /// A connection that asks nothing for so long is closed.
 const TCP_TIME: Duration = Duration::from_secs(10);
 const TCP_QUEUE: usize = 16;
@@ -232,10 +234,16 @@ fn code(e: &NetError) -> Option<ResponseCode> {
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
+        let edns = request.edns.as_ref().map(|asked| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(asked.max_payload().clamp(512, MAX_PAYLOAD));
+            edns
+        });
         let mut meta = Metadata::response_from_request(&request.metadata);
         meta.recursion_available = true;
         let (mut answers, mut authorities) = (Vec::new(), Vec::new());
         match request.request_info() {
+            _ if request.metadata.op_code != OpCode::Query => meta.response_code = ResponseCode::NotImp,
             Ok(info) => {
                 let from = request.src().ip().to_canonical();
                 let (ours, reply) = self.reply(from, info.query.name(), info.query.query_type()).await;
@@ -244,13 +252,11 @@ impl RequestHandler for Handler {
             }
             Err(_) => meta.response_code = ResponseCode::FormErr,
         }
-        let response = MessageResponseBuilder::from_message_request(request).build(
-            meta,
-            answers.iter(),
-            authorities.iter(),
-            std::iter::empty(),
-            std::iter::empty(),
-        );
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let response = builder.build(meta, answers.iter(), authorities.iter(), std::iter::empty(), std::iter::empty());
         match out.send_response(response).await {
             Ok(info) => info,
             // Whoever asked is gone.

@@ -8,6 +8,7 @@ use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{journal::Journal, state};
 use crate::{
+    access::{SPECIAL4, SPECIAL6},
     config::{Config, ExitClient},
     host::{self, MARK, Netlink, Rule, firewall},
     types::IpPrefix,
@@ -245,8 +246,11 @@ impl Tunnel {
         for (family, protocol, range) in [("ip", "ipv4", self.ranges[0]), ("ip6", "ipv6", self.ranges[1])] {
             let mesh = &self.interface;
             out.push(format!("oifname != {{ \"lo\", \"{mesh}\" }} meta mark {mark} {family} saddr {range} masquerade"));
-            for own in self.behind.iter().chain([&range]).filter(|p| firewall::family(p.addr()) == family) {
-                out.push(format!("oifname \"{mesh}\" {family} saddr {own} return"));
+            out.push(format!("oifname \"{mesh}\" {family} saddr {range} return"));
+            // To the internet they go as this node does: the exit need not know of them.
+            let special = if family == "ip" { SPECIAL4.join(", ") } else { SPECIAL6.join(", ") };
+            for own in self.behind.iter().filter(|p| firewall::family(p.addr()) == family) {
+                out.push(format!("oifname \"{mesh}\" {family} saddr {own} {family} daddr {{ {special} }} return"));
             }
             out.push(format!("oifname \"{mesh}\" meta nfproto {protocol} masquerade"));
         }

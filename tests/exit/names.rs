@@ -121,6 +121,12 @@ pub fn of_the_mesh() {
     // Other members get the mesh's names and no others.
     assert_eq!(dig(&alpha_host, own.0, &["beta.aegis"]), [own.0.to_string()]);
     assert_eq!(code(&alpha_host, own.0, &["www.example.org"]), "REFUSED");
+    let mut long = beta_host.ns.command("dig");
+    let long = long.args([&format!("@{}", own.0), "+nostats", "alpha.aegis"]).output().unwrap().stdout;
+    let long = String::from_utf8_lossy(&long);
+    assert!(long.contains("; EDNS: version: 0, flags:; udp: 1232"), "{long}");
+    let log = fs::read_to_string(beta.dir.join("daemon.log")).unwrap();
+    assert!(!log.contains("example.org"), "who asks for what is in the log:\n{log}");
     println!(
         "  dig alpha.aegis: {:?}, AAAA {:?}, PTR, SRV, TCP, split; strangers' names are refused to others",
         ask(&["alpha.aegis"]),

@@ -109,6 +109,7 @@ pub fn stock_clients() {
     world.exit_in_use();
     need_route(&world.client, "relay");
     let relay = need(&world.relay, "addresses", || world.relay.addresses());
+    let client_id = need(&world.client, "status", || world.client.status()).node.node_id;
     let portal = need(&world.client, "addresses", || world.client.addresses());
     let _inside = Server::start(&world.relay_host);
 
@@ -169,12 +170,26 @@ pub fn stock_clients() {
     // The daemon dies and comes back: clients go on with what they have.
     std::thread::sleep(Duration::from_secs(2));
     world.client.kill();
+    // This time with addresses of their own in the mesh.
+    let file = world.client.dir.join("peer.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("  endpoint:", "  masquerade: false\n  endpoint:")).unwrap();
+    let relay_file = world.relay.dir.join("peer.yaml");
+    let accept = format!("routing:\n  accept:\n    - {{ node: {client_id}, prefixes: [10.86.86.0/24] }}\n");
+    fs::write(&relay_file, fs::read_to_string(&relay_file).unwrap() + &accept).unwrap();
+    world.relay.ask(&Request::Reload).unwrap();
     world.start_client();
     let started = std::time::Instant::now();
     world.exit_in_use();
     let again = wait_for(Duration::from_secs(30), || fetch(&phone, WEB.into(), PATIENCE));
     assert_eq!(again, Some(EXITS[0].into()), "{}", world.client.log_tail());
     println!("  kill -9 and a start: the phone goes on after {:.1} s", started.elapsed().as_secs_f64());
+    let own: IpAddr = [10, 86, 86, 2].into();
+    let as_itself = wait_for(Duration::from_secs(10), || fetch(&phone, relay.0, PATIENCE).filter(|seen| *seen == own));
+    assert_eq!(as_itself, Some(own), "nodes see the phone itself");
+    let _on_the_phone = Server::start(&phone);
+    assert_eq!(reach(&world.relay_host, own), Some(relay.0), "and reach it");
+    println!("  without masquerade: nodes see the phone itself, and reach it");
     println!("    {}", world.command(&["portal", "list"]).trim_end().replace('\n', "\n    "));
     let listed = clients(&world);
     assert_eq!(listed.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["phone", "printer", "tablet"]);
