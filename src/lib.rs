@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod api;
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod crypto;

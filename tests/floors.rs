@@ -10,7 +10,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (2, &["session", "routing", "discovery", "punch", "access"]),
     (3, &["node"]),
     (4, &["transport", "tun", "host", "portmap", "stealth"]),
-    (5, &["dataplane", "portal"]),
+    (5, &["dataplane", "portal", "chat"]),
     (6, &["api", "lab", "sim", "netcheck"]),
     (7, &["daemon"]),
     (8, &["cli"]),

@@ -2,6 +2,7 @@
 
 mod access;
 mod certs;
+mod chat;
 mod exit;
 mod netcheck;
 mod network;
@@ -96,6 +97,9 @@ enum Command {
     /// The disguise
     #[command(subcommand)]
     Stealth(stealth::StealthCommand),
+    /// The chat
+    #[command(subcommand)]
+    Chat(chat::ChatCommand),
     /// Read the configuration again: what can change without a restart does
     Reload,
     /// End the running daemon
@@ -254,6 +258,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Portal(command)) => portal::run(command, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Stealth(command)) => stealth::run(command, &config_path),
+        Some(Command::Chat(command)) => chat::run(command),
         Some(Command::Reload) => show::reload(&socket()?),
         Some(Command::Down) => {
             crate::api::request(&socket()?, &crate::api::Request::Stop)?;

@@ -1,0 +1,456 @@
+//! The envelope: what is signed, its id, and who may have said it.
+//!
+//! The hash goes over two levels: without its payload a message still verifies, and the chain of its author holds.
+
+use std::fmt;
+
+use ed25519_zebra::{Signature, SigningKey, VerificationKey, VerificationKeyBytes, batch};
+use prost::Message as _;
+use rand_core::{CryptoRng, RngCore};
+
+use super::{clock::Hlc, proto};
+use crate::crypto::{Rng, sha256};
+
+const ID: &[u8] = b"aegis/msg/1";
+const SIGNED: &[u8] = b"aegis/sig/1";
+const DEVICE: &[u8] = b"aegis/device/1";
+pub const MAX_HEADER: usize = 1024;
+pub const MAX_PAYLOAD: usize = 65_536;
+/// Entries of `auth_heads` and of `refs`.
+pub const MAX_LINKS: usize = 8;
+const MAX_TARGETS: usize = 64;
+const MAX_REASON: usize = 512;
+
+/// An id, a device's key or an identity's.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub [u8; 32]);
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl Id {
+    fn of(bytes: &[u8]) -> Result<Self, Invalid> {
+        bytes.try_into().map(Self).map_err(|_| Invalid("an id of 32 bytes"))
+    }
+}
+
+/// Why bytes are no message. It is for ever: nothing that comes later makes them one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message: expected {0}")]
+pub struct Invalid(pub &'static str);
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Kind {
+    Text = 1,
+    Edit = 2,
+    Reaction = 3,
+    Retract = 4,
+    Genesis = 16,
+    Join = 17,
+    Grant = 18,
+    Revoke = 19,
+    Leave = 20,
+    Ban = 21,
+    Unban = 22,
+    ShadowBan = 23,
+    Unshadow = 24,
+    Tombstone = 25,
+    Checkpoint = 26,
+}
+
+impl Kind {
+    const ALL: [Kind; 15] = [
+        Kind::Text,
+        Kind::Edit,
+        Kind::Reaction,
+        Kind::Retract,
+        Kind::Genesis,
+        Kind::Join,
+        Kind::Grant,
+        Kind::Revoke,
+        Kind::Leave,
+        Kind::Ban,
+        Kind::Unban,
+        Kind::ShadowBan,
+        Kind::Unshadow,
+        Kind::Tombstone,
+        Kind::Checkpoint,
+    ];
+
+    /// Whether it is an act of authority: those are kept for ever, with their payloads.
+    #[must_use]
+    pub fn is_authority(self) -> bool {
+        self as u32 >= Kind::Genesis as u32
+    }
+}
+
+/// What members may do beside talking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Member,
+    Moderator,
+    Powernode,
+    Founder,
+}
+
+/// An act of authority, or content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The payload of content; `None`: not here.
+    Content(Option<Vec<u8>>),
+    /// GENESIS and JOIN: the identity that the device belongs to.
+    Join {
+        identity: Id,
+    },
+    Grant {
+        target: Id,
+        role: Role,
+    },
+    Revoke {
+        target: Id,
+    },
+    Leave,
+    Ban(Ban),
+    Unban {
+        target: Id,
+    },
+    ShadowBan(Ban),
+    Unshadow {
+        target: Id,
+    },
+    Tombstone {
+        targets: Vec<Id>,
+        reason: String,
+    },
+    Checkpoint,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    pub target: Id,
+    /// Up to where the messages of its devices stay; of others none do.
+    pub cut: Vec<(Id, u64)>,
+    /// They don't stay either.
+    pub purge: bool,
+    pub reason: String,
+}
+
+impl Ban {
+    /// Whether a message is within the cut.
+    #[must_use]
+    pub fn keeps(&self, device: Id, seq: u64) -> bool {
+        self.cut.iter().any(|(d, last)| *d == device && seq <= *last)
+    }
+}
+
+/// A message whose bytes are well-formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub id: Id,
+    /// As it was signed.
+    pub header: Vec<u8>,
+    pub signature: [u8; 64],
+    pub platform: Id,
+    pub device: Id,
+    pub seq: u64,
+    pub prev: Option<Id>,
+    pub hlc: Hlc,
+    pub auth_heads: Vec<Id>,
+    pub refs: Vec<Id>,
+    pub channel: [u8; 16],
+    pub kind: Kind,
+    pub body: Body,
+}
+
+/// What an author decides about a message.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// `None`: a GENESIS.
+    pub platform: Option<Id>,
+    pub seq: u64,
+    pub prev: Option<Id>,
+    pub hlc: Hlc,
+    pub auth_heads: Vec<Id>,
+    pub refs: Vec<Id>,
+    pub channel: [u8; 16],
+    pub kind: Kind,
+    pub payload: Vec<u8>,
+}
+
+/// The private key of a device.
+pub struct DeviceKey {
+    key: SigningKey,
+    pub device: Id,
+    /// The payload of this device's GENESIS or JOIN: whose it is.
+    pub join: Vec<u8>,
+    pub identity: Id,
+}
+
+impl DeviceKey {
+    /// A device of the identity with this seed. Seeds are 32 random bytes.
+    #[must_use]
+    pub fn new(identity: &[u8; 32], device: &[u8; 32]) -> Self {
+        let (root, key) = (SigningKey::from(*identity), SigningKey::from(*device));
+        let public = |key: &SigningKey| Id(VerificationKeyBytes::from(key).into());
+        let (identity, device) = (public(&root), public(&key));
+        let signature: [u8; 64] = root.sign(&[DEVICE, &device.0].concat()).into();
+        let join = proto::Join { identity: identity.0.to_vec(), signature: signature.to_vec() }.encode_to_vec();
+        Self { key, device, join, identity }
+    }
+
+    /// Signs a message.
+    #[must_use]
+    pub fn sign(&self, draft: Draft) -> Vec<u8> {
+        let sorted = |mut ids: Vec<Id>| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids.into_iter().map(|id| id.0.to_vec()).collect()
+        };
+        let header = proto::Header {
+            version: 1,
+            platform: draft.platform.map(|p| p.0.to_vec()).unwrap_or_default(),
+            device: self.device.0.to_vec(),
+            seq: draft.seq,
+            prev: draft.prev.map(|p| p.0.to_vec()).unwrap_or_default(),
+            hlc: draft.hlc.0,
+            auth_heads: sorted(draft.auth_heads),
+            refs: sorted(draft.refs),
+            channel: if draft.channel == [0; 16] { Vec::new() } else { draft.channel.to_vec() },
+            kind: draft.kind as u32,
+            payload_len: draft.payload.len() as u32,
+            payload_hash: sha256(&[&draft.payload]).to_vec(),
+        }
+        .encode_to_vec();
+        let id = sha256(&[ID, &header]);
+        let signature: [u8; 64] = self.key.sign(&[SIGNED, &id].concat()).into();
+        proto::Message { header, signature: signature.to_vec(), payload: Some(draft.payload) }.encode_to_vec()
+    }
+}
+
+/// Decodes what would be encoded the same way, and nothing else: one meaning has one form.
+fn canonical<M: prost::Message + Default>(bytes: &[u8], what: &'static str) -> Result<M, Invalid> {
+    let message = M::decode(bytes).map_err(|_| Invalid(what))?;
+    if message.encode_to_vec() == bytes { Ok(message) } else { Err(Invalid(what)) }
+}
+
+fn ids(list: &[Vec<u8>], most: usize) -> Result<Vec<Id>, Invalid> {
+    let all = list.iter().map(|b| Id::of(b)).collect::<Result<Vec<_>, _>>()?;
+    let sorted = all.windows(2).all(|w| w[0] < w[1]);
+    if sorted && all.len() <= most { Ok(all) } else { Err(Invalid("sorted ids, and few of them")) }
+}
+
+impl Message {
+    /// Reads a message: shape, hashes and limits, but not the signature ([`Self::verify`]).
+    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let raw: proto::Message = canonical(bytes, "a message")?;
+        if raw.header.len() > MAX_HEADER {
+            return Err(Invalid("a header of at most 1 KiB"));
+        }
+        let header: proto::Header = canonical(&raw.header, "a header")?;
+        let kind = Kind::ALL.into_iter().find(|k| *k as u32 == header.kind).ok_or(Invalid("a kind that is known"))?;
+        let is_genesis = kind == Kind::Genesis;
+        let good = header.version == 1
+            && header.seq >= 1
+            && header.prev.is_empty() == (header.seq == 1)
+            && header.platform.is_empty() == is_genesis
+            && (!is_genesis || header.seq == 1)
+            && (header.seq == 1) == matches!(kind, Kind::Genesis | Kind::Join)
+            && (is_genesis || !header.auth_heads.is_empty())
+            && header.payload_len as usize <= MAX_PAYLOAD;
+        if !good {
+            return Err(Invalid("a header whose parts fit each other"));
+        }
+        let id = Id(sha256(&[ID, &raw.header]));
+        let device = Id::of(&header.device)?;
+        if raw
+            .payload
+            .as_ref()
+            .is_some_and(|p| p.len() != header.payload_len as usize || sha256(&[p]) != *header.payload_hash)
+        {
+            return Err(Invalid("the payload that was signed"));
+        }
+        let channel = match header.channel.len() {
+            0 => [0; 16],
+            _ => header.channel.as_slice().try_into().map_err(|_| Invalid("a channel of 16 bytes"))?,
+        };
+        if header.channel == [0; 16] {
+            return Err(Invalid("an empty channel as no bytes"));
+        }
+        Ok(Self {
+            platform: if is_genesis { id } else { Id::of(&header.platform)? },
+            device,
+            seq: header.seq,
+            prev: if header.seq == 1 { None } else { Some(Id::of(&header.prev)?) },
+            hlc: Hlc(header.hlc),
+            auth_heads: ids(&header.auth_heads, MAX_LINKS)?,
+            refs: ids(&header.refs, MAX_LINKS)?,
+            channel,
+            kind,
+            body: body(kind, device, raw.payload)?,
+            id,
+            signature: raw.signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?,
+            header: raw.header,
+        })
+    }
+
+    /// Checks the signature by the rules of ZIP 215, under which checking one by one and in batches always agree.
+    pub fn verify(&self) -> Result<(), Invalid> {
+        verify(self.device, &[SIGNED, &self.id.0].concat(), &self.signature)
+    }
+
+    /// The identity in a GENESIS or JOIN.
+    #[must_use]
+    pub fn joins(&self) -> Option<Id> {
+        match &self.body {
+            Body::Join { identity } => Some(*identity),
+            _ => None,
+        }
+    }
+}
+
+/// Whether each message is its author's. Many at once take half the time; the result is the same by ZIP 215, and a bad one
+/// among them costs the others nothing but that time.
+#[must_use]
+pub fn verify_all(messages: &[&Message], rng: &mut Rng) -> Vec<bool> {
+    let mut batch = batch::Verifier::new();
+    for m in messages {
+        if check_key(m.device).is_err() {
+            return messages.iter().map(|m| m.verify().is_ok()).collect();
+        }
+        let text = [SIGNED, &m.id.0].concat();
+        batch.queue((VerificationKeyBytes::from(m.device.0), Signature::from(m.signature), &text));
+    }
+    if batch.verify(Draw(rng)).is_ok() {
+        return vec![true; messages.len()];
+    }
+    match messages {
+        [] | [_] => messages.iter().map(|m| m.verify().is_ok()).collect(),
+        // In which half? A good half is done with at once.
+        _ => {
+            let (first, second) = messages.split_at(messages.len() / 2);
+            [verify_all(first, rng), verify_all(second, rng)].concat()
+        }
+    }
+}
+
+/// Our generator, as the batch asks for it.
+struct Draw<'r>(&'r mut Rng);
+
+impl RngCore for Draw<'_> {
+    fn next_u32(&mut self) -> u32 {
+        self.0.next_u32()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    fn fill_bytes(&mut self, out: &mut [u8]) {
+        self.0.fill(out);
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), rand_core::Error> {
+        self.0.fill(out);
+        Ok(())
+    }
+}
+
+impl CryptoRng for Draw<'_> {}
+
+/// Keys of small order would make signatures that are good for every message; keys in another form than their own would be
+/// one author under two names.
+pub fn check_key(key: Id) -> Result<VerificationKey, Invalid> {
+    let point =
+        curve25519_dalek::edwards::CompressedEdwardsY(key.0).decompress().ok_or(Invalid("a key on the curve"))?;
+    if point.is_small_order() || point.compress().0 != key.0 {
+        return Err(Invalid("a key of full order, in its own form"));
+    }
+    VerificationKey::try_from(VerificationKeyBytes::from(key.0)).map_err(|_| Invalid("a key on the curve"))
+}
+
+fn verify(key: Id, text: &[u8], signature: &[u8; 64]) -> Result<(), Invalid> {
+    check_key(key)?.verify(&Signature::from(*signature), text).map_err(|_| Invalid("a signature of its author"))
+}
+
+fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<Body, Invalid> {
+    if !kind.is_authority() {
+        return Ok(Body::Content(payload));
+    }
+    let payload = payload.ok_or(Invalid("an act of authority with its payload"))?;
+    let target = |bytes: &[u8]| Id::of(&canonical::<proto::Target>(bytes, "a target")?.target);
+    Ok(match kind {
+        Kind::Genesis | Kind::Join => {
+            let join: proto::Join = canonical(&payload, "whose device it is")?;
+            let identity = Id::of(&join.identity)?;
+            let signature = join.signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?;
+            verify(identity, &[DEVICE, &device.0].concat(), &signature)?;
+            Body::Join { identity }
+        }
+        Kind::Grant => {
+            let grant: proto::Grant = canonical(&payload, "a grant")?;
+            let role = match grant.role {
+                1 => Role::Moderator,
+                2 => Role::Powernode,
+                _ => return Err(Invalid("a role that can be granted")),
+            };
+            Body::Grant { target: Id::of(&grant.target)?, role }
+        }
+        Kind::Revoke => Body::Revoke { target: target(&payload)? },
+        Kind::Unban => Body::Unban { target: target(&payload)? },
+        Kind::Unshadow => Body::Unshadow { target: target(&payload)? },
+        Kind::Ban => Body::Ban(ban(&payload)?),
+        Kind::ShadowBan => Body::ShadowBan(ban(&payload)?),
+        Kind::Tombstone => {
+            let raw: proto::Tombstone = canonical(&payload, "a tombstone")?;
+            if raw.reason.len() > MAX_REASON || raw.targets.is_empty() {
+                return Err(Invalid("a tombstone with targets and a short reason"));
+            }
+            Body::Tombstone { targets: ids(&raw.targets, MAX_TARGETS)?, reason: raw.reason }
+        }
+        _ if !payload.is_empty() => return Err(Invalid("no payload")),
+        Kind::Leave => Body::Leave,
+        _ => Body::Checkpoint,
+    })
+}
+
+fn ban(payload: &[u8]) -> Result<Ban, Invalid> {
+    let raw: proto::Ban = canonical(payload, "a ban")?;
+    let cut = raw.cut.iter().map(|c| Ok((Id::of(&c.device)?, c.seq))).collect::<Result<Vec<_>, Invalid>>()?;
+    let sorted = cut.windows(2).all(|w| w[0].0 < w[1].0);
+    if !sorted || cut.len() > MAX_TARGETS || raw.reason.len() > MAX_REASON {
+        return Err(Invalid("a ban with a sorted cut and a short reason"));
+    }
+    Ok(Ban { target: Id::of(&raw.target)?, cut, purge: raw.purge, reason: raw.reason })
+}
+
+/// The payload of an act of authority.
+#[must_use]
+pub fn payload_of(body: &Body) -> Vec<u8> {
+    let target = |id: &Id| proto::Target { target: id.0.to_vec() }.encode_to_vec();
+    let ban = |b: &Ban| {
+        let cut = b.cut.iter().map(|(d, seq)| proto::Cut { device: d.0.to_vec(), seq: *seq });
+        proto::Ban { target: b.target.0.to_vec(), cut: cut.collect(), purge: b.purge, reason: b.reason.clone() }
+            .encode_to_vec()
+    };
+    match body {
+        Body::Content(payload) => payload.clone().unwrap_or_default(),
+        Body::Join { .. } | Body::Leave | Body::Checkpoint => Vec::new(),
+        Body::Grant { target, role } => {
+            let role = if *role == Role::Moderator { 1 } else { 2 };
+            proto::Grant { target: target.0.to_vec(), role }.encode_to_vec()
+        }
+        Body::Revoke { target: t } | Body::Unban { target: t } | Body::Unshadow { target: t } => target(t),
+        Body::Ban(b) | Body::ShadowBan(b) => ban(b),
+        Body::Tombstone { targets, reason } => {
+            let mut all = targets.clone();
+            all.sort_unstable();
+            proto::Tombstone { targets: all.iter().map(|t| t.0.to_vec()).collect(), reason: reason.clone() }
+                .encode_to_vec()
+        }
+    }
+}

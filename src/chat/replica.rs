@@ -1,0 +1,195 @@
+//! One copy of a platform: takes in messages in any order, any number of times.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    authority::Authority,
+    clock::{Clock, Hlc},
+    envelope::{Body, DeviceKey, Draft, Id, Kind, MAX_LINKS, Message, payload_of},
+    view::{Timeline, View, forks},
+};
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    New,
+    Known,
+    /// It names acts of authority that are not here yet: it is kept until they are.
+    Waits,
+    /// Its clock is far ahead: it is for whoever sent it to send it again.
+    Early,
+    /// Of another platform.
+    Foreign,
+}
+
+/// The messages of a platform.
+#[derive(Clone, Debug, Default)]
+pub struct Replica {
+    platform: Id,
+    messages: HashMap<Id, Arc<Message>>,
+    /// By one of the acts that they miss.
+    waiting: HashMap<Id, Vec<Arc<Message>>>,
+    /// Acts that no other act here names.
+    heads: BTreeSet<Id>,
+    named: HashSet<Id>,
+    clock: Clock,
+}
+
+impl Replica {
+    #[must_use]
+    pub fn new(platform: Id) -> Self {
+        Self { platform, ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Takes in a message whose signature is verified, at `now_ms` since 1970.
+    pub fn insert(&mut self, now_ms: u64, message: Arc<Message>) -> Taken {
+        if message.platform != self.platform {
+            return Taken::Foreign;
+        }
+        if self.messages.contains_key(&message.id) {
+            return Taken::Known;
+        }
+        if message.hlc.is_early(now_ms) {
+            return Taken::Early;
+        }
+        if let Some(missing) = self.missing(&message) {
+            let waiting = self.waiting.entry(missing).or_default();
+            if waiting.iter().any(|m| m.id == message.id) {
+                return Taken::Known;
+            }
+            waiting.push(message);
+            return Taken::Waits;
+        }
+        let mut ready = vec![message];
+        while let Some(message) = ready.pop() {
+            if let Some(missing) = self.missing(&message) {
+                self.waiting.entry(missing).or_default().push(message);
+                continue;
+            }
+            self.clock.observe(message.hlc);
+            if message.kind.is_authority() {
+                self.name(&message);
+                ready.extend(self.waiting.remove(&message.id).unwrap_or_default());
+            }
+            self.messages.insert(message.id, message);
+        }
+        Taken::New
+    }
+
+    fn missing(&self, message: &Message) -> Option<Id> {
+        message.auth_heads.iter().copied().find(|h| !self.messages.get(h).is_some_and(|m| m.kind.is_authority()))
+    }
+
+    fn name(&mut self, act: &Message) {
+        for head in &act.auth_heads {
+            self.heads.remove(head);
+            self.named.insert(*head);
+        }
+        if !self.named.contains(&act.id) {
+            self.heads.insert(act.id);
+        }
+    }
+
+    /// The newest acts, as a message names them: those with the latest clocks, if there are many.
+    #[must_use]
+    pub fn auth_heads(&self) -> Vec<Id> {
+        let mut all: Vec<(Hlc, Id)> = self.heads.iter().map(|id| (self.messages[id].hlc, *id)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.truncate(MAX_LINKS);
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    #[must_use]
+    pub fn knows(&self, id: &Id) -> bool {
+        self.messages.contains_key(id)
+    }
+
+    pub fn messages(&self) -> impl Iterator<Item = &Arc<Message>> {
+        self.messages.values()
+    }
+
+    /// What an identity sees.
+    #[must_use]
+    pub fn view(&self, viewer: Id) -> View {
+        self.views(&[viewer]).1.remove(0)
+    }
+
+    /// What each of these identities sees, and how many acts of authority are void.
+    #[must_use]
+    pub fn views(&self, viewers: &[Id]) -> (usize, Vec<View>) {
+        let all: Vec<&Message> = self.messages.values().map(|m| &**m).collect();
+        let acts: Vec<&Message> = all.iter().copied().filter(|m| m.kind.is_authority()).collect();
+        let forks = forks(&all);
+        let authority = Authority::resolve(self.platform, &acts, &forks);
+        let void = acts.iter().filter(|m| !authority.is_good(&m.id)).count();
+        let timeline = Timeline::new(&authority, &all, &forks);
+        (void, viewers.iter().map(|viewer| timeline.view(*viewer)).collect())
+    }
+}
+
+/// A device that writes on one platform.
+pub struct Author {
+    pub key: DeviceKey,
+    platform: Option<Id>,
+    seq: u64,
+    prev: Option<Id>,
+}
+
+impl Author {
+    #[must_use]
+    pub fn new(key: DeviceKey, platform: Option<Id>) -> Self {
+        Self { key, platform, seq: 0, prev: None }
+    }
+
+    /// Writes a message, as the replica has it now; `refs` are what it answers. It is taken in there.
+    pub fn write(
+        &mut self,
+        replica: &mut Replica,
+        now_ms: u64,
+        kind: Kind,
+        body: &Body,
+        refs: Vec<Id>,
+    ) -> Arc<Message> {
+        let payload = if matches!(body, Body::Join { .. }) { self.key.join.clone() } else { payload_of(body) };
+        self.seq += 1;
+        let draft = Draft {
+            platform: self.platform,
+            seq: self.seq,
+            prev: self.prev,
+            hlc: replica.clock.tick(now_ms),
+            auth_heads: replica.auth_heads(),
+            refs,
+            channel: [0; 16],
+            kind,
+            payload,
+        };
+        let message = Arc::new(Message::decode(&self.key.sign(draft)).expect("what we write is well-formed"));
+        self.prev = Some(message.id);
+        self.platform.get_or_insert(message.platform);
+        if replica.is_empty() && kind == Kind::Genesis {
+            replica.platform = message.platform;
+        }
+        replica.insert(now_ms, Arc::clone(&message));
+        message
+    }
+
+    /// Joins, or founds where there is no platform yet.
+    pub fn join(&mut self, replica: &mut Replica, now_ms: u64) -> Arc<Message> {
+        let kind = if self.platform.is_none() { Kind::Genesis } else { Kind::Join };
+        let body = Body::Join { identity: self.key.identity };
+        self.write(replica, now_ms, kind, &body, Vec::new())
+    }
+}
