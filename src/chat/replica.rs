@@ -103,13 +103,25 @@ impl Replica {
         }
     }
 
-    /// The newest acts, as a message names them: those with the latest clocks, if there are many.
+    /// The newest acts, as a message names them. If there are many, those that count come before those that everybody may
+    /// do or try, or else a crowd of strangers could keep an author from naming what gave him his role.
     #[must_use]
     pub fn auth_heads(&self) -> Vec<Id> {
-        let mut all: Vec<(Hlc, Id)> = self.heads.iter().map(|id| (self.messages[id].hlc, *id)).collect();
+        if self.heads.len() <= MAX_LINKS {
+            return self.heads.iter().copied().collect();
+        }
+        let authority = self.authority(&HashMap::new());
+        let weight = |m: &Message| authority.is_good(&m.id) && !matches!(m.kind, Kind::Join | Kind::Leave);
+        let heads = self.heads.iter().filter_map(|id| self.messages.get(id));
+        let mut all: Vec<((bool, Hlc), Id)> = heads.map(|m| ((weight(m), m.hlc), m.id)).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         all.truncate(MAX_LINKS);
         all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn authority(&self, forks: &HashMap<Id, u64>) -> Authority<'_> {
+        let acts: Vec<&Message> = self.messages.values().map(|m| &**m).filter(|m| m.kind.is_authority()).collect();
+        Authority::resolve(self.platform, &acts, forks)
     }
 
     #[must_use]
@@ -131,10 +143,9 @@ impl Replica {
     #[must_use]
     pub fn views(&self, viewers: &[Id]) -> (usize, Vec<View>) {
         let all: Vec<&Message> = self.messages.values().map(|m| &**m).collect();
-        let acts: Vec<&Message> = all.iter().copied().filter(|m| m.kind.is_authority()).collect();
         let forks = forks(&all);
-        let authority = Authority::resolve(self.platform, &acts, &forks);
-        let void = acts.iter().filter(|m| !authority.is_good(&m.id)).count();
+        let authority = self.authority(&forks);
+        let void = all.iter().filter(|m| m.kind.is_authority() && !authority.is_good(&m.id)).count();
         let timeline = Timeline::new(&authority, &all, &forks);
         (void, viewers.iter().map(|viewer| timeline.view(*viewer)).collect())
     }

@@ -222,6 +222,24 @@ fn late_branches_reset_nothing() {
 }
 
 #[test]
+fn a_crowd_of_strangers_keeps_nobody_from_naming_what_counts() {
+    let mut stage = Stage::new(2);
+    let before = stage.base.clone();
+    stage.grant(0, 1, Role::Powernode);
+    for i in 0..40 {
+        let mut stranger = Author::new(DeviceKey::new(&[77; 32], &[150 + i; 32]), Some(stage.all[0].platform));
+        let mut knows = before.clone();
+        let join = stranger.join(&mut knows, 9000);
+        let target = stranger.key.identity;
+        let tries =
+            stranger.write(&mut knows, 9001, Kind::Grant, &Body::Grant { target, role: Role::Powernode }, vec![]);
+        [join, tries].into_iter().for_each(|m| stage.take(m));
+    }
+    stage.grant(1, 2, Role::Moderator);
+    assert_eq!(stage.standing(2).0, Role::Moderator);
+}
+
+#[test]
 fn a_checkpoint_is_final() {
     let mut stage = Stage::new(3);
     stage.grant(0, 1, Role::Powernode);
