@@ -2,7 +2,7 @@
 //! revocations. A damaged file is set aside, not trusted and not fatal.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
@@ -37,7 +37,10 @@ pub(super) struct State {
 pub(super) fn lock(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir)?;
     let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock"))?;
-    file.try_lock()?;
+    file.try_lock().map_err(|e| match e {
+        TryLockError::WouldBlock => io::Error::new(io::ErrorKind::WouldBlock, "it is taken"),
+        TryLockError::Error(e) => e,
+    })?;
     Ok(file)
 }
 
