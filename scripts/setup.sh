@@ -30,6 +30,7 @@ if [ "${1:-}" = tests ]; then
     want openssl openssl
     want curl curl
     want dig bind9-dnsutils
+    want ping iputils-ping
     want ip iproute2
     want setpriv util-linux
     want microsocks microsocks
@@ -71,6 +72,8 @@ fi
 # The real resolvconf(8), but not installed: this machine's names are none of the tests' business.
 if [ "${1:-}" = tests ] && [ ! -x target/openresolv/sbin/resolvconf ] && command -v apt-get >/dev/null; then
     mkdir -p target/openresolv
+    # Lists of packages may be missing where nothing else was.
+    apt-cache show openresolv >/dev/null 2>&1 || $sudo apt-get update -qq
     (cd target/openresolv && apt-get download -qq openresolv && dpkg -x openresolv_*.deb . && rm openresolv_*.deb)
 fi
 

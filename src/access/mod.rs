@@ -11,21 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Access, AccessRule, GUESTS, PORTAL, Ports, SegmentPolicy, Where, Who},
-    types::{IpPrefix, NodeId},
+    types::{IpPrefix, NodeId, SPECIAL4, SPECIAL6},
 };
-
-/// Not the internet: private and special addresses (RFC 6890).
-pub const SPECIAL4: [&str; 8] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "224.0.0.0/3",
-];
-pub const SPECIAL6: [&str; 6] = ["::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "ff00::/8"];
 
 /// What rules are about, as it is now.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
 //! The same policy as rules of nftables.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{Policy, Rule, Target};
 use crate::{
@@ -36,7 +36,7 @@ impl Policy {
                 let name = format!("rule{n}_{family}");
                 let who = match &rule.who {
                     None => any.to_owned(),
-                    Some(all) if all.iter().any(|p| is_of(p, family)) => {
+                    Some(all) if all.iter().any(|p| p.family() == family) => {
                         set(&mut sets, &name, kind, family, all);
                         format!("{family} saddr @{name}")
                     }
@@ -47,7 +47,7 @@ impl Policy {
         }
         for (_, prefixes, policy) in &self.segments {
             for prefix in prefixes {
-                let family = family(prefix);
+                let family = prefix.family();
                 let from = format!("{family} saddr {prefix}");
                 rules.extend(match policy {
                     SegmentPolicy::Strict => vec![format!("{from} goto refuse")],
@@ -94,7 +94,7 @@ impl Rule {
             .filter_map(|target| match target {
                 Target::Here => Some("fib daddr type local".to_owned()),
                 Target::Internet => Some(format!("{family} daddr != @special_{family} fib daddr type != local")),
-                Target::Prefix(p) => is_of(p, family).then(|| format!("{family} daddr {p}")),
+                Target::Prefix(p) => (p.family() == family).then(|| format!("{family} daddr {p}")),
             })
             .collect();
         let to = if self.to.is_empty() { vec![String::new()] } else { to };
@@ -146,19 +146,8 @@ fn joined(mut all: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
     out
 }
 
-fn family(prefix: &IpPrefix) -> &'static str {
-    match prefix.addr() {
-        IpAddr::V4(_) => "ip",
-        IpAddr::V6(_) => "ip6",
-    }
-}
-
-fn is_of(prefix: &IpPrefix, of: &str) -> bool {
-    family(prefix) == of
-}
-
 fn set(out: &mut String, name: &str, kind: &str, of: &str, elements: &[IpPrefix]) {
-    let all: BTreeSet<String> = elements.iter().filter(|p| is_of(p, of)).map(ToString::to_string).collect();
+    let all: BTreeSet<String> = elements.iter().filter(|p| p.family() == of).map(ToString::to_string).collect();
     let _ = write!(out, "set {name} {{ type {kind}; flags interval; auto-merge;");
     if !all.is_empty() {
         let _ = write!(out, " elements = {{ {} }};", all.into_iter().collect::<Vec<_>>().join(", "));

@@ -1,5 +1,7 @@
 //! `portal`: where programs that speak WireGuard and nothing else come in.
 
+use std::net::{Ipv6Addr, SocketAddrV6};
+
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -21,7 +23,7 @@ const NETWORK: &str = "10.86.86.0/24";
 pub struct Portal {
     pub interface: String,
     pub port: u16,
-    /// `HOST[:PORT]` that clients are told; `None`: what this node knows of itself.
+    /// `HOST:PORT` that clients are told; `None`: what this node knows of itself.
     pub endpoint: Option<String>,
     /// IPv4, then IPv6; the first address of each is this node's.
     pub networks: [IpPrefix; 2],
@@ -86,18 +88,31 @@ impl Reader<'_> {
         Ok(Some(Portal {
             interface: raw.interface.0.clone(),
             port: raw.port,
-            endpoint: raw.endpoint.as_ref().map(|t| self.portal_endpoint(t)).transpose()?,
+            endpoint: raw.endpoint.as_ref().map(|t| self.portal_endpoint(t, raw.port)).transpose()?,
             networks,
             masquerade: raw.masquerade,
             policy: raw.policy,
         }))
     }
 
-    fn portal_endpoint(&self, text: &Spanned<Text>) -> Result<String, ConfigError> {
-        let host = text.value.0.trim();
-        let good = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
+    fn portal_endpoint(&self, text: &Spanned<Text>, port: u16) -> Result<String, ConfigError> {
+        let given = text.value.0.trim();
         let message = "expected HOST or HOST:PORT, like vpn.example.org or [2001:db8::1]:51820";
-        if good { Ok(host.to_owned()) } else { Err(self.error(&text.referenced, message)) }
+        let is_name = |h: &str| {
+            !h.is_empty() && h.len() < 254 && h.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+        };
+        let bare = given.strip_prefix('[').and_then(|g| g.strip_suffix(']')).unwrap_or(given);
+        if let Ok(ip) = bare.parse::<Ipv6Addr>() {
+            return Ok(format!("[{ip}]:{port}"));
+        }
+        if given.parse::<SocketAddrV6>().is_ok() {
+            return Ok(given.to_owned());
+        }
+        match given.rsplit_once(':') {
+            Some((host, port)) if is_name(host) && port.parse::<u16>().is_ok_and(|p| p > 0) => Ok(given.to_owned()),
+            None if is_name(given) => Ok(format!("{given}:{port}")),
+            _ => Err(self.error(&text.referenced, message)),
+        }
     }
 }
 

@@ -3,12 +3,11 @@
 use std::{
     io,
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    thread,
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
-use super::{control::Control, journal::Journal};
+use super::{control::Control, journal::Journal, worker::Worker};
 use crate::{
     access::{Because, Facts, Member, Policy, Protocol},
     api::AccessAnswer,
@@ -27,7 +26,7 @@ pub(super) struct AccessRules {
     journal: Journal,
     /// What is in the table; empty: there is none.
     table: String,
-    loader: Option<Sender<String>>,
+    loader: Option<Worker<String>>,
 }
 
 impl AccessRules {
@@ -76,13 +75,11 @@ impl AccessRules {
     }
 
     fn load(&mut self, table: String) -> io::Result<()> {
-        if self.loader.is_none() {
-            let (sender, tables) = channel();
-            let name = "aegis-access".to_owned();
-            thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || load_all(&tables))?;
-            self.loader = Some(sender);
-        }
-        self.loader.as_ref().map_or(Ok(()), |l| l.send(table)).map_err(io::Error::other)
+        let loader = match self.loader.take() {
+            Some(loader) => loader,
+            None => Worker::start("aegis-access", load_all)?,
+        };
+        self.loader.insert(loader).send(table)
     }
 
     /// Other rules from the configuration.
@@ -92,6 +89,7 @@ impl AccessRules {
 
     /// Takes the table away.
     pub fn stop(&mut self) -> io::Result<()> {
+        // First who would put it there again.
         self.loader = None;
         self.journal.undo()
     }

@@ -5,22 +5,20 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
 use serde_json::Value;
 
-use super::journal::{COMMENT, Journal};
+use super::{
+    journal::{COMMENT, Journal},
+    worker::Worker,
+};
 use crate::{
-    access::{SPECIAL4, SPECIAL6},
     config::{Config, ExitNode, Portal},
     host::{MARK, firewall},
-    types::IpPrefix,
+    types::{IpPrefix, SPECIAL4, SPECIAL6},
 };
 
 const TABLE: &str = "aegisray_exit";
@@ -38,7 +36,7 @@ pub(super) struct Gateway {
     masquerade: bool,
     portal: Option<Portal>,
     journal: Journal,
-    guests: Option<Guests>,
+    guests: Option<Worker<()>>,
 }
 
 impl Gateway {
@@ -61,7 +59,7 @@ impl Gateway {
             gateway.journal.note_table(TABLE)?;
             firewall::put_table(TABLE, &gateway.rules())?;
             gateway.journal.note_guests()?;
-            gateway.guests = Some(Guests::start(gateway.inside())?);
+            gateway.guests = Some(guests(gateway.inside())?);
         }
         Ok(gateway)
     }
@@ -130,7 +128,7 @@ impl Gateway {
             }
         }
         for prefix in &self.announced {
-            let family = firewall::family(prefix.addr());
+            let family = prefix.family();
             let verdict = if self.masquerade { "goto carry" } else { "accept" };
             forward.push(format!("iifname {inside} {family} daddr {prefix} {verdict}"));
             forward.push(format!("oifname {inside} {family} saddr {prefix} accept"));
@@ -138,7 +136,7 @@ impl Gateway {
         // Nobody outside opens connections into the mesh.
         forward.push(format!("oifname {inside} counter drop"));
         for prefix in self.exit.iter().flat_map(|e| &e.destinations) {
-            let family = firewall::family(prefix.addr());
+            let family = prefix.family();
             forward.push(format!("{family} daddr {prefix} goto carry"));
         }
         if self.exit.as_ref().is_some_and(|e| e.internet) {
@@ -172,43 +170,20 @@ impl Gateway {
 /// A chain of somebody else's that drops what it doesn't know drops our packets too, whatever our own table says: it gets two
 /// rules of ours on top, and stays as it is otherwise. A thread looks after them, since listing the rules of a host can take
 /// longer than a link may be silent.
-struct Guests {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Guests {
-    fn start(interfaces: Vec<String>) -> io::Result<Self> {
-        let invite = move || {
-            let add = let_through(&firewall::rules()?, &interfaces);
-            if add.is_empty() { Ok(()) } else { firewall::load(&add) }
-        };
-        invite()?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&is_over);
-        let look = move || {
-            while !over.load(Ordering::Relaxed) {
-                thread::park_timeout(LOOK_EVERY);
-                let looked: io::Result<()> = if over.load(Ordering::Relaxed) { Ok(()) } else { invite() };
-                if let Err(error) = looked {
-                    tracing::warn!(%error, "other rules of this host may not let packets through (exit_node, routing.announce)");
-                }
+fn guests(interfaces: Vec<String>) -> io::Result<Worker<()>> {
+    let invite = move || {
+        let add = let_through(&firewall::rules()?, &interfaces);
+        if add.is_empty() { Ok(()) } else { firewall::load(&add) }
+    };
+    invite()?;
+    Worker::start("aegis-guests", move |jobs: &Receiver<()>| {
+        while jobs.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
+            let looked: io::Result<()> = invite();
+            if let Err(error) = looked {
+                tracing::warn!(%error, "other rules of this host may not let packets through (exit_node, routing.announce)");
             }
-        };
-        let thread = thread::Builder::new().name("aegis-guests".to_owned()).stack_size(256 << 10).spawn(look)?;
-        Ok(Self { is_over, thread: Some(thread) })
-    }
-}
-
-impl Drop for Guests {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It has said what went wrong.
-            let _ = thread.join();
         }
-    }
+    })
 }
 
 /// The commands that put rules of ours on top of others' chains, where there are none yet.

@@ -22,6 +22,7 @@ mod routes;
 mod state;
 mod tunnel;
 mod turn;
+mod worker;
 mod zone;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};

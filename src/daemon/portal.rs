@@ -69,21 +69,12 @@ impl Control {
 
     /// Where clients find the portal: what the configuration says, or an address under which others see this node.
     fn portal_endpoint(&self, portal: &Portal) -> Result<String, String> {
-        let port = portal.port;
-        if let Some(text) = &portal.endpoint {
-            let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
-                port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
-            });
-            let is_bare_ipv6 = text.parse::<std::net::Ipv6Addr>().is_ok();
-            return Ok(match (has_port, is_bare_ipv6) {
-                (_, true) => format!("[{text}]:{port}"),
-                (true, _) => text.clone(),
-                (false, _) => format!("{text}:{port}"),
-            });
+        if let Some(endpoint) = &portal.endpoint {
+            return Ok(endpoint.clone());
         }
         let seen = self.node.status().endpoints;
         let place = seen.iter().find(|e| e.is_ipv4()).or(seen.first());
-        let place = place.map(|e| std::net::SocketAddr::new(e.ip(), port).to_string());
+        let place = place.map(|e| std::net::SocketAddr::new(e.ip(), portal.port).to_string());
         place.ok_or_else(|| "this node knows no address of its own: set portal.endpoint".to_owned())
     }
 }

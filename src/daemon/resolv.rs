@@ -40,9 +40,8 @@ impl HostResolver {
             HostNames::Resolvconf => {
                 self.journal.note_resolvconf(interface)?;
                 let text = format!("nameserver {}\nnameserver {}\nsearch {suffix}\n", own[0], own[1]);
-                // Before all others, and they are not asked; older ones don't know how.
-                let told = resolvconf(&["-a", interface, "-m", "0", "-x"], &text);
-                told.or_else(|_| resolvconf(&["-a", interface], &text)).map(drop)
+                // Before all others, and they are not asked (openresolv's resolvconf(8)).
+                resolvconf(&["-a", interface, "-m", "0", "-x"], &text).map(drop)
             }
             HostNames::File(path) => {
                 let before = std::fs::read_to_string(path)?;

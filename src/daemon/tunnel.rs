@@ -8,10 +8,9 @@ use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{journal::Journal, state};
 use crate::{
-    access::{SPECIAL4, SPECIAL6},
     config::{Config, ExitClient},
     host::{self, MARK, Netlink, Rule, firewall},
-    types::IpPrefix,
+    types::{IpPrefix, SPECIAL4, SPECIAL6},
 };
 
 const TABLE: &str = "aegisray_guard";
@@ -203,7 +202,7 @@ impl Tunnel {
         }
         let mut around: Vec<String> = Vec::new();
         for prefix in &o.bypass.prefixes {
-            around.push(format!("{} daddr {prefix} accept", firewall::family(prefix.addr())));
+            around.push(format!("{} daddr {prefix} accept", prefix.family()));
         }
         if o.lan {
             // Names are asked of nobody here.
@@ -229,7 +228,9 @@ impl Tunnel {
     fn names(&self, mark: &str) -> Vec<String> {
         let mut out = Vec::new();
         for (family, own, range) in [("ip", "127.0.0.0/8", self.ranges[0]), ("ip6", "::1", self.ranges[1])] {
-            let Some(server) = self.options.dns.iter().find(|s| firewall::family(**s) == family) else { continue };
+            let Some(server) = self.options.dns.iter().find(|s| IpPrefix::host(**s).family() == family) else {
+                continue;
+            };
             let users = self.options.bypass.users.iter().map(|u| format!("meta skuid != {u} ")).collect::<String>();
             for protocol in ["udp", "tcp"] {
                 out.push(format!(
@@ -249,7 +250,7 @@ impl Tunnel {
             out.push(format!("oifname \"{mesh}\" {family} saddr {range} return"));
             // To the internet they go as this node does: the exit need not know of them.
             let special = if family == "ip" { SPECIAL4.join(", ") } else { SPECIAL6.join(", ") };
-            for own in self.behind.iter().filter(|p| firewall::family(p.addr()) == family) {
+            for own in self.behind.iter().filter(|p| p.family() == family) {
                 out.push(format!("oifname \"{mesh}\" {family} saddr {own} {family} daddr {{ {special} }} return"));
             }
             out.push(format!("oifname \"{mesh}\" meta nfproto {protocol} masquerade"));

@@ -2,15 +2,8 @@
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
     process::{Command, Stdio},
 };
-
-/// What rules call the family of an address.
-#[must_use]
-pub fn family(of: IpAddr) -> &'static str {
-    if of.is_ipv4() { "ip" } else { "ip6" }
-}
 
 /// Loads rules; all of them or none.
 pub fn load(rules: &str) -> io::Result<()> {

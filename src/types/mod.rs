@@ -11,7 +11,7 @@ mod time;
 pub use exit::{ExitChoice, is_country};
 pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};
-pub use prefix::{IpPrefix, ParsePrefixError};
+pub use prefix::{IpPrefix, ParsePrefixError, SPECIAL4, SPECIAL6};
 pub use service::{Service, ServiceKind};
 pub use time::{Duration, Instant, UnixTime};
 

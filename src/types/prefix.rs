@@ -6,6 +6,19 @@ use std::{
     str::FromStr,
 };
 
+/// Not the internet: private and special addresses (RFC 6890).
+pub const SPECIAL4: [&str; 8] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/3",
+];
+pub const SPECIAL6: [&str; 6] = ["::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "ff00::/8"];
+
 /// An IPv4 or IPv6 prefix whose host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpPrefix {
@@ -72,6 +85,12 @@ impl IpPrefix {
     #[must_use]
     pub fn prefix_len(&self) -> u8 {
         self.len
+    }
+
+    /// The name of its family, as nftables and ip(8) have it.
+    #[must_use]
+    pub fn family(&self) -> &'static str {
+        if self.addr.is_ipv4() { "ip" } else { "ip6" }
     }
 
     #[must_use]

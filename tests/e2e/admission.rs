@@ -157,6 +157,13 @@ pub fn prefixes() {
     need(&plain, "refusal", || (refused(&plain, reason) > 0).then_some(()));
     // It is a node like any other, but for that network.
     assert!(need_route(&plain, "router").prefixes.is_empty());
+    // A host address of that LAN, on the router itself: the node is reached, its network is not.
+    let lan = ip("192.168.50.1");
+    a.ns.run(|| aegisray::host::Netlink::open()?.add_address("lo", lan, 32)).unwrap();
+    let itself = need(&router, "addresses", || router.addresses()).0;
+    let _echoes = [lan, itself].map(|at| Echo::start(&a, at));
+    first_echo(&b, itself, PATIENCE).expect("the node itself is reached");
+    assert!(first_echo(&b, lan, Duration::from_secs(3)).is_none(), "a network that it may not announce");
 
     // A receiver that accepts it routes to it, from one moment to the next.
     let id = router.status().unwrap().node.node_id;
@@ -166,9 +173,6 @@ pub fn prefixes() {
     plain.ask(&aegisray::api::Request::Reload).unwrap();
     let route = need(&plain, "the network", || plain.route_to("router").filter(|r| !r.prefixes.is_empty()));
     assert_eq!(route.prefixes, ["192.168.50.0/24"]);
-    // A host address of that LAN, on the router itself.
-    a.ns.run(|| aegisray::host::Netlink::open()?.add_address("lo", ip("192.168.50.1"), 32)).unwrap();
-    let _echo = Echo::start(&a, ip("192.168.50.1"));
-    first_echo(&b, ip("192.168.50.1"), PATIENCE).expect("the LAN behind the router is reached");
+    first_echo(&b, lan, PATIENCE).expect("the LAN behind the router is reached");
     assert!(SECRET.len() >= 20);
 }

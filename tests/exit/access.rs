@@ -6,11 +6,6 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -25,7 +20,7 @@ use aegisray::{
 
 use super::{
     harness::{Dir, need, need_route, program},
-    world::state_of,
+    world::{Background, state_of},
 };
 
 const PORTS: [u16; 3] = [22, 80, 8080];
@@ -46,55 +41,35 @@ const RULES: &str = "access:
 ";
 
 /// Echoes on TCP and UDP ports of a host.
-struct Echo {
-    done: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Echo {
-    fn start(host: &Host) -> Self {
-        let done = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        for port in PORTS {
-            let at = SocketAddr::from(([0u16; 8], port));
-            let (listener, socket) = host.ns.run(|| Ok((TcpListener::bind(at)?, UdpSocket::bind(at)?))).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-            let (over, too) = (Arc::clone(&done), Arc::clone(&done));
-            threads.push(std::thread::spawn(move || {
-                let mut streams: Vec<TcpStream> = Vec::new();
-                while !over.load(Ordering::Relaxed) {
-                    if let Ok((stream, _)) = listener.accept() {
-                        let _ = stream.set_nonblocking(true);
-                        streams.push(stream);
-                    }
-                    let mut buf = [0; 64];
-                    for stream in &mut streams {
-                        if let Ok(n) = stream.read(&mut buf) {
-                            let _ = stream.write_all(&buf[..n]);
-                        }
-                    }
-                    std::thread::sleep(Duration::from_millis(2));
+fn echoes(host: &Host) -> Vec<Background> {
+    let both = |port| {
+        let at = SocketAddr::from(([0u16; 8], port));
+        let (listener, socket) = host.ns.run(|| Ok((TcpListener::bind(at)?, UdpSocket::bind(at)?))).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut streams: Vec<TcpStream> = Vec::new();
+        let tcp = Background::run(move || {
+            if let Ok((stream, _)) = listener.accept() {
+                let _ = stream.set_nonblocking(true);
+                streams.push(stream);
+            }
+            let mut buf = [0; 64];
+            for stream in &mut streams {
+                if let Ok(n) = stream.read(&mut buf) {
+                    let _ = stream.write_all(&buf[..n]);
                 }
-            }));
-            threads.push(std::thread::spawn(move || {
-                let mut buf = [0; 64];
-                while !too.load(Ordering::Relaxed) {
-                    if let Ok((n, from)) = socket.recv_from(&mut buf) {
-                        let _ = socket.send_to(&buf[..n], from);
-                    }
-                }
-            }));
-        }
-        Self { done, threads }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|t| drop(t.join()));
-    }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        });
+        let udp = Background::run(move || {
+            let mut buf = [0; 64];
+            if let Ok((n, from)) = socket.recv_from(&mut buf) {
+                let _ = socket.send_to(&buf[..n], from);
+            }
+        });
+        [tcp, udp]
+    };
+    PORTS.into_iter().flat_map(both).collect()
 }
 
 /// Whether an echo comes back.
@@ -172,7 +147,7 @@ pub fn what_is_said_happens() {
     let guest = join(&dir.0, &root, &root_host, &guest_host, "guest", Some("guests"));
     let at = need(&root, "addresses", || root.addresses());
     let bob_at = need(&bob, "addresses", || bob.addresses());
-    let _echoes = [Echo::start(&root_host), Echo::start(&bob_host), Echo::start(&guest_host)];
+    let _echoes = [echoes(&root_host), echoes(&bob_host), echoes(&guest_host)];
     let reload = |rules: &str| {
         fs::write(&file, format!("{open}{rules}")).unwrap();
         root.ask(&Request::Reload).unwrap()

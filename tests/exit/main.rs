@@ -8,8 +8,12 @@ mod firewall;
 mod harness;
 mod leaks;
 mod names;
+#[path = "../stealth/nginx.rs"]
+mod nginx;
 mod portal;
 mod reload;
+#[path = "../e2e/running.rs"]
+mod running;
 mod subnets;
 #[path = "../e2e/watch.rs"]
 mod watch;

@@ -6,11 +6,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,45 +17,29 @@ use aegisray::{
     },
 };
 
-use super::harness::{Dir, bootstrap, need, need_route, node, quiet};
+use super::{
+    harness::{Dir, bootstrap, need, need_route, node, quiet},
+    world::Background,
+};
 
 /// Somebody else's server, which says that every name has its own address.
-struct Elsewhere {
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Elsewhere {
-    fn start(host: &Host, at: Ipv4Addr) -> Self {
-        let socket = host.ns.run(|| UdpSocket::bind((at, 53))).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let done = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&done);
-        let serve = move || {
-            let mut buffer = [0; 1500];
-            while !over.load(Ordering::Relaxed) {
-                let Ok((n, from)) = socket.recv_from(&mut buffer) else { continue };
-                let query = &buffer[..n];
-                let Some(end) = query.get(12..).and_then(|q| q.iter().position(|b| *b == 0)) else { continue };
-                let Some(question) = query.get(12..12 + end + 5) else { continue };
-                let is_ipv4 = question.ends_with(&[0, 1, 0, 1]);
-                let mut out = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_ipv4), 0, 0, 0, 0], question].concat();
-                if is_ipv4 {
-                    out.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                    out.extend(at.octets());
-                }
-                let _ = socket.send_to(&out, from);
-            }
-        };
-        Self { done, thread: Some(std::thread::spawn(serve)) }
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
+fn elsewhere(host: &Host, at: Ipv4Addr) -> Background {
+    let socket = host.ns.run(|| UdpSocket::bind((at, 53))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    Background::run(move || {
+        let mut buffer = [0; 1500];
+        let Ok((n, from)) = socket.recv_from(&mut buffer) else { return };
+        let query = &buffer[..n];
+        let Some(end) = query.get(12..).and_then(|q| q.iter().position(|b| *b == 0)) else { return };
+        let Some(question) = query.get(12..12 + end + 5) else { return };
+        let is_ipv4 = question.ends_with(&[0, 1, 0, 1]);
+        let mut out = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_ipv4), 0, 0, 0, 0], question].concat();
+        if is_ipv4 {
+            out.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            out.extend(at.octets());
+        }
+        let _ = socket.send_to(&out, from);
+    })
 }
 
 /// What `dig` prints, a line each.
@@ -88,8 +67,8 @@ pub fn of_the_mesh() {
     let mut internet = Internet::new().unwrap();
     let mut public = |last: u8| internet.public([203, 0, 113, last].into()).unwrap();
     let (alpha_host, beta_host, isp_host, corp_host) = (public(1), public(2), public(53), public(54));
-    let _isp = Elsewhere::start(&isp_host, [203, 0, 113, 53].into());
-    let _corp = Elsewhere::start(&corp_host, [203, 0, 113, 54].into());
+    let _isp = elsewhere(&isp_host, [203, 0, 113, 53].into());
+    let _corp = elsewhere(&corp_host, [203, 0, 113, 54].into());
     let resolv_conf = dir.0.join("resolv.conf");
     let before = "# by the provider\nnameserver 203.0.113.53\nsearch provider.example\noptions timeout:1\n";
     fs::write(&resolv_conf, before).unwrap();
@@ -214,7 +193,7 @@ pub fn with_resolvconf() {
     let mut internet = Internet::new().unwrap();
     let mut public = |last: u8| internet.public([203, 0, 113, last].into()).unwrap();
     let (alpha_host, beta_host, isp_host, other_host) = (public(1), public(2), public(53), public(54));
-    let _isps = [(&isp_host, 53), (&other_host, 54)].map(|(host, n)| Elsewhere::start(host, [203, 0, 113, n].into()));
+    let _isps = [(&isp_host, 53), (&other_host, 54)].map(|(host, n)| elsewhere(host, [203, 0, 113, n].into()));
     let program = Resolvconf::new(&dir.0);
     program.tell("eth0", "203.0.113.53");
     let before = program.text();

@@ -17,7 +17,7 @@ use aegisray::{
 use super::{
     firewall::nft,
     harness::{need, need_route},
-    world::{EXITS, Server, WEB, World, fetch, state_of, v6},
+    world::{EXITS, WEB, World, fetch, state_of, v6, web_server},
 };
 
 const PORTAL: &str = "exit: exit-a
@@ -111,7 +111,7 @@ pub fn stock_clients() {
     let relay = need(&world.relay, "addresses", || world.relay.addresses());
     let client_id = need(&world.client, "status", || world.client.status()).node.node_id;
     let portal = need(&world.client, "addresses", || world.client.addresses());
-    let _inside = Server::start(&world.relay_host);
+    let _inside = web_server(&world.relay_host);
 
     let printed = world.command(&["portal", "add", "phone", "--qr"]);
     println!("    {}", printed.lines().filter(|l| !l.contains("Key")).collect::<Vec<_>>().join("\n    "));
@@ -127,6 +127,14 @@ pub fn stock_clients() {
     let reach = |host: &Host, to: IpAddr| wait_for(Duration::from_secs(10), || fetch(host, to, PATIENCE));
     assert_eq!(reach(&phone, relay.0), Some(portal.0));
     assert_eq!(reach(&phone, relay.1), Some(portal.1));
+    for to in [relay.0, relay.1] {
+        let mut ping = phone.ns.command("ping");
+        let output =
+            ping.args(["-c", "3", "-i", "0.2", "-W", "2", &to.to_string()]).output().expect("ping is installed");
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("    {}", text.trim_end().lines().rev().take(2).collect::<Vec<_>>().join("; "));
+        assert!(output.status.success() && text.contains(" 0% packet loss"), "{text}");
+    }
     // The world sees the exit that the portal's node goes through.
     assert_eq!(reach(&phone, WEB.into()), Some(EXITS[0].into()));
     assert_eq!(reach(&phone, v6(WEB).into()), Some(v6(EXITS[0]).into()));
@@ -187,7 +195,7 @@ pub fn stock_clients() {
     let own: IpAddr = [10, 86, 86, 2].into();
     let as_itself = wait_for(Duration::from_secs(10), || fetch(&phone, relay.0, PATIENCE).filter(|seen| *seen == own));
     assert_eq!(as_itself, Some(own), "nodes see the phone itself");
-    let _on_the_phone = Server::start(&phone);
+    let _on_the_phone = web_server(&phone);
     assert_eq!(reach(&world.relay_host, own), Some(relay.0), "and reach it");
     println!("  without masquerade: nodes see the phone itself, and reach it");
     println!("    {}", world.command(&["portal", "list"]).trim_end().replace('\n', "\n    "));

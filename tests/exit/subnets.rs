@@ -13,7 +13,7 @@ use aegisray::{
 
 use super::{
     harness::{Dir, bootstrap, need, need_route, node, quiet},
-    world::{Server, fetch, state_of},
+    world::{fetch, state_of, web_server},
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ pub fn behind_a_node() {
     let (router_host, printer) = internet.home([203, 0, 113, 50].into(), [192, 168, 7]).unwrap();
     let client_host = internet.public([203, 0, 113, 60].into()).unwrap();
     let other_host = internet.public([203, 0, 113, 61].into()).unwrap();
-    let _server = Server::start(&printer);
+    let _server = web_server(&printer);
     let at: IpAddr = [192, 168, 7, 2].into();
     let before = state_of(&router_host);
     let announce = |masquerade: bool| format!("routing:\n  announce: [192.168.7.0/24]\n  masquerade: {masquerade}\n");
@@ -73,7 +73,7 @@ pub fn behind_a_node() {
     let mut third = node(&dir, "third", &both);
     let third_host = internet.public([203, 0, 113, 63].into()).unwrap();
     third.start(&third_host).unwrap();
-    let _twin_server = Server::start(&twin_host);
+    let _twin_server = web_server(&twin_host);
     let standby = || third.routes().into_iter().find(|r| !r.standby.is_empty()).map(|r| r.name);
     let standby = need(&third, "one who stands by", standby);
     need(&third, "a line about it", || third.log_tail().contains("several nodes announce a network").then_some(()));

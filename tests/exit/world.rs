@@ -25,6 +25,8 @@ use aegisray::{
 use super::{
     firewall::nft,
     harness::{Dir, bootstrap, need, node, quiet},
+    nginx::nginx,
+    running::Running,
 };
 
 pub const RELAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -58,7 +60,7 @@ pub struct World {
     pub relay: Daemon,
     pub relay_host: Host,
     pub exits: Vec<Daemon>,
-    _server: Server,
+    _server: Running,
     _dir: Dir,
     internet: Internet,
 }
@@ -94,7 +96,8 @@ impl World {
             .unwrap();
         web.ns.run(|| Netlink::open()?.add_route(home, Some(v6(ROUTER).into()), None)).unwrap();
         nft(&router, ONLY_THE_RELAY);
-        let server = Server::start(&web);
+        let seen = "server { listen 80; listen [::]:80; location / { return 200 $remote_addr; } }";
+        let server = nginx(&dir, &web, seen);
         let client = node(&dir, "client", &format!("{}{client}", bootstrap(&RELAY.to_string())));
         let relay = node(&dir, "relay", &quiet());
         let exits = ["exit-a", "exit-b"].map(|name| {
@@ -152,6 +155,16 @@ impl World {
         fetch(&self.client_host, to, Duration::from_secs(2))
     }
 
+    /// What curl(1) prints at the client when it asks the web server.
+    pub fn curl(&self, to: IpAddr) -> String {
+        let mut command = self.client_host.ns.command("curl");
+        let family = if to.is_ipv4() { "-4" } else { "-6" };
+        let url = format!("http://{}/", SocketAddr::new(to, 80));
+        let output =
+            command.args([family, "-sS", "-m", "5", "--noproxy", "*", &url]).output().expect("curl is installed");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
     /// Runs a command of ours beside the client's daemon; returns what it prints.
     pub fn command(&self, args: &[&str]) -> String {
         let mut command = self.client.command(&self.client_host);
@@ -182,39 +195,47 @@ pub fn fetch(host: &Host, to: IpAddr, patience: Duration) -> Option<IpAddr> {
         .flatten()
 }
 
-/// A web server that tells every visitor its address.
-pub struct Server {
+/// A thread that goes on until this is dropped.
+pub struct Background {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    pub fn start(host: &Host) -> Self {
-        let listener = host.ns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))).unwrap();
-        listener.set_nonblocking(true).unwrap();
+impl Background {
+    /// Does `step` over and over; it is to wait for something, but not for long.
+    pub fn run(mut step: impl FnMut() + Send + 'static) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&done);
         let thread = std::thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                let Ok((mut stream, from)) = listener.accept() else {
-                    std::thread::sleep(Duration::from_millis(5));
-                    continue;
-                };
-                let _ = stream.set_nonblocking(false);
-                let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
-                let _ = stream.read(&mut [0; 1024]);
-                let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{}\n", from.ip().to_canonical());
+                step();
             }
         });
         Self { done, thread: Some(thread) }
     }
 }
 
-impl Drop for Server {
+impl Drop for Background {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// A web server that tells every visitor its address.
+pub fn web_server(host: &Host) -> Background {
+    let listener = host.ns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    Background::run(move || {
+        let Ok((mut stream, from)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(5));
+            return;
+        };
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{}\n", from.ip().to_canonical());
+    })
 }
 
 /// The rules of a host's firewall, its policy routing, and the values below /proc/sys that exits touch.

@@ -6,6 +6,8 @@ mod harness;
 mod mapping;
 mod matrix;
 mod routers;
+#[path = "../e2e/running.rs"]
+mod running;
 mod transfer;
 mod turn;
 mod verdicts;

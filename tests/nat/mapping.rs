@@ -1,7 +1,7 @@
 //! Public ports from a real router daemon (miniupnpd): PCP, NAT-PMP, UPnP.
 
 use std::{
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use super::{
     harness::{Dir, bootstrap, need, need_route, node, program, quiet},
     matrix::is_direct,
     routers::nft,
+    running::Running,
 };
 
 // miniupnpd serves no addresses of documentation's ranges. These stay in the test's namespaces.
@@ -40,16 +41,6 @@ table inet filter {
   }
 }";
 
-/// A program of others that ends with the test.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn miniupnpd(dir: &Dir, router: &Host, natpmp: bool, upnp: bool) -> Running {
     let yes = |on: bool| if on { "yes" } else { "no" };
     let config = format!(
@@ -66,7 +57,8 @@ fn miniupnpd(dir: &Dir, router: &Host, natpmp: bool, upnp: bool) -> Running {
     let mut command = router.ns.command("miniupnpd");
     command.arg("-d").arg("-f").arg(&path).arg("-P").arg(dir.0.join("miniupnpd.pid"));
     let output = log.try_clone().unwrap();
-    Running(command.stdin(Stdio::null()).stdout(output).stderr(log).spawn().expect("miniupnpd is installed"))
+    command.stdout(output).stderr(log);
+    Running::start_heard(command)
 }
 
 fn mappings(router: &Host) -> String {

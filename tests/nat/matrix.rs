@@ -204,8 +204,7 @@ pub fn hard_pairs() {
 pub fn counting_pairs() {
     let (_pairs, times) = trials([Kind::Counting, Kind::Counting]);
     let (_pairs, mixed) = trials([Kind::Counting, Kind::PortRestricted]);
-    // 19 or 20 as a rule; each try is a matter of luck, and a busy machine has less of it.
-    assert!(times.len() * 100 >= TRIALS * 80, "{times:?}");
+    assert!(times.len() * 100 >= TRIALS * 95, "{times:?}");
     assert_eq!(mixed.len(), TRIALS, "{mixed:?}");
 }
 

@@ -1,14 +1,14 @@
 //! A relayed address at a real TURN server (coturn).
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use aegisray::{host::Netlink, lab::load};
 
 use super::{
     harness::{Dir, bootstrap, need, need_route, node, program, quiet},
-    mapping::Running,
     matrix::is_direct,
     routers::{Kind, Site},
+    running::Running,
 };
 
 const HUB: &str = "203.0.113.250";
@@ -41,8 +41,7 @@ pub fn two_symmetric() {
     command.args(["--no-tls", "--no-dtls", "--no-cli", "--no-software-attribute", "--no-stdout-log"]);
     command.arg("--log-file").arg(dir.0.join("turn.log")).arg("--pidfile").arg(dir.0.join("turn.pid"));
     command.arg("--userdb").arg(dir.0.join("turn.db"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _server = Running(command.spawn().expect("coturn is installed"));
+    let _server = Running::start(command);
     let mut hub = node(&dir, "hub", &quiet());
     hub.start(&hub_host).unwrap();
     let sites = [1, 2].map(|n| Site::new(&mut internet, Kind::Symmetric, n));

@@ -9,8 +9,11 @@ mod firewall;
 mod harness;
 mod members;
 mod names;
+mod nginx;
 mod openings;
 mod proxies;
+#[path = "../e2e/running.rs"]
+mod running;
 mod shape;
 mod site;
 mod strangers;

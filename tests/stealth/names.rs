@@ -1,10 +1,9 @@
 //! Names where DNS can't be trusted: DoT and DoH, with servers of the test's own.
 
 use std::{
-    fs, io,
+    io,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::Path,
     sync::Arc,
 };
 
@@ -12,7 +11,8 @@ use aegisray::{lab::topology::Internet, stealth::server_config};
 
 use super::{
     harness::{Dir, need, need_route, node, quiet},
-    site::{Running, certify},
+    nginx::nginx,
+    site::certify,
 };
 
 const SERVER: &str = "203.0.113.9";
@@ -100,21 +100,11 @@ pub fn encrypted_dns() {
         }
     });
     let d = dir.0.display();
-    fs::write(
-        dir.0.join("nginx.conf"),
-        format!(
-            "daemon off; master_process off; error_log stderr crit; pid {d}/nginx.pid; user root;
-             events {{ worker_connections 64; }}
-             http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
-               fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
-               server {{ listen {SERVER}:443 ssl http2; ssl_certificate {d}/{NAME}.pem; ssl_certificate_key {d}/{NAME}.key;
-                 location /dns-query {{ proxy_pass http://{BEHIND}; }} }} }}"
-        ),
-    )
-    .unwrap();
-    let mut nginx = server.ns.command(if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" });
-    nginx.arg("-c").arg(dir.0.join("nginx.conf"));
-    let _nginx = Running::start(nginx);
+    let https = format!(
+        "server {{ listen {SERVER}:443 ssl http2; ssl_certificate {d}/{NAME}.pem; ssl_certificate_key {d}/{NAME}.key;
+           location /dns-query {{ proxy_pass http://{BEHIND}; }} }}"
+    );
+    let _nginx = nginx(&dir, &server, &https);
     let there = internet.public(NODE.parse().unwrap()).unwrap();
     let mut node_there = node(&dir, "there", &quiet());
     node_there.start(&there).unwrap();

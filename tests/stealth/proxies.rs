@@ -7,7 +7,8 @@ use aegisray::lab::topology::Internet;
 use super::{
     firewall::nft,
     harness::{Dir, need, need_route, node},
-    site::{NAME, Running, Site},
+    running::Running,
+    site::{NAME, Site},
 };
 
 const PROXY: &str = "203.0.113.50";

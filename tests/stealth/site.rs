@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
 use aegisray::lab::{
@@ -11,7 +11,11 @@ use aegisray::lab::{
     topology::{Host, Internet},
 };
 
-use super::harness::{Dir, need, node, quiet};
+use super::{
+    harness::{Dir, need, node, quiet},
+    nginx::nginx,
+    running::Running,
+};
 
 pub const NAME: &str = "www.example.test";
 pub const ADDRESS: &str = "203.0.113.10";
@@ -44,23 +48,6 @@ pub fn certify(dir: &Path, name: &str, days: i32) {
     openssl(dir, &format!("{sign} -extfile names -out {name}.pem"));
 }
 
-/// A server that ends with the test.
-pub struct Running(Child);
-
-impl Running {
-    pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().expect("the servers that tests need are installed (make setup-tests)"))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn write_pages(dir: &Dir) {
     let pages = dir.0.join("pages");
     fs::create_dir_all(&pages).unwrap();
@@ -68,7 +55,7 @@ fn write_pages(dir: &Dir) {
 }
 
 /// nginx with some pages: plain HTTP at [`UPSTREAM`], and HTTPS for [`NAME`] at `https` if given.
-fn nginx(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
+fn pages(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
     write_pages(dir);
     let d = dir.0.display();
     let https = https.map_or(String::new(), |at| {
@@ -77,18 +64,7 @@ fn nginx(dir: &Dir, host: &Host, https: Option<&str>) -> Running {
                ssl_protocols TLSv1.2 TLSv1.3; }}"
         )
     });
-    let config = format!(
-        "daemon off; master_process off; error_log stderr crit; pid {d}/nginx.pid; worker_processes 1; user root;
-         events {{ worker_connections 256; }}
-         http {{ access_log off; client_body_temp_path {d}/body; proxy_temp_path {d}/proxy;
-           fastcgi_temp_path {d}/fastcgi; uwsgi_temp_path {d}/uwsgi; scgi_temp_path {d}/scgi;
-           client_header_timeout 3s; client_body_timeout 3s; keepalive_timeout 2s; lingering_close off;
-           server {{ listen {UPSTREAM}; root {d}/pages; }} {https} }}"
-    );
-    fs::write(dir.0.join("nginx.conf"), config).unwrap();
-    let mut command = host.ns.command(if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" });
-    command.arg("-c").arg(dir.0.join("nginx.conf"));
-    Running::start(command)
+    nginx(dir, host, &format!("server {{ listen {UPSTREAM}; root {d}/pages; }} {https}"))
 }
 
 impl Site {
@@ -96,7 +72,7 @@ impl Site {
     pub fn open(dir: &Dir, internet: &mut Internet, days: i32) -> Self {
         let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
         certify(&dir.0, NAME, days);
-        let nginx = nginx(dir, &host, None);
+        let nginx = pages(dir, &host, None);
         let serve =
             format!("certificate: {d}/{NAME}.pem, key: {d}/{NAME}.key, upstream: \"{UPSTREAM}\"", d = dir.0.display());
         Self::start(dir, "site", host, Some(nginx), &serve, "")
@@ -116,7 +92,7 @@ impl Site {
     pub fn borrow(dir: &Dir, internet: &mut Internet) -> (Self, Host) {
         certify(&dir.0, NAME, 10);
         let theirs = internet.public(DECOY.parse().unwrap()).unwrap();
-        let nginx = nginx(dir, &theirs, Some(&format!("{DECOY}:443")));
+        let nginx = pages(dir, &theirs, Some(&format!("{DECOY}:443")));
         let host = internet.public(ADDRESS.parse().unwrap()).unwrap();
         let serve = format!("decoy: \"{DECOY}:443\", sni: {NAME}");
         (Self::start(dir, "site", host, Some(nginx), &serve, ""), theirs)
