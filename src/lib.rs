@@ -5,6 +5,7 @@
 pub mod access;
 pub mod api;
 pub mod chat;
+pub mod chatd;
 pub mod cli;
 pub mod config;
 pub mod crypto;

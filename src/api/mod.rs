@@ -13,6 +13,7 @@ pub use server::{Call, serve};
 
 use crate::{
     access::Protocol,
+    chatd,
     node::{ExitOffer, PeerStatus, RouteStatus, Status},
     portal::ClientStatus,
 };
@@ -67,6 +68,10 @@ pub enum Request {
         name: String,
     },
     PortalList,
+    /// What the chat is asked.
+    Chat {
+        ask: Box<chatd::Request>,
+    },
     /// Read the configuration again.
     Reload,
     /// End the daemon.
@@ -113,6 +118,9 @@ pub enum Response {
     },
     PortalClients {
         clients: Vec<ClientStatus>,
+    },
+    Chat {
+        answer: Box<chatd::Answer>,
     },
     /// Keys that have changed: in force now, and only after a restart.
     Reloaded {

@@ -10,11 +10,12 @@
 //! A CHECKPOINT of the founder voids all acts of others that it doesn't know and that don't know it: the only finality. A device
 //! that said two things under one number has no authority from there on, but for what a checkpoint knows.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     bits::Bits,
-    envelope::{Body, Id, Kind, Message, Role},
+    body::{Body, Kind, Role},
+    envelope::{Id, Message},
 };
 
 /// Distance from the founder of who has no role.
@@ -36,8 +37,9 @@ enum Status {
     Void,
 }
 
-struct Act<'m> {
-    message: &'m Message,
+#[derive(Debug)]
+struct Act {
+    message: Arc<Message>,
     /// Whose act it is.
     author: Id,
     past: Bits,
@@ -49,8 +51,9 @@ struct Act<'m> {
 }
 
 /// The acts of a platform, resolved.
-pub struct Authority<'m> {
-    acts: Vec<Act<'m>>,
+#[derive(Debug, Default)]
+pub struct Authority {
+    acts: Vec<Act>,
     index: HashMap<Id, usize>,
     founder: Id,
     /// Whose devices are.
@@ -61,6 +64,7 @@ pub struct Authority<'m> {
 }
 
 /// A good ban, and the good acts that end it.
+#[derive(Debug)]
 struct BanOn {
     act: usize,
     shadow: bool,
@@ -79,11 +83,11 @@ fn target(message: &Message, author: Id) -> Option<Id> {
     }
 }
 
-impl<'m> Authority<'m> {
+impl Authority {
     /// Resolves the acts of `platform`: `acts` holds with each act all that its `auth_heads` name, in any order. `forks`
     /// names devices that said two things under one number, and the lowest such number.
     #[must_use]
-    pub fn resolve(platform: Id, acts: &[&'m Message], forks: &HashMap<Id, u64>) -> Self {
+    pub fn resolve(platform: Id, acts: &[Arc<Message>], forks: &HashMap<Id, u64>) -> Self {
         let ordered = in_order(acts);
         let mut identities: HashMap<Id, (Id, Id)> = HashMap::new();
         for m in &ordered {
@@ -96,16 +100,16 @@ impl<'m> Authority<'m> {
         let identities: HashMap<Id, Id> = identities.into_iter().map(|(device, (_, whose))| (device, whose)).collect();
         let founder = ordered.iter().find(|m| m.id == platform).and_then(|m| m.joins()).unwrap_or_default();
         let index: HashMap<Id, usize> = ordered.iter().enumerate().map(|(i, m)| (m.id, i)).collect();
-        let mut list: Vec<Act<'m>> = Vec::with_capacity(ordered.len());
+        let mut list: Vec<Act> = Vec::with_capacity(ordered.len());
         let mut about: HashMap<Id, Vec<usize>> = HashMap::new();
         for (i, message) in ordered.into_iter().enumerate() {
             let mut past = Bits::new(index.len());
-            for head in message.auth_heads.iter().filter_map(|h| index.get(h)) {
+            for head in message.head.auth_heads.iter().filter_map(|h| index.get(h)) {
                 past.add_all(&list[*head].past);
                 past.add(*head);
             }
             let author = identities.get(&message.device).copied().unwrap_or_default();
-            if let Some(target) = target(message, author) {
+            if let Some(target) = target(&message, author) {
                 about.entry(target).or_default().push(i);
             }
             list.push(Act { message, author, past, status: Status::Open, rank: NO_RANK, waits: Vec::new() });
@@ -120,16 +124,16 @@ impl<'m> Authority<'m> {
 
     /// Acts of devices that forked are void, and those that a checkpoint of the founder finally leaves out.
     fn mark_forks(&mut self, forks: &HashMap<Id, u64>) {
-        let forked = |m: &Message| forks.get(&m.device).is_some_and(|from| m.seq >= *from);
+        let forked = |m: &Message| forks.get(&m.device).is_some_and(|from| m.head.seq >= *from);
         let is_checkpoint =
-            |a: &Act<'_>| a.message.kind == Kind::Checkpoint && a.author == self.founder && !forked(a.message);
+            |a: &Act| a.message.head.kind == Kind::Checkpoint && a.author == self.founder && !forked(&a.message);
         let checkpoints: Vec<usize> = (0..self.acts.len()).filter(|i| is_checkpoint(&self.acts[*i])).collect();
         for i in 0..self.acts.len() {
             let act = &self.acts[i];
             let known = checkpoints.iter().any(|c| self.acts[*c].past.has(i));
             let concurrent = checkpoints.iter().any(|c| *c != i && !self.acts[*c].past.has(i) && !act.past.has(*c));
-            let is_forked = forked(act.message) && !known;
-            let is_late = concurrent && act.author != self.founder && act.message.kind != Kind::Join;
+            let is_forked = forked(&act.message) && !known;
+            let is_late = concurrent && act.author != self.founder && act.message.head.kind != Kind::Join;
             if is_forked || is_late {
                 self.acts[i].status = Status::Void;
             }
@@ -141,7 +145,7 @@ impl<'m> Authority<'m> {
         for i in 0..self.acts.len() {
             let act = &self.acts[i];
             let mut waits = Vec::new();
-            for of in [Some(act.author), target(act.message, act.author)].into_iter().flatten() {
+            for of in [Some(act.author), target(&act.message, act.author)].into_iter().flatten() {
                 let about = self.about.get(&of).map_or(&[][..], |a| a);
                 waits.extend(about.iter().copied().filter(|b| act.past.has(*b)));
             }
@@ -155,12 +159,12 @@ impl<'m> Authority<'m> {
     /// Acts that would remove this one's author and that neither know it nor are known to it.
     fn removals_beside(&self, i: usize) -> Vec<usize> {
         let act = &self.acts[i];
-        if act.author == self.founder || matches!(act.message.kind, Kind::Join | Kind::Leave | Kind::Genesis) {
+        if act.author == self.founder || matches!(act.message.head.kind, Kind::Join | Kind::Leave | Kind::Genesis) {
             return Vec::new();
         }
         let about = self.about.get(&act.author).map_or(&[][..], |a| a);
         let beside = |b: &usize| *b != i && !act.past.has(*b) && !self.acts[*b].past.has(i);
-        let removes = |b: &usize| matches!(self.acts[*b].message.kind, Kind::Revoke | Kind::Ban);
+        let removes = |b: &usize| matches!(self.acts[*b].message.head.kind, Kind::Revoke | Kind::Ban);
         about.iter().copied().filter(|b| removes(b) && beside(b)).collect()
     }
 
@@ -176,7 +180,7 @@ impl<'m> Authority<'m> {
                 self.acts[i].waits.iter().copied().filter(|w| self.acts[*w].status == Status::Open).collect()
             });
             let removals =
-                rings.iter().copied().filter(|i| matches!(self.acts[*i].message.kind, Kind::Revoke | Kind::Ban));
+                rings.iter().copied().filter(|i| matches!(self.acts[*i].message.head.kind, Kind::Revoke | Kind::Ban));
             let found: Vec<(usize, Option<u32>)> = removals.map(|i| (i, self.check(i))).collect();
             for (i, rank) in found {
                 self.settle(i, rank);
@@ -228,6 +232,8 @@ impl<'m> Authority<'m> {
             Body::Ban(ban) => removes(ban.target),
             Body::ShadowBan(ban) => own.role >= Role::Moderator && other(ban.target).rank > own.rank,
             Body::Unban { .. } | Body::Unshadow { .. } | Body::Tombstone { .. } => own.role >= Role::Moderator,
+            Body::Info { .. } | Body::Channel(_) => own.role >= Role::Powernode,
+            Body::Profile { .. } => true,
             Body::Checkpoint => own.role == Role::Founder,
             Body::Content(_) => false,
         };
@@ -246,7 +252,7 @@ impl<'m> Authority<'m> {
         }
         let removals: Vec<usize> = self
             .good(of, past)
-            .filter(|i| matches!(self.acts[*i].message.kind, Kind::Revoke | Kind::Ban | Kind::Leave))
+            .filter(|i| matches!(self.acts[*i].message.head.kind, Kind::Revoke | Kind::Ban | Kind::Leave))
             .collect();
         let banned = !self.bans(of, past, Kind::Ban, Kind::Unban).is_empty();
         let mut standing = Standing { role: Role::Member, rank: NO_RANK, banned };
@@ -263,9 +269,10 @@ impl<'m> Authority<'m> {
 
     /// The bans of one kind that are in force on somebody where this is known.
     fn bans(&self, of: Id, past: &Bits, ban: Kind, unban: Kind) -> Vec<usize> {
-        let lifts =
-            |b: &usize| self.good(of, past).any(|u| self.acts[u].message.kind == unban && self.acts[u].past.has(*b));
-        self.good(of, past).filter(|b| self.acts[*b].message.kind == ban && !lifts(b)).collect()
+        let lifts = |b: &usize| {
+            self.good(of, past).any(|u| self.acts[u].message.head.kind == unban && self.acts[u].past.has(*b))
+        };
+        self.good(of, past).filter(|b| self.acts[*b].message.head.kind == ban && !lifts(b)).collect()
     }
 
     fn all(&self) -> Bits {
@@ -308,9 +315,28 @@ impl<'m> Authority<'m> {
         bans.iter().filter(|ban| !ban.shadow || viewer != author).any(|ban| {
             let (Body::Ban(what) | Body::ShadowBan(what)) = &self.acts[ban.act].message.body else { return false };
             // What was within the cut stays, unless it was purged; what came later counts if it knows that the ban is over.
-            let within = what.keeps(message.device, message.seq) && !what.purge;
-            !(within || ban.lifted.iter().any(|lift| self.knows(&message.auth_heads, *lift)))
+            let within = what.keeps(message.device, message.head.seq) && !what.purge;
+            !(within || ban.lifted.iter().any(|lift| self.knows(&message.head.auth_heads, *lift)))
         })
+    }
+
+    /// Whether a ban keeps a message out for which nothing of the author is to stay, not even bytes.
+    #[must_use]
+    pub fn erases(&self, message: &Message, author: Id) -> bool {
+        let bans = self.bans_on.get(&author).map_or(&[][..], |all| all).iter().filter(|b| !b.shadow);
+        let purges = |ban: &BanOn| matches!(&self.acts[ban.act].message.body, Body::Ban(what) if what.purge);
+        let knows = |ban: &BanOn| ban.lifted.iter().any(|lift| self.knows(&message.head.auth_heads, *lift));
+        bans.into_iter().any(|ban| purges(ban) && !knows(ban))
+    }
+
+    /// Who is kept out of something by a ban or a shadow ban.
+    pub fn restricted(&self) -> impl Iterator<Item = Id> {
+        self.bans_on.keys().copied()
+    }
+
+    /// The acts in an order in which each comes after all that it names: with its author, and whether it is good.
+    pub fn acts(&self) -> impl Iterator<Item = (&Arc<Message>, Id, bool)> {
+        self.acts.iter().map(|a| (&a.message, a.author, a.status == Status::Good))
     }
 
     /// Whether an author who names these heads knew an act.
@@ -324,12 +350,12 @@ impl<'m> Authority<'m> {
         let mut found: HashMap<Id, Vec<BanOn>> = HashMap::new();
         for of in self.about.keys() {
             for act in self.good(*of, &all) {
-                let (shadow, lifts) = match self.acts[act].message.kind {
+                let (shadow, lifts) = match self.acts[act].message.head.kind {
                     Kind::Ban => (false, Kind::Unban),
                     Kind::ShadowBan => (true, Kind::Unshadow),
                     _ => continue,
                 };
-                let lifts = |u: &usize| self.acts[*u].message.kind == lifts && self.acts[*u].past.has(act);
+                let lifts = |u: &usize| self.acts[*u].message.head.kind == lifts && self.acts[*u].past.has(act);
                 let lifted = self.good(*of, &all).filter(lifts).collect();
                 found.entry(*of).or_default().push(BanOn { act, shadow, lifted });
             }
@@ -346,13 +372,13 @@ impl<'m> Authority<'m> {
 }
 
 /// Acts after all that they name; which of several such orders makes no difference.
-fn in_order<'m>(acts: &[&'m Message]) -> Vec<&'m Message> {
-    let all: HashMap<Id, &'m Message> = acts.iter().map(|m| (m.id, *m)).collect();
+fn in_order(acts: &[Arc<Message>]) -> Vec<Arc<Message>> {
+    let all: HashMap<Id, &Arc<Message>> = acts.iter().map(|m| (m.id, m)).collect();
     let mut waits: HashMap<Id, usize> = HashMap::new();
-    let mut followers: HashMap<Id, Vec<&'m Message>> = HashMap::new();
+    let mut followers: HashMap<Id, Vec<&Arc<Message>>> = HashMap::new();
     let mut ready = Vec::new();
     for m in all.values() {
-        let heads = m.auth_heads.iter().filter(|h| all.contains_key(*h));
+        let heads = m.head.auth_heads.iter().filter(|h| all.contains_key(*h));
         let n = heads.inspect(|h| followers.entry(**h).or_default().push(m)).count();
         if n == 0 {
             ready.push(*m);
@@ -362,7 +388,7 @@ fn in_order<'m>(acts: &[&'m Message]) -> Vec<&'m Message> {
     }
     let mut out = Vec::with_capacity(all.len());
     while let Some(m) = ready.pop() {
-        out.push(m);
+        out.push(Arc::clone(m));
         for follower in followers.remove(&m.id).unwrap_or_default() {
             let n = waits.entry(follower.id).or_insert(1);
             *n -= 1;

@@ -8,7 +8,11 @@ use ed25519_zebra::{Signature, SigningKey, VerificationKey, VerificationKeyBytes
 use prost::Message as _;
 use rand_core::{CryptoRng, RngCore};
 
-use super::{clock::Hlc, proto};
+use super::{
+    body::{Body, Kind, body, payload_of},
+    clock::Hlc,
+    proto,
+};
 use crate::crypto::{Rng, sha256};
 
 const ID: &[u8] = b"aegis/msg/1";
@@ -18,12 +22,15 @@ pub const MAX_HEADER: usize = 1024;
 pub const MAX_PAYLOAD: usize = 65_536;
 /// Entries of `auth_heads` and of `refs`.
 pub const MAX_LINKS: usize = 8;
-const MAX_TARGETS: usize = 64;
-const MAX_REASON: usize = 512;
-
 /// An id, a device's key or an identity's.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub [u8; 32]);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
 
 impl fmt::Debug for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +39,7 @@ impl fmt::Debug for Id {
 }
 
 impl Id {
-    fn of(bytes: &[u8]) -> Result<Self, Invalid> {
+    pub fn of(bytes: &[u8]) -> Result<Self, Invalid> {
         bytes.try_into().map(Self).map_err(|_| Invalid("an id of 32 bytes"))
     }
 }
@@ -41,112 +48,6 @@ impl Id {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a message: expected {0}")]
 pub struct Invalid(pub &'static str);
-
-/// What a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Kind {
-    Text = 1,
-    Edit = 2,
-    Reaction = 3,
-    Retract = 4,
-    Genesis = 16,
-    Join = 17,
-    Grant = 18,
-    Revoke = 19,
-    Leave = 20,
-    Ban = 21,
-    Unban = 22,
-    ShadowBan = 23,
-    Unshadow = 24,
-    Tombstone = 25,
-    Checkpoint = 26,
-}
-
-impl Kind {
-    const ALL: [Kind; 15] = [
-        Kind::Text,
-        Kind::Edit,
-        Kind::Reaction,
-        Kind::Retract,
-        Kind::Genesis,
-        Kind::Join,
-        Kind::Grant,
-        Kind::Revoke,
-        Kind::Leave,
-        Kind::Ban,
-        Kind::Unban,
-        Kind::ShadowBan,
-        Kind::Unshadow,
-        Kind::Tombstone,
-        Kind::Checkpoint,
-    ];
-
-    /// Whether it is an act of authority: those are kept for ever, with their payloads.
-    #[must_use]
-    pub fn is_authority(self) -> bool {
-        self as u32 >= Kind::Genesis as u32
-    }
-}
-
-/// What members may do beside talking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Member,
-    Moderator,
-    Powernode,
-    Founder,
-}
-
-/// An act of authority, or content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// The payload of content; `None`: not here.
-    Content(Option<Vec<u8>>),
-    /// GENESIS and JOIN: the identity that the device belongs to.
-    Join {
-        identity: Id,
-    },
-    Grant {
-        target: Id,
-        role: Role,
-    },
-    Revoke {
-        target: Id,
-    },
-    Leave,
-    Ban(Ban),
-    Unban {
-        target: Id,
-    },
-    ShadowBan(Ban),
-    Unshadow {
-        target: Id,
-    },
-    Tombstone {
-        targets: Vec<Id>,
-        reason: String,
-    },
-    Checkpoint,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ban {
-    pub target: Id,
-    /// Up to where the messages of its devices stay; of others none do.
-    pub cut: Vec<(Id, u64)>,
-    /// They don't stay either.
-    pub purge: bool,
-    pub reason: String,
-}
-
-impl Ban {
-    /// Whether a message is within the cut.
-    #[must_use]
-    pub fn keeps(&self, device: Id, seq: u64) -> bool {
-        self.cut.iter().any(|(d, last)| *d == device && seq <= *last)
-    }
-}
 
 /// A message whose bytes are well-formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,14 +58,24 @@ pub struct Message {
     pub signature: [u8; 64],
     pub platform: Id,
     pub device: Id,
+    pub head: Head,
+    pub body: Body,
+}
+
+/// What the author says about a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// From 1, per device and platform.
     pub seq: u64,
+    /// The device's message before.
     pub prev: Option<Id>,
     pub hlc: Hlc,
+    /// The newest acts of authority that the author knew.
     pub auth_heads: Vec<Id>,
+    /// What content answers, edits, reacts to, retracts: at most one.
     pub refs: Vec<Id>,
     pub channel: [u8; 16],
     pub kind: Kind,
-    pub body: Body,
 }
 
 /// What an author decides about a message.
@@ -172,13 +83,7 @@ pub struct Message {
 pub struct Draft {
     /// `None`: a GENESIS.
     pub platform: Option<Id>,
-    pub seq: u64,
-    pub prev: Option<Id>,
-    pub hlc: Hlc,
-    pub auth_heads: Vec<Id>,
-    pub refs: Vec<Id>,
-    pub channel: [u8; 16],
-    pub kind: Kind,
+    pub head: Head,
     pub payload: Vec<u8>,
 }
 
@@ -215,13 +120,13 @@ impl DeviceKey {
             version: 1,
             platform: draft.platform.map(|p| p.0.to_vec()).unwrap_or_default(),
             device: self.device.0.to_vec(),
-            seq: draft.seq,
-            prev: draft.prev.map(|p| p.0.to_vec()).unwrap_or_default(),
-            hlc: draft.hlc.0,
-            auth_heads: sorted(draft.auth_heads),
-            refs: sorted(draft.refs),
-            channel: if draft.channel == [0; 16] { Vec::new() } else { draft.channel.to_vec() },
-            kind: draft.kind as u32,
+            seq: draft.head.seq,
+            prev: draft.head.prev.map(|p| p.0.to_vec()).unwrap_or_default(),
+            hlc: draft.head.hlc.0,
+            auth_heads: sorted(draft.head.auth_heads),
+            refs: sorted(draft.head.refs),
+            channel: if draft.head.channel == [0; 16] { Vec::new() } else { draft.head.channel.to_vec() },
+            kind: draft.head.kind as u32,
             payload_len: draft.payload.len() as u32,
             payload_hash: sha256(&[&draft.payload]).to_vec(),
         }
@@ -233,12 +138,12 @@ impl DeviceKey {
 }
 
 /// Decodes what would be encoded the same way, and nothing else: one meaning has one form.
-fn canonical<M: prost::Message + Default>(bytes: &[u8], what: &'static str) -> Result<M, Invalid> {
+pub(super) fn canonical<M: prost::Message + Default>(bytes: &[u8], what: &'static str) -> Result<M, Invalid> {
     let message = M::decode(bytes).map_err(|_| Invalid(what))?;
     if message.encode_to_vec() == bytes { Ok(message) } else { Err(Invalid(what)) }
 }
 
-fn ids(list: &[Vec<u8>], most: usize) -> Result<Vec<Id>, Invalid> {
+pub(super) fn ids(list: &[Vec<u8>], most: usize) -> Result<Vec<Id>, Invalid> {
     let all = list.iter().map(|b| Id::of(b)).collect::<Result<Vec<_>, _>>()?;
     let sorted = all.windows(2).all(|w| w[0] < w[1]);
     if sorted && all.len() <= most { Ok(all) } else { Err(Invalid("sorted ids, and few of them")) }
@@ -248,10 +153,15 @@ impl Message {
     /// Reads a message: shape, hashes and limits, but not the signature ([`Self::verify`]).
     pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
         let raw: proto::Message = canonical(bytes, "a message")?;
-        if raw.header.len() > MAX_HEADER {
+        Self::assemble(raw.header, &raw.signature, raw.payload)
+    }
+
+    /// Puts a message together that was kept in parts.
+    pub fn assemble(bytes: Vec<u8>, signature: &[u8], payload: Option<Vec<u8>>) -> Result<Self, Invalid> {
+        if bytes.len() > MAX_HEADER {
             return Err(Invalid("a header of at most 1 KiB"));
         }
-        let header: proto::Header = canonical(&raw.header, "a header")?;
+        let header: proto::Header = canonical(&bytes, "a header")?;
         let kind = Kind::ALL.into_iter().find(|k| *k as u32 == header.kind).ok_or(Invalid("a kind that is known"))?;
         let is_genesis = kind == Kind::Genesis;
         let good = header.version == 1
@@ -261,14 +171,14 @@ impl Message {
             && (!is_genesis || header.seq == 1)
             && (header.seq == 1) == matches!(kind, Kind::Genesis | Kind::Join)
             && (is_genesis || !header.auth_heads.is_empty())
+            && header.refs.len() <= usize::from(!kind.is_authority())
             && header.payload_len as usize <= MAX_PAYLOAD;
         if !good {
             return Err(Invalid("a header whose parts fit each other"));
         }
-        let id = Id(sha256(&[ID, &raw.header]));
+        let id = Id(sha256(&[ID, &bytes]));
         let device = Id::of(&header.device)?;
-        if raw
-            .payload
+        if payload
             .as_ref()
             .is_some_and(|p| p.len() != header.payload_len as usize || sha256(&[p]) != *header.payload_hash)
         {
@@ -284,17 +194,19 @@ impl Message {
         Ok(Self {
             platform: if is_genesis { id } else { Id::of(&header.platform)? },
             device,
-            seq: header.seq,
-            prev: if header.seq == 1 { None } else { Some(Id::of(&header.prev)?) },
-            hlc: Hlc(header.hlc),
-            auth_heads: ids(&header.auth_heads, MAX_LINKS)?,
-            refs: ids(&header.refs, MAX_LINKS)?,
-            channel,
-            kind,
-            body: body(kind, device, raw.payload)?,
+            head: Head {
+                seq: header.seq,
+                prev: if header.seq == 1 { None } else { Some(Id::of(&header.prev)?) },
+                hlc: Hlc(header.hlc),
+                auth_heads: ids(&header.auth_heads, MAX_LINKS)?,
+                refs: ids(&header.refs, MAX_LINKS)?,
+                channel,
+                kind,
+            },
+            body: body(kind, device, payload)?,
             id,
-            signature: raw.signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?,
-            header: raw.header,
+            signature: signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?,
+            header: bytes,
         })
     }
 
@@ -303,11 +215,28 @@ impl Message {
         verify(self.device, &[SIGNED, &self.id.0].concat(), &self.signature)
     }
 
+    /// As it travels: [`Self::decode`] reads it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let (header, signature) = (self.header.clone(), self.signature.to_vec());
+        proto::Message { header, signature, payload: self.payload() }.encode_to_vec()
+    }
+
+    /// The payload as it was signed, if it is here.
+    #[must_use]
+    pub fn payload(&self) -> Option<Vec<u8>> {
+        match &self.body {
+            Body::Content(payload) => payload.clone(),
+            Body::Join { payload, .. } => Some(payload.clone()),
+            act => Some(payload_of(act)),
+        }
+    }
+
     /// The identity in a GENESIS or JOIN.
     #[must_use]
     pub fn joins(&self) -> Option<Id> {
         match &self.body {
-            Body::Join { identity } => Some(*identity),
+            Body::Join { identity, .. } => Some(*identity),
             _ => None,
         }
     }
@@ -373,84 +302,12 @@ pub fn check_key(key: Id) -> Result<VerificationKey, Invalid> {
     VerificationKey::try_from(VerificationKeyBytes::from(key.0)).map_err(|_| Invalid("a key on the curve"))
 }
 
+/// Whether `device` is this identity's, who says so.
+pub(super) fn verify_device(identity: Id, device: Id, signature: &[u8]) -> Result<(), Invalid> {
+    let signature = signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?;
+    verify(identity, &[DEVICE, &device.0].concat(), &signature)
+}
+
 fn verify(key: Id, text: &[u8], signature: &[u8; 64]) -> Result<(), Invalid> {
     check_key(key)?.verify(&Signature::from(*signature), text).map_err(|_| Invalid("a signature of its author"))
-}
-
-fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<Body, Invalid> {
-    if !kind.is_authority() {
-        return Ok(Body::Content(payload));
-    }
-    let payload = payload.ok_or(Invalid("an act of authority with its payload"))?;
-    let target = |bytes: &[u8]| Id::of(&canonical::<proto::Target>(bytes, "a target")?.target);
-    Ok(match kind {
-        Kind::Genesis | Kind::Join => {
-            let join: proto::Join = canonical(&payload, "whose device it is")?;
-            let identity = Id::of(&join.identity)?;
-            let signature = join.signature.try_into().map_err(|_| Invalid("a signature of 64 bytes"))?;
-            verify(identity, &[DEVICE, &device.0].concat(), &signature)?;
-            Body::Join { identity }
-        }
-        Kind::Grant => {
-            let grant: proto::Grant = canonical(&payload, "a grant")?;
-            let role = match grant.role {
-                1 => Role::Moderator,
-                2 => Role::Powernode,
-                _ => return Err(Invalid("a role that can be granted")),
-            };
-            Body::Grant { target: Id::of(&grant.target)?, role }
-        }
-        Kind::Revoke => Body::Revoke { target: target(&payload)? },
-        Kind::Unban => Body::Unban { target: target(&payload)? },
-        Kind::Unshadow => Body::Unshadow { target: target(&payload)? },
-        Kind::Ban => Body::Ban(ban(&payload)?),
-        Kind::ShadowBan => Body::ShadowBan(ban(&payload)?),
-        Kind::Tombstone => {
-            let raw: proto::Tombstone = canonical(&payload, "a tombstone")?;
-            if raw.reason.len() > MAX_REASON || raw.targets.is_empty() {
-                return Err(Invalid("a tombstone with targets and a short reason"));
-            }
-            Body::Tombstone { targets: ids(&raw.targets, MAX_TARGETS)?, reason: raw.reason }
-        }
-        _ if !payload.is_empty() => return Err(Invalid("no payload")),
-        Kind::Leave => Body::Leave,
-        _ => Body::Checkpoint,
-    })
-}
-
-fn ban(payload: &[u8]) -> Result<Ban, Invalid> {
-    let raw: proto::Ban = canonical(payload, "a ban")?;
-    let cut = raw.cut.iter().map(|c| Ok((Id::of(&c.device)?, c.seq))).collect::<Result<Vec<_>, Invalid>>()?;
-    let sorted = cut.windows(2).all(|w| w[0].0 < w[1].0);
-    if !sorted || cut.len() > MAX_TARGETS || raw.reason.len() > MAX_REASON {
-        return Err(Invalid("a ban with a sorted cut and a short reason"));
-    }
-    Ok(Ban { target: Id::of(&raw.target)?, cut, purge: raw.purge, reason: raw.reason })
-}
-
-/// The payload of an act of authority.
-#[must_use]
-pub fn payload_of(body: &Body) -> Vec<u8> {
-    let target = |id: &Id| proto::Target { target: id.0.to_vec() }.encode_to_vec();
-    let ban = |b: &Ban| {
-        let cut = b.cut.iter().map(|(d, seq)| proto::Cut { device: d.0.to_vec(), seq: *seq });
-        proto::Ban { target: b.target.0.to_vec(), cut: cut.collect(), purge: b.purge, reason: b.reason.clone() }
-            .encode_to_vec()
-    };
-    match body {
-        Body::Content(payload) => payload.clone().unwrap_or_default(),
-        Body::Join { .. } | Body::Leave | Body::Checkpoint => Vec::new(),
-        Body::Grant { target, role } => {
-            let role = if *role == Role::Moderator { 1 } else { 2 };
-            proto::Grant { target: target.0.to_vec(), role }.encode_to_vec()
-        }
-        Body::Revoke { target: t } | Body::Unban { target: t } | Body::Unshadow { target: t } => target(t),
-        Body::Ban(b) | Body::ShadowBan(b) => ban(b),
-        Body::Tombstone { targets, reason } => {
-            let mut all = targets.clone();
-            all.sort_unstable();
-            proto::Tombstone { targets: all.iter().map(|t| t.0.to_vec()).collect(), reason: reason.clone() }
-                .encode_to_vec()
-        }
-    }
 }

@@ -1,8 +1,9 @@
-//! Floor 5: the chat: signed messages that converge whatever order they come in, and the authority that moderates them. No sockets, no
+//! Floor 4: the chat: signed messages that converge whatever order they come in, and the authority that moderates them. No sockets, no
 //! files and no time of its own.
 
 mod authority;
 mod bits;
+mod body;
 mod clock;
 mod envelope;
 mod replica;
@@ -11,13 +12,16 @@ pub mod sim;
 mod tests;
 mod view;
 
+/// Messages of the protocol as they travel.
 #[allow(missing_docs)]
-mod proto {
+pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/aegisray.chat.v1.rs"));
 }
+use wire as proto;
 
 pub use authority::{Authority, Standing};
+pub use body::{Ban, Body, Channel, Kind, MAX_NAME, Role, check_names, payload_of};
 pub use clock::{Clock, Hlc};
-pub use envelope::{Ban, Body, DeviceKey, Draft, Id, Invalid, Kind, Message, Role, check_key, verify_all};
-pub use replica::{Author, Replica, Taken};
+pub use envelope::{DeviceKey, Draft, Head, Id, Invalid, MAX_PAYLOAD, Message, check_key, verify_all};
+pub use replica::{Acts, Author, Replica, Taken};
 pub use view::{Entry, Shown, Timeline, View, forks};

@@ -1,14 +1,16 @@
 //! One copy of a platform: takes in messages in any order, any number of times.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use super::{
     authority::Authority,
+    body::{Body, Kind, payload_of},
     clock::{Clock, Hlc},
-    envelope::{Body, DeviceKey, Draft, Id, Kind, MAX_LINKS, Message, payload_of},
+    envelope::{DeviceKey, Draft, Head, Id, MAX_LINKS, Message},
     view::{Timeline, View, forks},
 };
 
@@ -25,16 +27,71 @@ pub enum Taken {
     Foreign,
 }
 
+/// The acts of a platform, each after all that it names.
+#[derive(Clone, Debug, Default)]
+pub struct Acts {
+    all: HashMap<Id, Arc<Message>>,
+    /// Acts that no other act here names.
+    heads: BTreeSet<Id>,
+    named: HashSet<Id>,
+}
+
+impl Acts {
+    /// The first act that a message names and that is not here.
+    #[must_use]
+    pub fn missing(&self, message: &Message) -> Option<Id> {
+        message.head.auth_heads.iter().copied().find(|h| !self.all.contains_key(h))
+    }
+
+    /// Adds an act of which nothing is [`Self::missing`].
+    pub fn add(&mut self, act: Arc<Message>) {
+        for head in &act.head.auth_heads {
+            self.heads.remove(head);
+            self.named.insert(*head);
+        }
+        if !self.named.contains(&act.id) {
+            self.heads.insert(act.id);
+        }
+        self.all.insert(act.id, act);
+    }
+
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Message>> {
+        self.all.values().cloned().collect()
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &Id) -> Option<&Arc<Message>> {
+        self.all.get(id)
+    }
+
+    /// The newest acts, as a message names them. If there are many, those that count come before those that everybody may
+    /// do or try, or else a crowd of strangers could keep an author from naming what gave him his role.
+    #[must_use]
+    pub fn newest<A: Borrow<Authority>>(&self, authority: impl FnOnce() -> A) -> Vec<Id> {
+        if self.heads.len() <= MAX_LINKS {
+            return self.heads.iter().copied().collect();
+        }
+        let authority = authority();
+        let counts = |m: &Message| {
+            authority.borrow().is_good(&m.id) && !matches!(m.head.kind, Kind::Join | Kind::Leave | Kind::Profile)
+        };
+        let heads = self.heads.iter().filter_map(|id| self.all.get(id));
+        let mut all: Vec<((bool, Hlc), Id)> = heads.map(|m| ((counts(m), m.head.hlc), m.id)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.truncate(MAX_LINKS);
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
 /// The messages of a platform.
 #[derive(Clone, Debug, Default)]
 pub struct Replica {
     platform: Id,
-    messages: HashMap<Id, Arc<Message>>,
+    acts: Acts,
+    content: HashMap<Id, Arc<Message>>,
     /// By one of the acts that they miss.
     waiting: HashMap<Id, Vec<Arc<Message>>>,
-    /// Acts that no other act here names.
-    heads: BTreeSet<Id>,
-    named: HashSet<Id>,
     clock: Clock,
 }
 
@@ -46,12 +103,12 @@ impl Replica {
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.acts.all.len() + self.content.len()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.len() == 0
     }
 
     /// Takes in a message whose signature is verified, at `now_ms` since 1970.
@@ -59,13 +116,13 @@ impl Replica {
         if message.platform != self.platform {
             return Taken::Foreign;
         }
-        if self.messages.contains_key(&message.id) {
+        if self.knows(&message.id) {
             return Taken::Known;
         }
-        if message.hlc.is_early(now_ms) {
+        if message.head.hlc.is_early(now_ms) {
             return Taken::Early;
         }
-        if let Some(missing) = self.missing(&message) {
+        if let Some(missing) = self.acts.missing(&message) {
             let waiting = self.waiting.entry(missing).or_default();
             if waiting.iter().any(|m| m.id == message.id) {
                 return Taken::Known;
@@ -75,62 +132,38 @@ impl Replica {
         }
         let mut ready = vec![message];
         while let Some(message) = ready.pop() {
-            if let Some(missing) = self.missing(&message) {
+            if let Some(missing) = self.acts.missing(&message) {
                 self.waiting.entry(missing).or_default().push(message);
                 continue;
             }
-            self.clock.observe(message.hlc);
-            if message.kind.is_authority() {
-                self.name(&message);
+            self.clock.observe(message.head.hlc);
+            if message.head.kind.is_authority() {
                 ready.extend(self.waiting.remove(&message.id).unwrap_or_default());
+                self.acts.add(message);
+            } else {
+                self.content.insert(message.id, message);
             }
-            self.messages.insert(message.id, message);
         }
         Taken::New
     }
 
-    fn missing(&self, message: &Message) -> Option<Id> {
-        message.auth_heads.iter().copied().find(|h| !self.messages.get(h).is_some_and(|m| m.kind.is_authority()))
-    }
-
-    fn name(&mut self, act: &Message) {
-        for head in &act.auth_heads {
-            self.heads.remove(head);
-            self.named.insert(*head);
-        }
-        if !self.named.contains(&act.id) {
-            self.heads.insert(act.id);
-        }
-    }
-
-    /// The newest acts, as a message names them. If there are many, those that count come before those that everybody may
-    /// do or try, or else a crowd of strangers could keep an author from naming what gave him his role.
+    /// The newest acts, as a message names them.
     #[must_use]
     pub fn auth_heads(&self) -> Vec<Id> {
-        if self.heads.len() <= MAX_LINKS {
-            return self.heads.iter().copied().collect();
-        }
-        let authority = self.authority(&HashMap::new());
-        let weight = |m: &Message| authority.is_good(&m.id) && !matches!(m.kind, Kind::Join | Kind::Leave);
-        let heads = self.heads.iter().filter_map(|id| self.messages.get(id));
-        let mut all: Vec<((bool, Hlc), Id)> = heads.map(|m| ((weight(m), m.hlc), m.id)).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.truncate(MAX_LINKS);
-        all.into_iter().map(|(_, id)| id).collect()
+        self.acts.newest(|| self.authority(&HashMap::new()))
     }
 
-    fn authority(&self, forks: &HashMap<Id, u64>) -> Authority<'_> {
-        let acts: Vec<&Message> = self.messages.values().map(|m| &**m).filter(|m| m.kind.is_authority()).collect();
-        Authority::resolve(self.platform, &acts, forks)
+    fn authority(&self, forks: &HashMap<Id, u64>) -> Authority {
+        Authority::resolve(self.platform, &self.acts.list(), forks)
     }
 
     #[must_use]
     pub fn knows(&self, id: &Id) -> bool {
-        self.messages.contains_key(id)
+        self.acts.all.contains_key(id) || self.content.contains_key(id)
     }
 
     pub fn messages(&self) -> impl Iterator<Item = &Arc<Message>> {
-        self.messages.values()
+        self.acts.all.values().chain(self.content.values())
     }
 
     /// What an identity sees.
@@ -142,10 +175,10 @@ impl Replica {
     /// What each of these identities sees, and how many acts of authority are void.
     #[must_use]
     pub fn views(&self, viewers: &[Id]) -> (usize, Vec<View>) {
-        let all: Vec<&Message> = self.messages.values().map(|m| &**m).collect();
+        let all: Vec<&Message> = self.messages().map(|m| &**m).collect();
         let forks = forks(&all);
         let authority = self.authority(&forks);
-        let void = all.iter().filter(|m| m.kind.is_authority() && !authority.is_good(&m.id)).count();
+        let void = authority.acts().filter(|(_, _, good)| !good).count();
         let timeline = Timeline::new(&authority, &all, &forks);
         (void, viewers.iter().map(|viewer| timeline.view(*viewer)).collect())
     }
@@ -174,17 +207,19 @@ impl Author {
         body: &Body,
         refs: Vec<Id>,
     ) -> Arc<Message> {
-        let payload = if matches!(body, Body::Join { .. }) { self.key.join.clone() } else { payload_of(body) };
+        let payload = payload_of(body);
         self.seq += 1;
         let draft = Draft {
             platform: self.platform,
-            seq: self.seq,
-            prev: self.prev,
-            hlc: replica.clock.tick(now_ms),
-            auth_heads: replica.auth_heads(),
-            refs,
-            channel: [0; 16],
-            kind,
+            head: Head {
+                seq: self.seq,
+                prev: self.prev,
+                hlc: replica.clock.tick(now_ms),
+                auth_heads: replica.auth_heads(),
+                refs,
+                channel: [0; 16],
+                kind,
+            },
             payload,
         };
         let message = Arc::new(Message::decode(&self.key.sign(draft)).expect("what we write is well-formed"));
@@ -200,7 +235,7 @@ impl Author {
     /// Joins, or founds where there is no platform yet.
     pub fn join(&mut self, replica: &mut Replica, now_ms: u64) -> Arc<Message> {
         let kind = if self.platform.is_none() { Kind::Genesis } else { Kind::Join };
-        let body = Body::Join { identity: self.key.identity };
+        let body = Body::Join { identity: self.key.identity, payload: self.key.join.clone() };
         self.write(replica, now_ms, kind, &body, Vec::new())
     }
 }

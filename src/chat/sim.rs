@@ -153,7 +153,7 @@ impl World {
 
     fn talk(&mut self, who: usize) -> Arc<Message> {
         let other = self.any();
-        let answers = self.replicas[who].knows(&other.id) && other.kind == Kind::Text;
+        let answers = self.replicas[who].knows(&other.id) && other.head.kind == Kind::Text;
         let (kind, text, refs) = match self.rng.below(10) {
             0 if answers => (Kind::Reaction, b"+1".to_vec(), vec![other.id]),
             1 if answers => (Kind::Edit, b"better".to_vec(), vec![other.id]),
@@ -217,7 +217,7 @@ impl World {
         let mut report = Report {
             seed: options.seed,
             operations: self.all.len(),
-            acts: self.all.iter().filter(|m| m.kind.is_authority()).count(),
+            acts: self.all.iter().filter(|m| m.head.kind.is_authority()).count(),
             compared: viewers.len() * self.replicas.len(),
             ..Report::default()
         };

@@ -354,16 +354,19 @@ fn clocks_that_run_backwards_are_not_shown_and_those_far_ahead_wait() {
     let first = stage.text(1);
     let backwards = Draft {
         platform: Some(stage.all[0].platform),
-        seq: 3,
-        prev: Some(first),
-        hlc: Hlc::from_ms(1),
-        auth_heads: stage.base.auth_heads(),
-        refs: vec![],
-        channel: [0; 16],
-        kind: Kind::Text,
+        head: Head {
+            seq: 3,
+            prev: Some(first),
+            hlc: Hlc::from_ms(1),
+            auth_heads: stage.base.auth_heads(),
+            refs: vec![],
+            channel: [0; 16],
+            kind: Kind::Text,
+        },
         payload: b"earlier".to_vec(),
     };
-    let early = Draft { hlc: Hlc::from_ms(10_000_000), ..backwards.clone() };
+    let mut early = backwards.clone();
+    early.head.hlc = Hlc::from_ms(10_000_000);
     stage.take(Arc::new(Message::decode(&key.sign(backwards)).unwrap()));
     assert_eq!(stage.sees(0), [first]);
     let early = Arc::new(Message::decode(&key.sign(early)).unwrap());
@@ -377,13 +380,15 @@ fn everything_has_one_form_and_one_author() {
     let key = DeviceKey::new(&[2; 32], &[102; 32]);
     let draft = Draft {
         platform: Some(stage.all[0].platform),
-        seq: 2,
-        prev: Some(stage.all[1].id),
-        hlc: Hlc::from_ms(5000),
-        auth_heads: stage.base.auth_heads(),
-        refs: vec![],
-        channel: [7; 16],
-        kind: Kind::Text,
+        head: Head {
+            seq: 2,
+            prev: Some(stage.all[1].id),
+            hlc: Hlc::from_ms(5000),
+            auth_heads: stage.base.auth_heads(),
+            refs: vec![],
+            channel: [7; 16],
+            kind: Kind::Text,
+        },
         payload: b"text".to_vec(),
     };
     let bytes = key.sign(draft.clone());
@@ -404,7 +409,8 @@ fn everything_has_one_form_and_one_author() {
     // Somebody else's device under one's own name.
     let mut stolen = DeviceKey::new(&[9; 32], &[102; 32]);
     stolen.join = DeviceKey::new(&[2; 32], &[55; 32]).join;
-    let join = Draft { seq: 1, prev: None, kind: Kind::Join, payload: stolen.join.clone(), ..draft };
+    let head = Head { seq: 1, prev: None, kind: Kind::Join, ..draft.head };
+    let join = Draft { head, payload: stolen.join.clone(), ..draft };
     assert!(Message::decode(&stolen.sign(join)).is_err());
 }
 
@@ -434,13 +440,15 @@ fn checking_one_by_one_and_in_batches_agree_on_every_odd_signature() {
     let key = DeviceKey::new(&[2; 32], &[102; 32]);
     let draft = |n: u64| Draft {
         platform: Some(stage.all[0].platform),
-        seq: 2 + n,
-        prev: Some(stage.all[1].id),
-        hlc: Hlc::from_ms(5000),
-        auth_heads: stage.base.auth_heads(),
-        refs: vec![],
-        channel: [0; 16],
-        kind: Kind::Text,
+        head: Head {
+            seq: 2 + n,
+            prev: Some(stage.all[1].id),
+            hlc: Hlc::from_ms(5000),
+            auth_heads: stage.base.auth_heads(),
+            refs: vec![],
+            channel: [0; 16],
+            kind: Kind::Text,
+        },
         payload: b"text".to_vec(),
     };
     let honest: Vec<Message> = (0..6).map(|n| Message::decode(&key.sign(draft(n))).unwrap()).collect();

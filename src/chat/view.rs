@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     authority::Authority,
+    body::{Body, Kind, Role},
     clock::Hlc,
-    envelope::{Body, Id, Kind, Message, Role},
+    envelope::{Id, Message},
 };
 use crate::crypto::sha256;
 
@@ -49,9 +50,9 @@ pub fn forks(messages: &[&Message]) -> HashMap<Id, u64> {
     let mut said: HashMap<(Id, u64), Id> = HashMap::new();
     let mut forks: HashMap<Id, u64> = HashMap::new();
     for m in messages {
-        if *said.entry((m.device, m.seq)).or_insert(m.id) != m.id {
-            let from = forks.entry(m.device).or_insert(m.seq);
-            *from = m.seq.min(*from);
+        if *said.entry((m.device, m.head.seq)).or_insert(m.id) != m.id {
+            let from = forks.entry(m.device).or_insert(m.head.seq);
+            *from = m.head.seq.min(*from);
         }
     }
     forks
@@ -59,7 +60,7 @@ pub fn forks(messages: &[&Message]) -> HashMap<Id, u64> {
 
 /// The messages of a platform as far as it makes no difference who looks.
 pub struct Timeline<'m> {
-    authority: &'m Authority<'m>,
+    authority: &'m Authority,
     /// Content that is in time and whose author is known, by hybrid time.
     content: Vec<(&'m Message, Id)>,
     purged: BTreeSet<Id>,
@@ -70,16 +71,16 @@ impl<'m> Timeline<'m> {
     /// `messages` holds with each message all acts that its `auth_heads` name; `forks` is what [`forks`] finds in them, and
     /// `authority` what comes of both.
     #[must_use]
-    pub fn new(authority: &'m Authority<'m>, messages: &[&'m Message], forks: &'m HashMap<Id, u64>) -> Self {
+    pub fn new(authority: &'m Authority, messages: &[&'m Message], forks: &'m HashMap<Id, u64>) -> Self {
         let by_id: HashMap<Id, &Message> = messages.iter().map(|m| (m.id, *m)).collect();
         let in_time = |m: &Message| {
-            let before = m.prev.iter().chain(&m.auth_heads).chain(&m.refs);
-            before.filter_map(|id| by_id.get(id)).all(|other| other.hlc < m.hlc)
+            let before = m.head.prev.iter().chain(&m.head.auth_heads).chain(&m.head.refs);
+            before.filter_map(|id| by_id.get(id)).all(|other| other.head.hlc < m.head.hlc)
         };
-        let talk = |m: &&&Message| !m.kind.is_authority() && m.kind != Kind::Retract && in_time(m);
+        let talk = |m: &&&Message| !m.head.kind.is_authority() && m.head.kind != Kind::Retract && in_time(m);
         let author = |m: &&'m Message| Some((*m, authority.identity(m.device)?));
         let mut content: Vec<(&Message, Id)> = messages.iter().filter(talk).filter_map(author).collect();
-        content.sort_unstable_by_key(|(m, _)| (m.hlc, m.id));
+        content.sort_unstable_by_key(|(m, _)| (m.head.hlc, m.id));
         Self { authority, content, purged: purged(authority, messages, &by_id), forks }
     }
 
@@ -89,26 +90,35 @@ impl<'m> Timeline<'m> {
         let seen = || self.content.iter().filter(|(m, author)| !self.authority.excludes(m, *author, viewer));
         let mut entries: Vec<Entry> = Vec::new();
         let mut places: HashMap<Id, usize> = HashMap::new();
-        for (m, author) in seen().filter(|(m, _)| m.kind == Kind::Text) {
+        for (m, author) in seen().filter(|(m, _)| m.head.kind == Kind::Text) {
             let shown = match &m.body {
                 _ if self.purged.contains(&m.id) => Shown::Purged,
                 Body::Content(Some(text)) => Shown::Text(text.clone()),
                 _ => Shown::Absent,
             };
             places.insert(m.id, entries.len());
-            let forked = self.forks.get(&m.device).is_some_and(|from| m.seq >= *from);
+            let forked = self.forks.get(&m.device).is_some_and(|from| m.head.seq >= *from);
             let (edit, reactions, author) = (None, BTreeMap::new(), *author);
-            entries.push(Entry { id: m.id, hlc: m.hlc, author, channel: m.channel, shown, edit, reactions, forked });
+            entries.push(Entry {
+                id: m.id,
+                hlc: m.head.hlc,
+                author,
+                channel: m.head.channel,
+                shown,
+                edit,
+                reactions,
+                forked,
+            });
         }
         // The latest edit is shown: later ones take the place of earlier ones.
-        for (m, author) in seen().filter(|(m, _)| m.kind != Kind::Text && !self.purged.contains(&m.id)) {
-            let place = m.refs.first().and_then(|id| places.get(id));
+        for (m, author) in seen().filter(|(m, _)| m.head.kind != Kind::Text && !self.purged.contains(&m.id)) {
+            let place = m.head.refs.first().and_then(|id| places.get(id));
             let Some(entry) = place.map(|p| &mut entries[*p]).filter(|e| e.shown != Shown::Purged) else { continue };
             let Body::Content(payload) = &m.body else { continue };
-            if m.kind == Kind::Edit && *author == entry.author {
+            if m.head.kind == Kind::Edit && *author == entry.author {
                 entry.shown = payload.clone().map_or(Shown::Absent, Shown::Text);
                 entry.edit = Some(m.id);
-            } else if let (Kind::Reaction, Some(what)) = (m.kind, payload) {
+            } else if let (Kind::Reaction, Some(what)) = (m.head.kind, payload) {
                 entry.reactions.entry(what.clone()).or_default().insert(*author);
             }
         }
@@ -143,7 +153,7 @@ impl View {
 }
 
 /// Messages whose bytes are to go: by a good tombstone, or by their author.
-fn purged(authority: &Authority<'_>, messages: &[&Message], by_id: &HashMap<Id, &Message>) -> BTreeSet<Id> {
+fn purged(authority: &Authority, messages: &[&Message], by_id: &HashMap<Id, &Message>) -> BTreeSet<Id> {
     let mut out = BTreeSet::new();
     for m in messages {
         let author = authority.identity(m.device);
@@ -154,8 +164,8 @@ fn purged(authority: &Authority<'_>, messages: &[&Message], by_id: &HashMap<Id, 
                     targets.iter().copied().filter(|t| whose(t).is_some_and(|author| authority.purges(m, author))),
                 );
             }
-            Body::Content(_) if m.kind == Kind::Retract && author.is_some() => {
-                out.extend(m.refs.iter().copied().filter(|t| whose(t) == author));
+            Body::Content(_) if m.head.kind == Kind::Retract && author.is_some() => {
+                out.extend(m.head.refs.iter().copied().filter(|t| whose(t) == author));
             }
             _ => {}
         }

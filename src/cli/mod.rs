@@ -7,6 +7,7 @@ mod exit;
 mod netcheck;
 mod network;
 mod portal;
+mod relay;
 mod show;
 mod stealth;
 mod table;
@@ -97,9 +98,10 @@ enum Command {
     /// The disguise
     #[command(subcommand)]
     Stealth(stealth::StealthCommand),
-    /// The chat
-    #[command(subcommand)]
-    Chat(chat::ChatCommand),
+    /// The chat: platforms, channels, moderation
+    Chat(chat::ChatArgs),
+    /// Run a relay of the chat on a public server: no mesh, no people, only messages that wait
+    ChatRelay(relay::RelayArgs),
     /// Read the configuration again: what can change without a restart does
     Reload,
     /// End the running daemon
@@ -258,7 +260,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Portal(command)) => portal::run(command, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
         Some(Command::Stealth(command)) => stealth::run(command, &config_path),
-        Some(Command::Chat(command)) => chat::run(command),
+        Some(Command::Chat(args)) => chat::run(args, socket),
+        Some(Command::ChatRelay(args)) => {
+            log_to_terminal(LevelFilter::INFO);
+            relay::run(args)
+        }
         Some(Command::Reload) => show::reload(&socket()?),
         Some(Command::Down) => {
             crate::api::request(&socket()?, &crate::api::Request::Stop)?;
@@ -304,6 +310,13 @@ fn start(path: &Path) -> Result<(), Failure> {
     let set_level = move |name: &str| drop(levels.reload(level(name)));
     daemon::run(config, Box::new(set_level))?;
     Ok(())
+}
+
+/// A log for programs that read no configuration.
+fn log_to_terminal(level: LevelFilter) {
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(level).with(lines).init();
 }
 
 fn simulate(args: &SimulateArgs) -> Result<(), Failure> {

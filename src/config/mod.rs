@@ -2,6 +2,7 @@
 //! Every error names file, line, column, key and what was expected.
 
 mod access;
+mod chat;
 mod dns;
 mod error;
 mod exit;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use access::{Access, AccessRule, GUESTS, PORTAL, Ports, Segment, SegmentPolicy, Where, Who};
+pub use chat::Chat;
 pub use dns::{HostNames, MeshNames, NameProtocol, NameServer};
 pub use error::ConfigError;
 pub use exit::{Bypass, ExitClient, ExitNode};
@@ -123,6 +125,8 @@ pub struct Config {
     pub access: Access,
     /// Where WireGuard clients come in; `None`: nowhere.
     pub portal: Option<Portal>,
+    /// The chat's service; `None`: it does not run here.
+    pub chat: Option<Chat>,
     pub interface: String,
     pub mtu: u16,
     /// Super-packets at the TUN device.
@@ -378,6 +382,7 @@ impl Reader<'_> {
             exit_node: self.exit_node(raw.exit_node)?,
             access,
             portal,
+            chat: self.chat(&raw.chat)?,
             interface: raw.mesh.interface.0,
             mtu: raw.mesh.mtu.0,
             tun_offload: raw.mesh.offload,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{StunClients, access, dns::RawDns, exit, portal, stealth::RawStealth};
+use super::{StunClients, access, chat, dns::RawDns, exit, portal, stealth::RawStealth};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
@@ -44,6 +44,8 @@ pub(super) struct Raw {
     pub access: access::RawAccess,
     #[serde(default)]
     pub portal: portal::RawPortal,
+    #[serde(default)]
+    pub chat: chat::RawChat,
     #[serde(default)]
     pub stealth: RawStealth,
     #[serde(default)]

@@ -117,6 +117,10 @@ impl Control {
                     (Err(message), _) | (_, Err(message)) => Response::Error { message },
                 }
             }
+            Request::Chat { ask } => {
+                self.ask_chat(*ask, answer);
+                return;
+            }
             Request::Invite { valid_s, name, groups, bootstrap } => self.invite(valid_s, name, groups, bootstrap),
             Request::Revoke { list } => {
                 let bytes = data_encoding::HEXLOWER.decode(list.as_bytes()).unwrap_or_default();

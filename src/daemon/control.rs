@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     api::Call,
+    chatd::Service,
     config::{Config, HostNames},
     dataplane::{Input, Shared},
     host::{self, LinkChange, Monitor, Netlink},
@@ -66,7 +67,15 @@ impl Clock {
 }
 
 /// What is set up on the host before the loop runs.
-pub(super) type Parts = (Tunnel, Gateway, AccessRules, HostResolver, Option<Arc<Portal>>, SetLevel);
+pub(super) struct Parts {
+    pub tunnel: Tunnel,
+    pub gateway: Gateway,
+    pub access: AccessRules,
+    pub host_resolver: HostResolver,
+    pub portal: Option<Arc<Portal>>,
+    pub chat: Option<Service>,
+    pub set_level: SetLevel,
+}
 
 pub(super) struct Control {
     pub config: Config,
@@ -92,6 +101,7 @@ pub(super) struct Control {
     pub gateway: Gateway,
     pub access: AccessRules,
     pub portal: Option<Arc<Portal>>,
+    pub chat: Option<Service>,
     pub set_level: SetLevel,
     pub host_resolver: HostResolver,
     pub names: Option<NameService>,
@@ -108,7 +118,7 @@ impl Control {
         files: StateFile,
         clock: Clock,
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
-        (tunnel, gateway, access, host_resolver, portal, set_level): Parts,
+        Parts { tunnel, gateway, access, host_resolver, portal, chat, set_level }: Parts,
     ) -> Self {
         let addresses = node.addresses();
         let started_with = config.text.clone();
@@ -135,6 +145,7 @@ impl Control {
             gateway,
             access,
             portal,
+            chat,
             set_level,
             host_resolver,
             names: None,

@@ -58,6 +58,7 @@ impl Control {
         if changed {
             let facts = self.access_facts();
             self.access.follow(&facts);
+            self.follow_chat();
         }
     }
 }

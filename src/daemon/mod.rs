@@ -2,6 +2,7 @@
 
 mod access;
 mod calls;
+mod chat;
 mod control;
 mod fallback;
 mod follow;
@@ -77,6 +78,8 @@ pub enum StartError {
     Gateway(#[source] io::Error),
     #[error("cannot open the portal: {0} (portal)")]
     Portal(#[source] io::Error),
+    #[error("cannot start the chat: {0} (chat)")]
+    Chat(String),
     #[error("cannot put the access rules in force: {0} (access)")]
     Access(#[source] io::Error),
     #[error("cannot start: {0}")]
@@ -175,8 +178,9 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     );
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
     let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
-    let exits = (tunnel, gateway, access, host_resolver, portal, set_level);
-    control::Control::new(config, node, shared, files, clock, outside, exits).run(inputs, calls).await;
+    let chat = config.chat.as_ref().map(|chat| chat::start(&config, chat)).transpose()?;
+    let parts = control::Parts { tunnel, gateway, access, host_resolver, portal, chat, set_level };
+    control::Control::new(config, node, shared, files, clock, outside, parts).run(inputs, calls).await;
     Ok(())
 }
 

@@ -1,15 +1,9 @@
-//! `aegisray chat`.
+//! `aegisray chat simulate`.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::Failure;
+use super::super::{Failure, share};
 use crate::chat::sim::{self, Options, Report};
-
-#[derive(Subcommand)]
-pub(super) enum ChatCommand {
-    /// Run many replicas of a platform over a network that loses, repeats, reorders and splits, and compare what all see
-    Simulate(SimulateArgs),
-}
 
 #[derive(Args)]
 pub(super) struct SimulateArgs {
@@ -26,22 +20,19 @@ pub(super) struct SimulateArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The share of acts of authority, 0 to 0.9
-    #[arg(long, default_value_t = 0.05, value_parser = super::share)]
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
     acts: f64,
-    /// Print JSON, a line per seed
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn run(command: &ChatCommand) -> Result<(), Failure> {
-    let ChatCommand::Simulate(args) = command;
+/// With `json`: a line per seed.
+pub(super) fn run(args: &SimulateArgs, json: bool) -> Result<(), Failure> {
     let options =
         |seed| Options { replicas: args.replicas as usize, operations: args.operations, seed, acts: args.acts };
     let last = args.seed.saturating_add(args.seeds);
     let mut differing = 0;
     let mut run = |report: &Report| -> Result<(), Failure> {
         differing += usize::from(report.differing > 0);
-        if args.json {
+        if json {
             println!("{}", serde_json::to_string(report)?);
         } else {
             print(report);
@@ -49,7 +40,7 @@ pub(super) fn run(command: &ChatCommand) -> Result<(), Failure> {
         Ok(())
     };
     sim::run_all((args.seed..last).map(options), &mut |report| run(report).is_ok());
-    if !args.json {
+    if !json {
         println!("{} seeds, {differing} in which replicas differ", args.seeds);
     }
     if differing == 0 { Ok(()) } else { Err(Failure::Silent(1)) }

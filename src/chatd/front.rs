@@ -1,0 +1,87 @@
+//! Where others come in: HTTP, of which a WebSocket is opened; who asks for anything else gets a short page.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
+
+use super::net::{Net, Stream, config, prepare, source_of};
+
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Connections at once: each takes a descriptor and some memory.
+const MAX_VISITORS: usize = 20_000;
+
+/// Lets others in, for ever.
+pub async fn serve(net: Net, listener: TcpListener, tls: Option<TlsAcceptor>, page: Arc<str>) {
+    let room = Arc::new(Semaphore::new(MAX_VISITORS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((socket, from)) = listener.accept().await else {
+            // Out of descriptors, as a rule.
+            time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let (net, tls, page) = (net.clone(), tls.clone(), Arc::clone(&page));
+        tokio::spawn(async move {
+            let _place = place;
+            let greeting = async {
+                prepare(&socket)?;
+                let stream: Box<dyn Stream> = match tls {
+                    Some(tls) => Box::new(tls.accept(socket).await?),
+                    None => Box::new(socket),
+                };
+                io::Result::Ok(stream)
+            };
+            if let Ok(Ok(stream)) = time::timeout(HEAD_TIME, greeting).await {
+                visit(net, stream, from, page).await;
+            }
+        });
+    }
+}
+
+async fn visit(net: Net, stream: Box<dyn Stream>, from: SocketAddr, page: Arc<str>) {
+    let answer = service_fn(move |request| {
+        let (net, page) = (net.clone(), Arc::clone(&page));
+        async move { Ok::<_, Infallible>(answer(net, request, from, &page)) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(16 << 10);
+    // How a visitor ends is of no interest.
+    let _ = server.serve_connection(TokioIo::new(stream), answer).with_upgrades().await;
+}
+
+fn answer(net: Net, mut request: Request<Incoming>, from: SocketAddr, page: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(page.as_bytes())));
+    let upgrade = request.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
+    let (true, Some(key), &Method::GET) = (upgrade, key, request.method()) else {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        return response;
+    };
+    let Ok(key) = HeaderValue::from_str(&key) else { return response };
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.body_mut() = Full::default();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, key);
+    tokio::spawn(async move {
+        let Ok(stream) = hyper::upgrade::on(&mut request).await else { return };
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config())).await;
+        let ip = from.ip().to_canonical();
+        net.run(socket, net.name_of(ip), source_of(ip), false).await;
+    });
+    response
+}

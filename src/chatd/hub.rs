@@ -1,0 +1,380 @@
+//! One node of the chat: its engine and its links. Everything that comes in passes here, one thing after the other.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use prost::Message as _;
+
+use super::{
+    engine::{Engine, Event, Fate, Taken},
+    gate::Gate,
+    links::{Link, LinkId, Links, MAX_IDS, Ours, Output, ids, to_wire},
+    store::Result,
+    sync::{Comparison, Scope},
+};
+use crate::chat::{Hlc, Id, wire, wire::frame::What};
+
+const PROTOCOL: u32 = 1;
+/// Messages that are taken in together at most.
+pub const BATCH: usize = 1024;
+
+/// Something that happened outside.
+pub enum Input {
+    Connected { link: LinkId, name: String, source: String, dialed: bool },
+    Frame { link: LinkId, bytes: Vec<u8> },
+    Disconnected(LinkId),
+}
+
+pub struct Hub {
+    pub engine: Engine,
+    pub links: Links,
+    /// Limits for who brings messages; `None`: there are none.
+    pub gate: Option<Gate>,
+    /// Platforms to take part in once their acts are here: with the name to use.
+    pub joining: HashMap<Id, String>,
+    /// Relays that others know.
+    pub relays: HashSet<String>,
+    events: Vec<(u64, Event)>,
+    last_event: u64,
+    /// Messages that came and are not taken in yet.
+    inbox: Vec<(LinkId, Vec<u8>)>,
+}
+
+/// Events that are kept for who asks later.
+const MAX_EVENTS: usize = 4096;
+
+impl Hub {
+    #[must_use]
+    pub fn new(engine: Engine, gate: Option<Gate>) -> Self {
+        Self {
+            engine,
+            links: Links::default(),
+            gate,
+            joining: HashMap::new(),
+            relays: HashSet::new(),
+            events: Vec::new(),
+            last_event: 0,
+            inbox: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened, at `now_ms` since 1970. Returns what is to be done.
+    pub fn handle(&mut self, now_ms: u64, inputs: Vec<Input>) -> Result<Vec<Output>> {
+        for input in inputs {
+            match input {
+                Input::Connected { link, name, source, dialed } => {
+                    self.links.all.insert(link, Link::new(name, dialed));
+                    if let Some(gate) = &mut self.gate {
+                        gate.opened(link, source);
+                    }
+                    let hello = self.hello();
+                    self.links.send(link, What::Hello(hello));
+                }
+                Input::Frame { link, bytes } => self.frame(now_ms, link, &bytes)?,
+                Input::Disconnected(link) => {
+                    self.flush(now_ms)?;
+                    self.links.all.remove(&link);
+                    if let Some(gate) = &mut self.gate {
+                        gate.closed(link);
+                    }
+                }
+            }
+            if self.inbox.len() >= BATCH {
+                self.flush(now_ms)?;
+            }
+        }
+        self.flush(now_ms)?;
+        self.advance()?;
+        Ok(std::mem::take(&mut self.links.outputs))
+    }
+
+    /// What is due by time alone; to be called every second or so.
+    pub fn tick(&mut self, now_ms: u64) -> Result<Vec<Output>> {
+        let fresh = self.engine.tick(now_ms)?;
+        let fresh: Vec<_> = fresh.into_iter().map(|m| (m, Vec::new())).collect();
+        self.spread(&fresh);
+        self.after(now_ms)?;
+        self.advance()?;
+        Ok(std::mem::take(&mut self.links.outputs))
+    }
+
+    fn ours(&self) -> Ours {
+        let banned = |id: &Id| self.engine.keys.is_banned_from(id);
+        let kept = self
+            .engine
+            .platforms
+            .values()
+            .map(|p| p.place)
+            .filter(|p| p.joined || self.engine.is_relay || banned(&p.id));
+        let kept = kept.map(|p| (p.id, !p.joined && !self.engine.is_relay));
+        kept.chain(self.joining.keys().map(|id| (*id, false))).collect()
+    }
+
+    fn hello(&mut self) -> wire::Hello {
+        let carried = self.ours().into_iter().map(|(id, acts_only)| {
+            let platform = self.engine.platforms.get(&id);
+            let name = platform.map(super::platform::Platform::name).unwrap_or_default();
+            let members = platform.map_or(0, |p| p.authority.members().len());
+            wire::Carried {
+                platform: id.0.to_vec(),
+                name,
+                members: u32::try_from(members).unwrap_or(u32::MAX),
+                acts_only,
+            }
+        });
+        let carried = carried.collect();
+        wire::Hello {
+            version: PROTOCOL,
+            relay: self.engine.is_relay,
+            carried,
+            keep_ms: self.engine.keep_ms.unwrap_or(0),
+        }
+    }
+
+    /// Tells all links what this node keeps now, and compares what is new to both.
+    pub fn greet_again(&mut self, now_ms: u64) {
+        let (hello, ours) = (self.hello(), self.ours());
+        for id in self.links.all.keys().copied().collect::<Vec<_>>() {
+            self.links.send(id, What::Hello(hello.clone()));
+            if let Some(link) = self.links.all.get_mut(&id) {
+                link.compare_shared(&ours, now_ms);
+            }
+        }
+    }
+
+    fn frame(&mut self, now_ms: u64, from: LinkId, bytes: &[u8]) -> Result<()> {
+        let Ok(wire::Frame { what: Some(what) }) = wire::Frame::decode(bytes) else {
+            self.links.close(from, "what came is no frame of this protocol");
+            return Ok(());
+        };
+        if let What::Bundle(bundle) = what {
+            self.inbox.extend(bundle.messages.into_iter().map(|m| (from, m)));
+            return Ok(());
+        }
+        // What came before counts first.
+        self.flush(now_ms)?;
+        let ours = self.ours();
+        let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
+        match what {
+            What::Hello(hello) if hello.version != PROTOCOL => {
+                self.links.close(from, format!("it speaks version {} of the protocol", hello.version));
+            }
+            What::Hello(hello) => link.hello(&hello, &ours, now_ms),
+            What::Have(list) => {
+                let mut missing = Vec::new();
+                for id in ids(&list) {
+                    if !self.engine.store.has(&id)? {
+                        missing.push(id);
+                    }
+                }
+                link.want(missing);
+            }
+            What::Want(list) => {
+                let mut out = Vec::new();
+                for id in ids(&list) {
+                    match self.engine.offer(&id)? {
+                        Some(bytes) => out.push(bytes),
+                        None => self.links.refuse(from, id, "it is not here"),
+                    }
+                }
+                self.links.send_messages(from, out);
+            }
+            What::Stored(list) => {
+                let all = ids(&list);
+                for id in &all {
+                    link.confirmed(id);
+                }
+                let name = link.name.clone();
+                self.engine.confirmed(&all, &name)?;
+            }
+            What::Refused(refused) => {
+                let id: Option<[u8; 32]> = refused.id.as_slice().try_into().ok();
+                id.map(|id| link.confirmed(&Id(id)) | link.came(&Id(id)));
+                let reason: String = refused.reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                tracing::debug!(link = link.name, reason, "a message is not taken");
+            }
+            What::Sync(sync) => self.compare(from, &sync)?,
+            What::Peers(peers) => {
+                let room = 64_usize.saturating_sub(self.relays.len());
+                let good = |u: &String| u.len() < 256 && (u.starts_with("ws://") || u.starts_with("wss://"));
+                self.relays.extend(peers.urls.into_iter().filter(good).take(room));
+            }
+            What::Bundle(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A step of comparing sets.
+    fn compare(&mut self, from: LinkId, sync: &wire::Sync) -> Result<()> {
+        let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
+        let Ok(platform) = sync.platform.as_slice().try_into().map(Id) else { return Ok(()) };
+        let scope = Scope { platform, acts: sync.acts, from: Hlc(sync.from), to: Hlc(sync.to) };
+        let answer = |scope: &Scope, first, step| {
+            let platform = scope.platform.0.to_vec();
+            let (from, to) = (scope.from.0, scope.to.0);
+            What::Sync(wire::Sync { platform, acts: scope.acts, from, to, first, step })
+        };
+        let result = if link.dialed {
+            let Some(comparison) = link.comparison.as_mut().filter(|c| c.scope == scope) else { return Ok(()) };
+            comparison.proceed(&sync.step).map(|(found, next)| {
+                link.want(found.need);
+                link.owe(found.have);
+                if next.is_none() {
+                    link.comparison = None;
+                }
+                next
+            })
+        } else {
+            if sync.first {
+                let items = self.engine.items(&scope)?;
+                link.comparison = Comparison::new(scope, &items).ok();
+            }
+            let Some(comparison) = link.comparison.as_mut().filter(|c| c.scope == scope) else { return Ok(()) };
+            comparison.answer(&sync.step).map(Some)
+        };
+        match result {
+            Ok(Some(step)) => self.links.send(from, answer(&scope, false, step)),
+            Ok(None) => {}
+            Err(error) => self.links.close(from, error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Takes in the messages that came.
+    fn flush(&mut self, now_ms: u64) -> Result<()> {
+        if self.inbox.is_empty() {
+            return Ok(());
+        }
+        let inbox = std::mem::take(&mut self.inbox);
+        let mut from = Vec::with_capacity(inbox.len());
+        let mut batch = Vec::with_capacity(inbox.len());
+        for (link, bytes) in inbox {
+            let asked = self.links.all.get(&link).map_or(0, Link::pending);
+            if let Some(gate) = &mut self.gate
+                && !gate.admit(now_ms, link, bytes.len(), asked > 0)
+            {
+                continue;
+            }
+            from.push(link);
+            batch.push(bytes);
+        }
+        let Taken { fates, fresh } = self.engine.ingest(now_ms, batch)?;
+        let mut stored: BTreeMap<LinkId, Vec<Id>> = BTreeMap::new();
+        let mut sources: HashMap<Id, Vec<LinkId>> = HashMap::new();
+        for (link, (id, fate)) in from.into_iter().zip(fates) {
+            sources.entry(id).or_default().push(link);
+            let Some(other) = self.links.all.get_mut(&link) else { continue };
+            other.came(&id);
+            match fate {
+                Fate::Stored { new } => {
+                    other.received += u64::from(new);
+                    stored.entry(link).or_default().push(id);
+                }
+                Fate::Waits(missing) => {
+                    other.want([missing]);
+                    self.links.refuse(link, id, "it names an act that is not here yet");
+                }
+                Fate::Early => self.links.refuse(link, id, "its clock is ahead"),
+                Fate::Refused(expected) => self.links.refuse(link, id, &format!("expected {expected}")),
+            }
+        }
+        for (link, ids) in stored {
+            self.links.send(link, What::Stored(to_wire(&ids)));
+        }
+        let fresh: Vec<_> =
+            fresh.into_iter().map(|m| (m.clone(), sources.get(&m.id).cloned().unwrap_or_default())).collect();
+        self.spread(&fresh);
+        self.after(now_ms)
+    }
+
+    /// Hands new messages on: `from` who has each already.
+    pub fn spread(&mut self, fresh: &[(std::sync::Arc<crate::chat::Message>, Vec<LinkId>)]) {
+        let mut eager: BTreeMap<LinkId, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut told: BTreeMap<LinkId, Vec<Id>> = BTreeMap::new();
+        for (message, from) in fresh {
+            let (now, later) = self.links.audience(message, from);
+            let bytes = message.encode();
+            now.into_iter().for_each(|link| eager.entry(link).or_default().push(bytes.clone()));
+            later.into_iter().for_each(|link| told.entry(link).or_default().push(message.id));
+        }
+        for (link, messages) in eager {
+            self.links.send_messages(link, messages);
+        }
+        for (link, ids) in told {
+            for some in ids.chunks(MAX_IDS) {
+                self.links.send(link, What::Have(to_wire(some)));
+            }
+        }
+    }
+
+    /// What follows from what was taken in.
+    pub fn after(&mut self, now_ms: u64) -> Result<()> {
+        for event in self.engine.take_events() {
+            match &event {
+                Event::Banned(id) => {
+                    self.keep_ban(id, true);
+                    self.greet_again(now_ms);
+                }
+                Event::Unbanned(id) => self.keep_ban(id, false),
+                _ => {}
+            }
+            self.last_event += 1;
+            self.events.push((self.last_event, event));
+        }
+        let over = self.events.len().saturating_sub(MAX_EVENTS);
+        self.events.drain(..over);
+        self.join_what_came(now_ms);
+        Ok(())
+    }
+
+    fn keep_ban(&mut self, id: &Id, banned: bool) {
+        if let Err(error) = self.engine.keys.set_banned_from(id, banned) {
+            tracing::error!(%error, "cannot remember a ban (BannedFrom)");
+        }
+    }
+
+    #[must_use]
+    pub fn last_event(&self) -> u64 {
+        self.last_event
+    }
+
+    /// Events after a number, and the number of the last one.
+    #[must_use]
+    pub fn events_after(&self, n: u64) -> (u64, Vec<Event>) {
+        let new = self.events.iter().filter(|(at, _)| *at > n).map(|(_, e)| e.clone());
+        (self.last_event, new.collect())
+    }
+
+    /// Asks and sends what may be asked and sent by now.
+    fn advance(&mut self) -> Result<()> {
+        for id in self.links.all.keys().copied().collect::<Vec<_>>() {
+            while let Some(scope) = self.links.all.get_mut(&id).and_then(Link::next_scope) {
+                let items = self.engine.items(&scope)?;
+                let Some(link) = self.links.all.get_mut(&id) else { break };
+                let begun = Comparison::new(scope, &items).and_then(|mut c| c.initiate().map(|step| (c, step)));
+                match begun {
+                    Ok((comparison, step)) => {
+                        link.comparison = Some(comparison);
+                        let (platform, from, to) = (scope.platform.0.to_vec(), scope.from.0, scope.to.0);
+                        let first = wire::Sync { platform, acts: scope.acts, from, to, first: true, step };
+                        self.links.send(id, What::Sync(first));
+                    }
+                    Err(error) => self.links.close(id, error.to_string()),
+                }
+            }
+            let Some(link) = self.links.all.get_mut(&id) else { continue };
+            let (ask, pay) = (link.ask(), link.pay());
+            if !ask.is_empty() {
+                self.links.send(id, What::Want(to_wire(&ask)));
+            }
+            let mut out = Vec::new();
+            for message in pay {
+                match self.engine.offer(&message)? {
+                    Some(bytes) => out.push(bytes),
+                    None => drop(self.links.all.get_mut(&id).map(|l| l.confirmed(&message))),
+                }
+            }
+            self.links.send_messages(id, out);
+        }
+        Ok(())
+    }
+}

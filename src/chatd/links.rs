@@ -1,0 +1,253 @@
+//! Links to other nodes: what they tell each other, and what is asked of whom. The side that dialed asks how their sets of messages
+//! differ; then each gets what it lacks, and from there on what is new as it comes.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use prost::Message as _;
+
+use super::sync::{Comparison, Scope, scopes};
+use crate::chat::{Hlc, Id, Message, wire};
+
+pub type LinkId = u64;
+/// Platforms that this node keeps; whether their acts alone.
+pub type Ours = HashMap<Id, bool>;
+
+/// Messages that are asked of a link at once, and that are sent without being confirmed.
+const WINDOW: usize = 512;
+/// Messages of a bundle, and their bytes.
+const BUNDLE: usize = 256;
+const BUNDLE_BYTES: usize = 512 << 10;
+/// Ids in a frame.
+pub const MAX_IDS: usize = 16_384;
+/// Links that get new messages at once; others are told that they are there.
+const EAGER: usize = 6;
+/// Entries of others' lists that are kept.
+const MAX_CARRIED: usize = 256;
+
+/// What is to be done for a link.
+#[derive(Debug)]
+pub enum Output {
+    Send(LinkId, Vec<u8>),
+    Close(LinkId, String),
+}
+
+/// A platform that another node keeps.
+#[derive(Clone, Debug)]
+pub struct Offered {
+    pub name: String,
+    pub members: u32,
+    /// It keeps the acts alone.
+    pub acts_only: bool,
+}
+
+/// The other end of a connection.
+#[derive(Default)]
+pub struct Link {
+    /// Where it goes, as people read it.
+    pub name: String,
+    /// This side dialed, and asks.
+    pub dialed: bool,
+    pub is_relay: bool,
+    /// The hybrid time from which on it keeps content.
+    keeps: u64,
+    pub greeted: bool,
+    pub carried: BTreeMap<Id, Offered>,
+    /// Platforms whose sets have been or are being compared; whether the acts' alone.
+    compared: HashMap<Id, bool>,
+    scopes: VecDeque<Scope>,
+    /// The comparison that runs: as the side that asks, or that answers.
+    pub comparison: Option<Comparison>,
+    /// Ids to be asked for.
+    wanted: VecDeque<Id>,
+    /// Asked for and not here yet.
+    asked: HashSet<Id>,
+    /// To be sent.
+    owed: VecDeque<Id>,
+    /// Sent and not confirmed yet.
+    sent: HashSet<Id>,
+    /// Messages of it that were new here.
+    pub received: u64,
+}
+
+impl Link {
+    #[must_use]
+    pub fn new(name: String, dialed: bool) -> Self {
+        Self { name, dialed, ..Self::default() }
+    }
+
+    /// Messages still to come from it, as far as known.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.wanted.len() + self.asked.len()
+    }
+
+    /// Takes in what the other end keeps. Comparisons begin with what both do.
+    pub fn hello(&mut self, hello: &wire::Hello, ours: &Ours, now_ms: u64) {
+        self.greeted = true;
+        self.is_relay = hello.relay;
+        self.keeps = Hlc::from_ms(now_ms.saturating_sub(hello.keep_ms)).0;
+        if hello.keep_ms == 0 {
+            self.keeps = 0;
+        }
+        let offered = hello.carried.iter().take(MAX_CARRIED).filter_map(|c| {
+            let name: String = c.name.chars().filter(|c| !c.is_control()).take(64).collect();
+            Some((
+                Id(c.platform.as_slice().try_into().ok()?),
+                Offered { name, members: c.members, acts_only: c.acts_only },
+            ))
+        });
+        self.carried = offered.collect();
+        self.compare_shared(ours, now_ms);
+    }
+
+    pub fn compare_shared(&mut self, ours: &Ours, now_ms: u64) {
+        if !self.dialed || !self.greeted {
+            return;
+        }
+        let mut shared = HashMap::new();
+        for (id, acts_only) in ours {
+            if self.carries(id, true) {
+                shared.insert(*id, *acts_only || !self.carries(id, false));
+            }
+        }
+        for (id, acts_only) in &shared {
+            if self.compared.get(id) != Some(acts_only) {
+                let kept = scopes(*id, now_ms).into_iter().filter(|s| s.acts || (!acts_only && s.to.0 > self.keeps));
+                self.scopes
+                    .extend(kept.map(|s| Scope { from: Hlc(if s.acts { 0 } else { s.from.0.max(self.keeps) }), ..s }));
+            }
+        }
+        self.compared = shared;
+    }
+
+    /// Whether messages of this platform are for the other end. A relay takes whatever comes.
+    #[must_use]
+    pub fn carries(&self, platform: &Id, act: bool) -> bool {
+        self.is_relay || self.carried.get(platform).is_some_and(|c| act || !c.acts_only)
+    }
+
+    /// The scope to compare next, if none is being compared.
+    pub fn next_scope(&mut self) -> Option<Scope> {
+        if self.comparison.is_some() { None } else { self.scopes.pop_front() }
+    }
+
+    pub fn want(&mut self, ids: impl IntoIterator<Item = Id>) {
+        for id in ids {
+            if !self.asked.contains(&id) {
+                self.wanted.push_back(id);
+            }
+        }
+    }
+
+    pub fn owe(&mut self, ids: impl IntoIterator<Item = Id>) {
+        self.owed.extend(ids);
+    }
+
+    /// A message came: whether it was asked for.
+    pub fn came(&mut self, id: &Id) -> bool {
+        self.asked.remove(id)
+    }
+
+    pub fn confirmed(&mut self, id: &Id) -> bool {
+        self.sent.remove(id)
+    }
+
+    /// What may be asked for now.
+    pub fn ask(&mut self) -> Vec<Id> {
+        // Answers come in bundles: not one question per message.
+        if self.asked.len() > WINDOW / 2 {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        while self.asked.len() < WINDOW
+            && let Some(id) = self.wanted.pop_front()
+        {
+            if self.asked.insert(id) {
+                out.push(id);
+            }
+        }
+        out
+    }
+
+    /// What may be sent now.
+    pub fn pay(&mut self) -> Vec<Id> {
+        let room = WINDOW.saturating_sub(self.sent.len()).min(self.owed.len());
+        let out: Vec<Id> = self.owed.drain(..room).collect();
+        self.sent.extend(&out);
+        out
+    }
+}
+
+/// All links, and what is to be sent over them.
+#[derive(Default)]
+pub struct Links {
+    pub all: BTreeMap<LinkId, Link>,
+    pub outputs: Vec<Output>,
+}
+
+impl Links {
+    pub fn send(&mut self, to: LinkId, what: wire::frame::What) {
+        self.outputs.push(Output::Send(to, wire::Frame { what: Some(what) }.encode_to_vec()));
+    }
+
+    /// Says why a message is not taken, or not given.
+    pub fn refuse(&mut self, to: LinkId, id: Id, reason: &str) {
+        let reason = reason.to_owned();
+        self.send(to, wire::frame::What::Refused(wire::Refused { id: id.0.to_vec(), reason }));
+    }
+
+    pub fn close(&mut self, link: LinkId, why: impl Into<String>) {
+        self.outputs.push(Output::Close(link, why.into()));
+    }
+
+    /// Sends messages, in bundles.
+    pub fn send_messages(&mut self, to: LinkId, messages: impl IntoIterator<Item = Vec<u8>>) {
+        let (mut bundle, mut bytes) = (Vec::new(), 0);
+        for message in messages {
+            bytes += message.len();
+            bundle.push(message);
+            if bundle.len() >= BUNDLE || bytes >= BUNDLE_BYTES {
+                let messages = std::mem::take(&mut bundle);
+                self.send(to, wire::frame::What::Bundle(wire::Bundle { messages }));
+                bytes = 0;
+            }
+        }
+        if !bundle.is_empty() {
+            self.send(to, wire::frame::What::Bundle(wire::Bundle { messages: bundle }));
+        }
+    }
+
+    /// Who gets a new message at once, and who is only told of it. `from`: who has it already.
+    pub fn audience(&self, message: &Message, from: &[LinkId]) -> (Vec<LinkId>, Vec<LinkId>) {
+        let act = message.head.kind.is_authority();
+        let wants =
+            |(id, link): &(&LinkId, &Link)| link.greeted && link.carries(&message.platform, act) && !from.contains(id);
+        let all: Vec<LinkId> = self.all.iter().filter(wants).map(|(id, _)| *id).collect();
+        let at = EAGER.min(all.len());
+        (all[..at].to_vec(), all[at..].to_vec())
+    }
+
+    /// Platforms that others offer.
+    #[must_use]
+    pub fn offered(&self) -> HashMap<Id, Offered> {
+        let mut out: HashMap<Id, Offered> = HashMap::new();
+        for (id, offered) in self.all.values().flat_map(|l| &l.carried) {
+            let best = out.entry(*id).or_insert_with(|| offered.clone());
+            if best.members < offered.members {
+                best.clone_from(offered);
+            }
+        }
+        out
+    }
+}
+
+/// Ids as they travel; those of another length are none.
+#[must_use]
+pub fn ids(list: &wire::Ids) -> Vec<Id> {
+    list.ids.iter().take(MAX_IDS).filter_map(|b| b.as_slice().try_into().ok().map(Id)).collect()
+}
+
+#[must_use]
+pub fn to_wire(ids: &[Id]) -> wire::Ids {
+    wire::Ids { ids: ids.iter().map(|id| id.0.to_vec()).collect() }
+}

@@ -1,0 +1,24 @@
+//! Floor 5: the chat's service: keeps platforms, and brings their messages from node to node, over mesh IPs and relays.
+
+mod deeds;
+mod engine;
+mod front;
+mod gate;
+mod hub;
+mod keys;
+mod links;
+mod net;
+mod payload;
+mod platform;
+mod relay;
+pub mod request;
+mod rooms;
+mod service;
+mod store;
+mod sync;
+pub use relay::Limits;
+pub use request::{Answer, Request};
+pub use service::{Handle, Listen, Options, Service, ServiceError};
+
+#[cfg(test)]
+mod tests;

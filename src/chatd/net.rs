@@ -1,0 +1,258 @@
+//! Connections: a WebSocket to each neighbour and relay, one frame per binary message. They are dialed again when they end.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time,
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
+
+use super::{hub::Input, links::LinkId, service::ToHub};
+
+/// Bytes of a frame.
+const MAX_FRAME: usize = 1 << 20;
+/// Frames that may wait to be sent on a link: one whose other end reads no faster is closed, and compares again.
+const OUTBOX: usize = 128;
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// A link that says nothing for so long is dead.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Until what was sent is confirmed (TCP_USER_TIMEOUT): after a cut, a new connection is there sooner than the old one's next try.
+const UNCONFIRMED: Duration = Duration::from_secs(4);
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// How soon the next try follows; where nothing listens, ever later.
+const SOON: Duration = Duration::from_millis(500);
+const LATE: Duration = Duration::from_secs(30);
+
+/// Whom to dial: mesh addresses by who answers there, and URLs of relays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// This node's own addresses: of two nodes the one with the lower address dials.
+    pub own: Vec<IpAddr>,
+    pub neighbours: BTreeMap<IpAddr, String>,
+    pub relays: Vec<String>,
+    /// The port of the chat on mesh addresses.
+    pub port: u16,
+}
+
+#[derive(Clone)]
+pub struct Net {
+    to_hub: mpsc::Sender<ToHub>,
+    targets: watch::Receiver<Targets>,
+    next: Arc<AtomicU64>,
+    /// For relays behind HTTPS.
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Net {
+    pub fn new(
+        to_hub: mpsc::Sender<ToHub>,
+        targets: watch::Receiver<Targets>,
+        tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Self {
+        Self { to_hub, targets, next: Arc::new(AtomicU64::new(1)), tls }
+    }
+
+    /// Keeps a connection to everybody it should, for ever.
+    pub async fn dial_all(self) {
+        let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
+        let mut targets = self.targets.clone();
+        loop {
+            let wanted = targets.borrow_and_update().clone();
+            let mut all: HashMap<String, String> = HashMap::new();
+            for (ip, name) in &wanted.neighbours {
+                let own = wanted.own.iter().find(|own| own.is_ipv4() == ip.is_ipv4());
+                if own.is_some_and(|own| own < ip) {
+                    all.insert(format!("ws://{}/", SocketAddr::new(*ip, wanted.port)), name.clone());
+                }
+            }
+            all.extend(wanted.relays.iter().map(|url| (url.clone(), url.clone())));
+            running.retain(|url, task| {
+                let keep = all.contains_key(url);
+                if !keep {
+                    task.abort();
+                }
+                keep
+            });
+            for (url, name) in all {
+                let net = self.clone();
+                running.entry(url.clone()).or_insert_with(|| tokio::spawn(net.keep(url, name)));
+            }
+            if targets.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps a connection to one place.
+    async fn keep(self, url: String, name: String) {
+        let mut pause = SOON;
+        loop {
+            match self.connect(&url).await {
+                Ok(socket) => {
+                    pause = SOON;
+                    self.run(socket, name.clone(), String::new(), true).await;
+                }
+                Err(error) => {
+                    tracing::debug!(url, %error, "no chat there");
+                    // Somebody who says no is asked ever less; somebody who is out of reach may be back any moment.
+                    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                    pause = if refused { (pause * 2).min(LATE) } else { SOON };
+                }
+            }
+            time::sleep(pause).await;
+        }
+    }
+
+    async fn connect(&self, url: &str) -> io::Result<WebSocketStream<Box<dyn Stream>>> {
+        let (secure, host, port) =
+            parse_url(url).ok_or_else(|| io::Error::other("expected ws://HOST or wss://HOST"))?;
+        let connecting = TcpStream::connect((host.trim_matches(['[', ']']), port));
+        let socket = time::timeout(CONNECT_TIME, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        prepare(&socket)?;
+        let greeting = async {
+            let stream: Box<dyn Stream> = if secure {
+                let tls = self.tls.clone().ok_or_else(|| io::Error::other("no TLS here"))?;
+                let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+                Box::new(tokio_rustls::TlsConnector::from(tls).connect(name, socket).await?)
+            } else {
+                Box::new(socket)
+            };
+            client_async_with_config(url, stream, Some(config())).await.map_err(io::Error::other)
+        };
+        let (socket, _) = time::timeout(SILENCE, greeting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(socket)
+    }
+
+    /// What the neighbour at this address is called.
+    pub fn name_of(&self, ip: IpAddr) -> String {
+        self.targets.borrow().neighbours.get(&ip).cloned().unwrap_or_else(|| ip.to_string())
+    }
+
+    /// Carries frames until either end has had enough.
+    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: WebSocketStream<S>,
+        name: String,
+        source: String,
+        dialed: bool,
+    ) {
+        let link: LinkId = self.next.fetch_add(1, Ordering::Relaxed);
+        let (outbox, mut outgoing) = mpsc::channel::<Vec<u8>>(OUTBOX);
+        let opened = ToHub::Opened(Input::Connected { link, name, source, dialed }, outbox);
+        if self.to_hub.send(opened).await.is_err() {
+            return;
+        }
+        let (mut write, mut read) = socket.split();
+        let reading = async {
+            while let Ok(Some(Ok(message))) = time::timeout(SILENCE, read.next()).await {
+                let bytes = match message {
+                    Message::Binary(bytes) => Vec::from(bytes),
+                    Message::Close(_) => return,
+                    _ => continue,
+                };
+                if self.to_hub.send(ToHub::Input(Input::Frame { link, bytes })).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let writing = async {
+            let mut ping = time::interval(PING_EVERY);
+            loop {
+                let sent = tokio::select! {
+                    frame = outgoing.recv() => match frame {
+                        Some(frame) => write.send(Message::Binary(frame.into())).await,
+                        None => return,
+                    },
+                    _ = ping.tick() => write.send(Message::Ping(Vec::new().into())).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = writing => {}
+        }
+        let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link))).await;
+    }
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+pub fn config() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME))
+}
+
+/// Small frames go at once, and a cut is noticed.
+pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(UNCONFIRMED))
+}
+
+/// Whether it is `wss`, the host and the port.
+#[must_use]
+pub fn parse_url(url: &str) -> Option<(bool, &str, u16)> {
+    let (secure, rest) = match url.split_once("://")? {
+        ("ws", rest) => (false, rest),
+        ("wss", rest) => (true, rest),
+        _ => return None,
+    };
+    let place = rest.split(['/', '?', '#']).next()?;
+    let default = if secure { 443 } else { 80 };
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') && (!host.contains(':') || host.ends_with(']')) => {
+            (host, port.parse().ok()?)
+        }
+        _ => (place, default),
+    };
+    let inner = host.trim_matches(['[', ']']);
+    let good = !inner.is_empty() && inner.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c));
+    good.then_some((secure, host, port))
+}
+
+/// Whose limits count for an address: itself, or its network of 64 bits (RFC 4291 §2.5.4).
+#[must_use]
+pub fn source_of(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_relays() {
+        assert_eq!(parse_url("ws://relay.example.org:8080/"), Some((false, "relay.example.org", 8080)));
+        assert_eq!(parse_url("wss://relay.example.org"), Some((true, "relay.example.org", 443)));
+        assert_eq!(parse_url("ws://[fd00::1]:8007/"), Some((false, "[fd00::1]", 8007)));
+        for bad in ["relay.example.org", "http://x", "ws://", "ws://a b", "ws://x:99999", "ws://:80"] {
+            assert_eq!(parse_url(bad), None, "{bad}");
+        }
+        assert_eq!(source_of("2001:db8:1:2:3:4:5:6".parse().unwrap()), "2001:db8:1:2::");
+        assert_eq!(source_of("::ffff:198.51.100.7".parse().unwrap()), "198.51.100.7");
+    }
+}

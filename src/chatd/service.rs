@@ -1,0 +1,394 @@
+//! The running service: one thread for the connections, and one for the hub, which waits for the disk.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    time,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    engine::Engine,
+    front,
+    gate::Gate,
+    hub::{Hub, Input},
+    keys::{KeyError, Keys},
+    links::{LinkId, Output},
+    net::{Net, Targets, parse_url},
+    relay::{self, Limits},
+    request::{Answer, Request},
+    store::{Store, StoreError},
+};
+use crate::crypto::Rng;
+
+/// Things that may wait for the hub: with frames of up to 1 MiB each.
+const INBOX: usize = 64;
+const TICK: Duration = Duration::from_millis(500);
+/// How long who asks for events waits for one.
+const EVENT_TIME: Duration = Duration::from_secs(10);
+/// Inputs that are handled together: they become durable together.
+const TOGETHER: usize = 256;
+const RELAYS: &str = "relays";
+const BACKLOG: i32 = 1024;
+
+/// How a node of the chat runs.
+#[derive(Default)]
+pub struct Options {
+    /// Where `chat.db` and `identity.json` are.
+    pub dir: PathBuf,
+    /// Where others come in.
+    pub listen: Vec<Listen>,
+    /// The port of the page on loopback.
+    pub page: Option<u16>,
+    /// For HTTPS there.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// For relays behind HTTPS.
+    pub client_tls: Option<Arc<rustls::ClientConfig>>,
+    /// The chat's port on mesh addresses.
+    pub port: u16,
+    /// Relays to be kept connected, beside those that were added by hand.
+    pub relays: Vec<String>,
+    /// Opens the identity at the start.
+    pub password: Option<String>,
+    /// Runs a relay; `None`: a person's node.
+    pub relay: Option<Limits>,
+    /// 32 random bytes.
+    pub seed: [u8; 32],
+}
+
+/// Where others come in.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    addr: SocketAddr,
+    /// Through this interface alone.
+    interface: Option<String>,
+}
+
+impl Listen {
+    #[must_use]
+    pub fn at(addr: SocketAddr) -> Self {
+        Self { addr, interface: None }
+    }
+
+    #[must_use]
+    pub fn on(addr: SocketAddr, interface: &str) -> Self {
+        Self { addr, interface: Some(interface.to_owned()) }
+    }
+
+    fn open(&self) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(self.addr), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if self.addr.ip().is_unspecified() && self.addr.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        if let Some(interface) = &self.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        socket.bind(&self.addr.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error("cannot listen on TCP {0}: {1}; is the port taken? (chat.port)")]
+    Listen(SocketAddr, #[source] io::Error),
+    #[error("cannot start the chat: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What goes to the hub.
+pub enum ToHub {
+    Opened(Input, mpsc::Sender<Vec<u8>>),
+    Input(Input),
+    Call(Request, oneshot::Sender<Answer>),
+}
+
+/// Asks the service; can be copied.
+#[derive(Clone)]
+pub struct Handle {
+    to_hub: mpsc::Sender<ToHub>,
+    happened: watch::Receiver<u64>,
+}
+
+impl Handle {
+    pub async fn ask(&self, request: Request) -> Answer {
+        let mut happened = self.happened.clone();
+        let deadline = time::Instant::now() + EVENT_TIME;
+        loop {
+            happened.mark_unchanged();
+            let (answer, answered) = oneshot::channel();
+            let gone = || Answer::Error { message: "the chat is stopping".to_owned() };
+            if self.to_hub.send(ToHub::Call(request.clone(), answer)).await.is_err() {
+                return gone();
+            }
+            let Ok(answer) = answered.await else { return gone() };
+            let after = if let Request::Events { after } = &request { *after } else { 0 };
+            let nothing_new = matches!(&answer, Answer::Events { events, last } if events.is_empty() && after <= *last);
+            if !nothing_new || !matches!(time::timeout_at(deadline, happened.changed()).await, Ok(Ok(()))) {
+                return answer;
+            }
+        }
+    }
+}
+
+/// The service. It ends when this is dropped: what was confirmed is on the disk.
+pub struct Service {
+    handle: Handle,
+    targets: watch::Sender<Targets>,
+    stop: Option<watch::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Service {
+    pub fn start(options: Options) -> Result<Self, ServiceError> {
+        std::fs::create_dir_all(&options.dir)?;
+        let store = Store::open(&options.dir.join("chat.db"))?;
+        let mut keys = Keys::open(&options.dir.join("identity.json"))?;
+        if let (Some(password), Some(_)) = (&options.password, keys.identity()) {
+            keys.unlock(password)?;
+        }
+        let mut relays: Vec<String> = store.setting(RELAYS)?.unwrap_or_default().lines().map(str::to_owned).collect();
+        relays.extend(options.relays.iter().filter(|r| !relays.contains(r)).cloned().collect::<Vec<_>>());
+        let engine = Engine::new(store, keys, options.relay, Rng::from_seed(options.seed))?;
+        let hub = Hub::new(engine, options.relay.map(|_| Gate::default()));
+        let (to_hub, inbox) = mpsc::channel(INBOX);
+        let (tell, happened) = watch::channel(0);
+        let first = Targets { own: Vec::new(), neighbours: BTreeMap::new(), relays, port: options.port };
+        let (targets, wanted) = watch::channel(first);
+        let net = Net::new(to_hub.clone(), wanted, options.client_tls);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut listeners = Vec::new();
+        for listen in options.listen {
+            let _guard = runtime.enter();
+            listeners.push(listen.open().map_err(|e| ServiceError::Listen(listen.addr, e))?);
+        }
+        let (stop, mut stopped) = watch::channel(());
+        let mut ended = stopped.clone();
+        let tls = options.tls.map(TlsAcceptor::from);
+        let page: Arc<str> = page(options.relay.is_some()).into();
+        let carry = move || {
+            runtime.block_on(async move {
+                for listener in listeners {
+                    tokio::spawn(front::serve(net.clone(), listener, tls.clone(), Arc::clone(&page)));
+                }
+                tokio::spawn(net.dial_all());
+                // The sender is gone, or says so: either way it is over.
+                let _ = stopped.changed().await;
+            });
+        };
+        let limits = options.relay;
+        let keeper = targets.clone();
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(
+                    Work { hub, tell, targets: keeper, limits, links: HashMap::new() }.run(inbox, &mut ended),
+                ),
+                Err(error) => tracing::error!(%error, "the chat's hub cannot start"),
+            }
+        };
+        let threads = vec![
+            thread::Builder::new().name("aegis-chat-net".to_owned()).spawn(carry)?,
+            thread::Builder::new().name("aegis-chat".to_owned()).spawn(run)?,
+        ];
+        Ok(Self { handle: Handle { to_hub, happened }, targets, stop: Some(stop), threads })
+    }
+
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Who is in the mesh: this node's own addresses, those of others, and what each is called.
+    pub fn set_neighbours(&self, own: Vec<IpAddr>, neighbours: BTreeMap<IpAddr, String>) {
+        self.targets.send_if_modified(|t| {
+            let changed = t.neighbours != neighbours || t.own != own;
+            (t.own, t.neighbours) = (own, neighbours);
+            changed
+        });
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the chat has panicked");
+            }
+        }
+    }
+}
+
+fn page(is_relay: bool) -> &'static str {
+    if is_relay {
+        "This is a relay of AegisRay's chat: it keeps messages for who is away, for up to 7 days.\n\
+         To use it, paste its URL under Peers, Manual Override, or: aegisray chat relay add URL\n"
+    } else {
+        "AegisRay's chat\n"
+    }
+}
+
+struct Work {
+    hub: Hub,
+    tell: watch::Sender<u64>,
+    targets: watch::Sender<Targets>,
+    limits: Option<Limits>,
+    links: HashMap<LinkId, mpsc::Sender<Vec<u8>>>,
+}
+
+impl Work {
+    async fn run(mut self, mut inbox: mpsc::Receiver<ToHub>, ended: &mut watch::Receiver<()>) {
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut sweep = time::interval(relay::SWEEP);
+        loop {
+            let first = tokio::select! {
+                _ = ended.changed() => return,
+                first = inbox.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                _ = tick.tick() => None,
+                _ = sweep.tick(), if self.limits.is_some() => {
+                    self.sweep();
+                    None
+                }
+            };
+            let mut calls = Vec::new();
+            let mut inputs = Vec::new();
+            let mut next = first;
+            let is_tick = next.is_none();
+            while let Some(item) = next {
+                match item {
+                    ToHub::Opened(input, outbox) => {
+                        if let Input::Connected { link, .. } = &input {
+                            self.links.insert(*link, outbox);
+                        }
+                        inputs.push(input);
+                    }
+                    ToHub::Input(input) => inputs.push(input),
+                    ToHub::Call(request, answer) => calls.push((request, answer)),
+                }
+                next = if inputs.len() + calls.len() < TOGETHER { inbox.try_recv().ok() } else { None };
+            }
+            self.step(inputs, calls, is_tick);
+        }
+    }
+
+    fn step(&mut self, inputs: Vec<Input>, calls: Vec<(Request, oneshot::Sender<Answer>)>, is_tick: bool) {
+        let now_ms = now_ms();
+        let ended: Vec<LinkId> =
+            inputs.iter().filter_map(|i| if let Input::Disconnected(link) = i { Some(*link) } else { None }).collect();
+        let mut done = self.hub.handle(now_ms, inputs);
+        for link in ended {
+            self.links.remove(&link);
+        }
+        if is_tick && let Ok(outputs) = &mut done {
+            match self.hub.tick(now_ms) {
+                Ok(more) => outputs.extend(more),
+                Err(e) => done = Err(e),
+            }
+        }
+        for (request, answer) in calls {
+            let reply = match request {
+                Request::AddRelay { url } => self.set_relay(&url, true),
+                Request::RemoveRelay { url } => self.set_relay(&url, false),
+                request => self.hub.request(now_ms, request),
+            };
+            let reply = match reply {
+                Answer::Peers { peers, known, .. } => {
+                    Answer::Peers { peers, relays: self.targets.borrow().relays.clone(), known }
+                }
+                other => other,
+            };
+            // Who asked may be gone.
+            let _ = answer.send(reply);
+            match (&mut done, self.hub.handle(now_ms, Vec::new())) {
+                (Ok(outputs), Ok(more)) => outputs.extend(more),
+                (_, Err(e)) => done = Err(e),
+                _ => {}
+            }
+        }
+        match done {
+            Ok(outputs) => self.carry_out(outputs),
+            Err(error) => tracing::error!(%error, "the chat's database"),
+        }
+        let last = self.hub.last_event();
+        self.tell.send_if_modified(|n| std::mem::replace(n, last) != last);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(link, frame) => {
+                    let sent = self.links.get(&link).map(|out| out.try_send(frame));
+                    if sent.is_some_and(|s| s.is_err()) {
+                        // It reads more slowly than it is told things: it ends, and compares when it is back.
+                        self.links.remove(&link);
+                    }
+                }
+                Output::Close(link, why) => {
+                    tracing::debug!(link, why, "a link of the chat is closed");
+                    self.links.remove(&link);
+                }
+            }
+        }
+    }
+
+    fn set_relay(&mut self, url: &str, keep: bool) -> Answer {
+        let url = url.trim();
+        if parse_url(url).is_none() {
+            return Answer::Error { message: format!("expected ws://HOST[:PORT] or wss://HOST[:PORT], got `{url}`") };
+        }
+        let mut relays = self.targets.borrow().relays.clone();
+        let before = relays.len();
+        relays.retain(|r| r != url);
+        if !keep && relays.len() == before {
+            return Answer::Error { message: format!("there is no relay `{url}`") };
+        }
+        if keep {
+            relays.push(url.to_owned());
+        }
+        match self.hub.engine.store.set_setting(RELAYS, &relays.join("\n")) {
+            Ok(()) => {
+                self.targets.send_modify(|t| t.relays = relays);
+                Answer::Done
+            }
+            Err(e) => Answer::Error { message: e.to_string() },
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Some(limits) = &self.limits else { return };
+        match relay::sweep(&mut self.hub.engine, limits, now_ms()) {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(messages = n, "swept"),
+            Err(error) => tracing::error!(%error, "cannot sweep"),
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,64 @@
+//! The chat beside the mesh: what the daemon gives it are mesh addresses, and who is at which.
+
+use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
+
+use super::{StartError, control::Control};
+use crate::{
+    api::Response,
+    chatd::{Listen, Options, Request, Service},
+    config::{Chat, Config},
+    host,
+    identity::keyfile::read_secret,
+    stealth,
+};
+
+/// Starts the service of this node.
+pub(super) fn start(config: &Config, chat: &Chat) -> Result<Service, StartError> {
+    let wrong = |e: String| StartError::Chat(e);
+    let password = chat.password_file.as_ref().map(|file| read_secret(file)).transpose();
+    let password = password.map_err(|e| wrong(e.to_string()))?;
+    let options = Options {
+        dir: config.state_dir.join("chat"),
+        // From the mesh alone, whatever its addresses are.
+        listen: vec![Listen::on(([0u16; 8], chat.port).into(), &config.interface)],
+        page: chat.page,
+        // Without public authorities there are no relays behind HTTPS; all else works.
+        client_tls: stealth::public_client(config.stealth.roots.as_deref()).ok().map(Arc::new),
+        port: chat.port,
+        relays: chat.relays.clone(),
+        password: password.map(|p| p.trim_end_matches(['\r', '\n']).to_owned()),
+        seed: host::random().map_err(|e: io::Error| wrong(e.to_string()))?,
+        ..Options::default()
+    };
+    Service::start(options).map_err(|e| wrong(e.to_string()))
+}
+
+impl Control {
+    /// Tells the chat who is in the mesh.
+    pub fn follow_chat(&self) {
+        let Some(chat) = &self.chat else { return };
+        let mut neighbours: BTreeMap<IpAddr, String> = BTreeMap::new();
+        for known in self.node.routing().announcements().filter(|known| known.id != self.node.id()) {
+            // One address is enough: IPv4, which every host has.
+            if let Some(ip) = known.record.addresses.iter().find(|ip| ip.is_ipv4()) {
+                neighbours.insert(*ip, self.name_of(&known.id));
+            }
+        }
+        chat.set_neighbours(self.addresses.to_vec(), neighbours);
+    }
+
+    /// Hands a question to the chat, which answers by itself.
+    pub fn ask_chat(&self, request: Request, answer: tokio::sync::oneshot::Sender<Response>) {
+        let Some(chat) = &self.chat else {
+            let message = "this node has no chat: set `chat.enabled: true` and restart it".to_owned();
+            let _ = answer.send(Response::Error { message });
+            return;
+        };
+        let handle = chat.handle();
+        tokio::task::spawn_local(async move {
+            let reply = Response::Chat { answer: Box::new(handle.ask(request).await) };
+            // Who asked may be gone.
+            let _ = answer.send(reply);
+        });
+    }
+}

@@ -1,0 +1,21 @@
+//! The chat: real daemons in namespaces whose people talk, moderate, go away and come back.
+
+#[path = "../e2e/harness.rs"]
+mod harness;
+mod moderation;
+mod people;
+mod relay;
+#[path = "../e2e/running.rs"]
+mod running;
+mod talk;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::run(&[
+        ("people_talk", talk::people_talk),
+        ("what_was_confirmed_survives_kill_9", talk::crash),
+        ("moderation_reaches_every_file", moderation::every_file),
+        ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
+    ])
+}

@@ -1,0 +1,183 @@
+//! People, each at a node of their own.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use aegisray::{
+    api::{Request, Response},
+    chatd::{
+        Answer, Request as Ask,
+        request::{Entry, Happened, State},
+    },
+    lab::{
+        daemon::{Daemon, wait_for},
+        topology::{Host, Internet},
+    },
+};
+
+use super::harness::{Dir, bootstrap, need, need_route, node, quiet};
+
+pub const PASSWORD: &str = "correct horse battery";
+pub const PLATFORM: &str = "Ducks";
+const HUB: &str = "203.0.113.1";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Somebody with a daemon.
+pub struct Person {
+    pub daemon: Daemon,
+    pub host: Host,
+}
+
+/// What the configuration says about the chat.
+pub fn chat(dir: &Dir) -> String {
+    let file = dir.0.join("password");
+    if !file.exists() {
+        fs::write(&file, PASSWORD).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    format!("chat:\n  enabled: true\n  page: 0\n  password_file: {}\n", file.display())
+}
+
+/// People of one mesh, the first of them at its meeting point; each has an identity, and knows the way to all others.
+pub fn people(dir: &Dir, internet: &mut Internet, names: &[&str]) -> Vec<Person> {
+    let mut out: Vec<Person> = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        let host = internet.public(format!("203.0.113.{}", n + 1).parse().unwrap()).unwrap();
+        let meets = if n == 0 { quiet() } else { bootstrap(HUB) };
+        let mut daemon = node(dir, name, &(meets + &chat(dir)));
+        daemon.start(&host).unwrap();
+        need(&daemon, "status", || daemon.status());
+        out.push(Person { daemon, host });
+    }
+    for a in &out {
+        names.iter().filter(|b| **b != a.daemon.name).for_each(|b| drop(need_route(&a.daemon, b)));
+        let new = Ask::IdentityNew { password: PASSWORD.to_owned(), words: None };
+        assert!(matches!(a.ask(new), Answer::Identity { .. }));
+    }
+    out
+}
+
+impl Person {
+    pub fn start(&mut self) {
+        self.daemon.start(&self.host).unwrap();
+        need(&self.daemon, "status", || self.daemon.status());
+    }
+
+    pub fn ask(&self, ask: Ask) -> Answer {
+        match self.daemon.ask(&Request::Chat { ask: Box::new(ask) }) {
+            Ok(Response::Chat { answer }) => *answer,
+            other => panic!("{}: {other:?}\n{}", self.daemon.name, self.daemon.log_tail()),
+        }
+    }
+
+    /// Does something; returns the id of what came of it.
+    pub fn done(&self, ask: Ask) -> String {
+        match self.ask(ask.clone()) {
+            Answer::Id { id } | Answer::Joining { platform: id } => id,
+            Answer::Done => String::new(),
+            other => panic!("{}: {ask:?}: {other:?}", self.daemon.name),
+        }
+    }
+
+    pub fn refused(&self, ask: Ask) -> String {
+        match self.ask(ask.clone()) {
+            Answer::Error { message } => message,
+            other => panic!("{}: {ask:?}: {other:?}", self.daemon.name),
+        }
+    }
+
+    pub fn found(&self) -> String {
+        self.done(Ask::Found { name: PLATFORM.to_owned(), nick: self.daemon.name.clone() })
+    }
+
+    /// Joins, as soon as somebody offers it.
+    pub fn join(&self) {
+        let join = || Ask::Join { platform: PLATFORM.to_owned(), nick: self.daemon.name.clone() };
+        let begun = wait_for(PATIENCE, || (!matches!(self.ask(join()), Answer::Error { .. })).then_some(()));
+        begun.unwrap_or_else(|| panic!("{}: {}", self.daemon.name, self.refused(join())));
+        need(&self.daemon, "the platform", || match self.ask(Ask::Platforms) {
+            Answer::Platforms { platforms } => platforms.iter().any(|p| !p.channels.is_empty()).then_some(()),
+            _ => None,
+        });
+    }
+
+    pub fn say(&self, text: &str) -> String {
+        let (platform, channel) = (PLATFORM.to_owned(), "general".to_owned());
+        self.done(Ask::Send { platform, channel, text: text.to_owned(), reply_to: None })
+    }
+
+    pub fn read(&self) -> Vec<Entry> {
+        let (platform, channel) = (PLATFORM.to_owned(), "general".to_owned());
+        match self.ask(Ask::Read { platform, channel, before: None, after: None, limit: Some(500) }) {
+            Answer::Messages { messages, .. } => messages,
+            Answer::Error { .. } => Vec::new(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn texts(&self) -> Vec<String> {
+        let text = |e: Entry| if e.state == State::Text { e.text } else { format!("{:?}", e.state) };
+        self.read().into_iter().map(text).collect()
+    }
+
+    /// Waits until this is what is read.
+    #[track_caller]
+    pub fn need_texts(&self, expected: &[&str]) {
+        let same = wait_for(PATIENCE, || (self.texts() == expected).then_some(()));
+        assert!(
+            same.is_some(),
+            "{}: {:?}, expected {expected:?}\n{}",
+            self.daemon.name,
+            self.texts(),
+            self.daemon.log_tail()
+        );
+    }
+
+    /// Waits until a text is here.
+    #[track_caller]
+    pub fn need_text(&self, text: &str) {
+        let here = wait_for(PATIENCE, || self.texts().iter().any(|t| t == text).then_some(()));
+        assert!(here.is_some(), "{}: no `{text}` in {:?}\n{}", self.daemon.name, self.texts(), self.daemon.log_tail());
+    }
+
+    /// The number of the last event.
+    pub fn last_event(&self) -> u64 {
+        match self.ask(Ask::Events { after: u64::MAX }) {
+            Answer::Events { last, .. } => last,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// When a message is seen here, for the first time after an event.
+    pub fn sees(&self, mut after: u64, text: &str) -> Instant {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let Answer::Events { last, events } = self.ask(Ask::Events { after }) else { panic!() };
+            after = last;
+            if events.iter().any(|e| matches!(e, Happened::Message { entry } if entry.text == text)) {
+                return Instant::now();
+            }
+        }
+        panic!("{} does not see `{text}`\n{}", self.daemon.name, self.daemon.log_tail())
+    }
+
+    /// Files of this node in which these bytes are.
+    pub fn grep(&self, needle: &str) -> Vec<PathBuf> {
+        fn walk(dir: &std::path::Path, needle: &[u8], out: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    walk(&path, needle, out);
+                } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|w| w == needle)) {
+                    out.push(path);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.daemon.dir, needle.as_bytes(), &mut out);
+        out
+    }
+}

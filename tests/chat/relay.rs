@@ -1,0 +1,62 @@
+//! A relay on a public server, for people whose nodes are not there at the same time.
+
+use std::time::Duration;
+
+use aegisray::{
+    chatd::{Answer, Request as Ask},
+    lab::{daemon::wait_for, topology::Internet},
+};
+
+use super::{
+    harness::{Dir, program},
+    people::people,
+    running::Running,
+};
+
+const RELAY: &str = "203.0.113.100";
+
+pub fn store_and_forward() {
+    let dir = Dir::new();
+    let mut internet = Internet::new().unwrap();
+    let server = internet.public(RELAY.parse().unwrap()).unwrap();
+    let mut command = server.ns.command(program());
+    command.args(["chat-relay", "--listen", "0.0.0.0:8080", "--dir"]).arg(dir.0.join("relay"));
+    let _relay = Running::start(command);
+    let mut all = people(&dir, &mut internet, &["ann", "bob"]);
+    let page = || {
+        let mut curl = all[0].host.ns.command("curl");
+        let output =
+            curl.args(["-sS", "-m", "2", "--noproxy", "*", &format!("http://{RELAY}:8080/")]).output().unwrap();
+        String::from_utf8(output.stdout).ok().filter(|t| t.contains("Manual Override"))
+    };
+    println!(
+        "  {}",
+        wait_for(Duration::from_secs(5), page).expect("the relay's page").trim_end().replace('\n', "\n  ")
+    );
+    let url = || format!("ws://{RELAY}:8080/");
+    assert!(all[0].refused(Ask::AddRelay { url: "relay.example.org".into() }).contains("expected ws://"));
+    for one in &all {
+        one.done(Ask::AddRelay { url: url() });
+    }
+    let connected = |who: usize| match all[who].ask(Ask::Peers) {
+        Answer::Peers { peers, .. } => peers.iter().any(|p| p.relay && p.connected).then_some(()),
+        _ => None,
+    };
+    for who in [0, 1] {
+        wait_for(Duration::from_secs(10), || connected(who)).expect("the relay is reached");
+    }
+    all[0].found();
+    all[1].join();
+    all[0].say("both here");
+    all[1].need_text("both here");
+    // Bob goes; ann says something and goes; bob comes back alone.
+    all[1].daemon.kill();
+    all[0].say("are you there?");
+    let kept = || (all[0].read().last()?.copies >= 1).then_some(());
+    wait_for(Duration::from_secs(10), kept).expect("the relay has it");
+    all[0].daemon.kill();
+    let bob = &mut all[1];
+    bob.start();
+    bob.need_texts(&["both here", "are you there?"]);
+    println!("  bob reads what ann said while he was away, and she is away now");
+}
