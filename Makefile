@@ -29,8 +29,8 @@ lab: build       ## a real mesh with NATs on this machine, live on the screen
 	@target/release/aegisray lab
 
 test: setup-tests ## all tests
-	cargo test --release
-	cargo test --release --features browser-hello --lib --test stealth -- stealth:: detectors borrowed_site_members tcp_443
+	cargo test --profile tested
+	cargo test --profile tested --features browser-hello --lib --test stealth -- stealth:: detectors borrowed_site_members tcp_443
 	$(MAKE) --no-print-directory fuzz
 
 fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (10)
@@ -41,11 +41,11 @@ bench: setup     ## criterion benches
 
 lint: setup-lint ## formatting, clippy, licences and sources of dependencies, documentation
 	cargo fmt --check
-	cargo clippy --release --all-targets -- -D warnings
-	cargo clippy --release --features bench-plaintext -- -D warnings
-	cargo clippy --release --all-targets --features browser-hello -- -D warnings
+	cargo clippy --profile tested --all-targets -- -D warnings
+	cargo clippy --profile tested --features bench-plaintext -- -D warnings
+	cargo clippy --profile tested --all-targets --features browser-hello -- -D warnings
 	cargo deny --log-level error --all-features check bans licenses sources
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --profile tested --no-deps --quiet
 
 clean:
 	cargo clean

@@ -31,6 +31,9 @@ if [ "${1:-}" = tests ]; then
     want curl curl
     want dig bind9-dnsutils
     want ping iputils-ping
+    # An IRC client, and the judge of accessible pages.
+    want irssi irssi
+    want pip3 python3-pip
     want ip iproute2
     want setpriv util-linux
     want microsocks microsocks
@@ -75,6 +78,14 @@ if [ "${1:-}" = tests ] && [ ! -x target/openresolv/sbin/resolvconf ] && command
     # Lists of packages may be missing where nothing else was.
     apt-cache show openresolv >/dev/null 2>&1 || $sudo apt-get update -qq
     (cd target/openresolv && apt-get download -qq openresolv && dpkg -x openresolv_*.deb . && rm openresolv_*.deb)
+fi
+
+# axe, by which the chat's page is judged.
+if [ "${1:-}" = tests ] && [ ! -f target/axe/axe.min.js ] && command -v pip3 >/dev/null; then
+    mkdir -p target/axe
+    pip3 download --quiet --no-deps --dest target/axe axe-core-python==0.1.0 >/dev/null 2>&1 &&
+        python3 -c 'import sys, zipfile; f = zipfile.ZipFile(sys.argv[1]); n = next(n for n in f.namelist() if n.endswith("axe.min.js")); open("target/axe/axe.min.js", "wb").write(f.read(n))' target/axe/*.whl ||
+        echo "note: axe is not to be had: the chat's page is not judged by it" >&2
 fi
 
 if ! command -v cargo >/dev/null; then

@@ -157,6 +157,7 @@ impl Hub {
             peers: self.links.all.values().filter(|l| l.greeted).count(),
             pending: self.links.all.values().map(super::links::Link::pending).sum(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            page: self.page.clone(),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Hub {
     pub gate: Option<Gate>,
     /// Platforms to take part in once their acts are here: with the name to use.
     pub joining: HashMap<Id, String>,
+    /// Where the page is, with its token.
+    pub page: Option<String>,
     /// Relays that others know.
     pub relays: HashSet<String>,
     events: Vec<(u64, Event)>,
@@ -50,6 +52,7 @@ impl Hub {
             links: Links::default(),
             gate,
             joining: HashMap::new(),
+            page: None,
             relays: HashSet::new(),
             events: Vec::new(),
             last_event: 0,

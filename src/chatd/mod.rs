@@ -8,6 +8,7 @@ mod hub;
 mod keys;
 mod links;
 mod net;
+mod page;
 mod payload;
 mod platform;
 mod relay;

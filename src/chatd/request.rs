@@ -222,6 +222,9 @@ pub struct Status {
     /// Messages that are known to be elsewhere and are on their way.
     pub pending: usize,
     pub version: String,
+    /// Where the page is, with its token; for who asks by the management socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

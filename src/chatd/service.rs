@@ -26,11 +26,15 @@ use super::{
     keys::{KeyError, Keys},
     links::{LinkId, Output},
     net::{Net, Targets, parse_url},
+    page,
     relay::{self, Limits},
     request::{Answer, Request},
     store::{Store, StoreError},
 };
-use crate::crypto::Rng;
+use crate::{
+    crypto::{Rng, sha256},
+    identity::keyfile::KeyFileError,
+};
 
 /// Things that may wait for the hub: with frames of up to 1 MiB each.
 const INBOX: usize = 64;
@@ -110,6 +114,10 @@ pub enum ServiceError {
     Keys(#[from] KeyError),
     #[error("cannot listen on TCP {0}: {1}; is the port taken? (chat.port)")]
     Listen(SocketAddr, #[source] io::Error),
+    #[error("cannot serve the page at 127.0.0.1:{0}: {1} (chat.page)")]
+    Page(u16, #[source] io::Error),
+    #[error(transparent)]
+    Token(#[from] KeyFileError),
     #[error("cannot start the chat: {0}")]
     System(#[from] io::Error),
 }
@@ -168,7 +176,7 @@ impl Service {
         let mut relays: Vec<String> = store.setting(RELAYS)?.unwrap_or_default().lines().map(str::to_owned).collect();
         relays.extend(options.relays.iter().filter(|r| !relays.contains(r)).cloned().collect::<Vec<_>>());
         let engine = Engine::new(store, keys, options.relay, Rng::from_seed(options.seed))?;
-        let hub = Hub::new(engine, options.relay.map(|_| Gate::default()));
+        let mut hub = Hub::new(engine, options.relay.map(|_| Gate::default()));
         let (to_hub, inbox) = mpsc::channel(INBOX);
         let (tell, happened) = watch::channel(0);
         let first = Targets { own: Vec::new(), neighbours: BTreeMap::new(), relays, port: options.port };
@@ -180,14 +188,28 @@ impl Service {
             let _guard = runtime.enter();
             listeners.push(listen.open().map_err(|e| ServiceError::Listen(listen.addr, e))?);
         }
+        let handle = Handle { to_hub, happened };
+        let page_server = match options.page {
+            Some(port) => {
+                let _guard = runtime.enter();
+                let listener = page::listen(port).map_err(|e| ServiceError::Page(port, e))?;
+                let token = page::token(&options.dir.join("token"), sha256(&[b"page", &options.seed]))?;
+                hub.page = Some(format!("http://127.0.0.1:{port}/#{token}"));
+                Some((listener, handle.clone(), Arc::new(page::Guard::new(port, token))))
+            }
+            None => None,
+        };
         let (stop, mut stopped) = watch::channel(());
         let mut ended = stopped.clone();
         let tls = options.tls.map(TlsAcceptor::from);
-        let page: Arc<str> = page(options.relay.is_some()).into();
+        let greeting: Arc<str> = greeting(options.relay.is_some()).into();
         let carry = move || {
             runtime.block_on(async move {
                 for listener in listeners {
-                    tokio::spawn(front::serve(net.clone(), listener, tls.clone(), Arc::clone(&page)));
+                    tokio::spawn(front::serve(net.clone(), listener, tls.clone(), Arc::clone(&greeting)));
+                }
+                if let Some((listener, handle, guard)) = page_server {
+                    tokio::spawn(page::serve(listener, handle, guard));
                 }
                 tokio::spawn(net.dial_all());
                 // The sender is gone, or says so: either way it is over.
@@ -209,7 +231,7 @@ impl Service {
             thread::Builder::new().name("aegis-chat-net".to_owned()).spawn(carry)?,
             thread::Builder::new().name("aegis-chat".to_owned()).spawn(run)?,
         ];
-        Ok(Self { handle: Handle { to_hub, happened }, targets, stop: Some(stop), threads })
+        Ok(Self { handle, targets, stop: Some(stop), threads })
     }
 
     #[must_use]
@@ -238,7 +260,7 @@ impl Drop for Service {
     }
 }
 
-fn page(is_relay: bool) -> &'static str {
+fn greeting(is_relay: bool) -> &'static str {
     if is_relay {
         "This is a relay of AegisRay's chat: it keeps messages for who is away, for up to 7 days.\n\
          To use it, paste its URL under Peers, Manual Override, or: aegisray chat relay add URL\n"

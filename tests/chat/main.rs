@@ -1,8 +1,10 @@
 //! The chat: real daemons in namespaces whose people talk, moderate, go away and come back.
 
+mod browser;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod moderation;
+mod page;
 mod people;
 mod relay;
 #[path = "../e2e/running.rs"]
@@ -16,6 +18,7 @@ fn main() -> ExitCode {
         ("people_talk", talk::people_talk),
         ("what_was_confirmed_survives_kill_9", talk::crash),
         ("moderation_reaches_every_file", moderation::every_file),
+        ("two_people_in_browsers", page::two_people_in_browsers),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
     ])
 }

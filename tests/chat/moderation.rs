@@ -46,11 +46,7 @@ pub fn every_file() {
     assert_eq!(dot.grep("mercury is"), Vec::<PathBuf>::new());
 
     all[1].done(Ask::ShadowBan { platform: platform(), who: "dot".into(), reason: "noise".into() });
-    let audit = |who: usize, act: &str| {
-        let Answer::Audit { acts } = all[who].ask(Ask::Audit { platform: platform() }) else { panic!() };
-        acts.into_iter().any(|a| a.act == act && a.good).then_some(())
-    };
-    wait_for(Duration::from_secs(10), || audit(3, "SHADOW_BAN")).expect("it has come");
+    all[3].until_audit("SHADOW_BAN");
     all[3].say("can you hear me?");
     all[3].need_text("can you hear me?");
     all[2].say("it is quiet here");

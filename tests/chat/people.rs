@@ -38,24 +38,32 @@ pub fn chat(dir: &Dir) -> String {
         fs::write(&file, PASSWORD).unwrap();
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
-    format!("chat:\n  enabled: true\n  page: 0\n  password_file: {}\n", file.display())
+    format!("chat:\n  enabled: true\n  password_file: {}\n", file.display())
 }
 
 /// People of one mesh, the first of them at its meeting point; each has an identity, and knows the way to all others.
 pub fn people(dir: &Dir, internet: &mut Internet, names: &[&str]) -> Vec<Person> {
+    let out = people_without_identity(dir, internet, names, "  page: 0\n");
+    for one in &out {
+        let new = Ask::IdentityNew { password: PASSWORD.to_owned(), words: None };
+        assert!(matches!(one.ask(new), Answer::Identity { .. }));
+    }
+    out
+}
+
+/// The same, without identities; `more` is about their chat.
+pub fn people_without_identity(dir: &Dir, internet: &mut Internet, names: &[&str], more: &str) -> Vec<Person> {
     let mut out: Vec<Person> = Vec::new();
     for (n, name) in names.iter().enumerate() {
         let host = internet.public(format!("203.0.113.{}", n + 1).parse().unwrap()).unwrap();
         let meets = if n == 0 { quiet() } else { bootstrap(HUB) };
-        let mut daemon = node(dir, name, &(meets + &chat(dir)));
+        let mut daemon = node(dir, name, &(meets + &chat(dir) + more));
         daemon.start(&host).unwrap();
         need(&daemon, "status", || daemon.status());
         out.push(Person { daemon, host });
     }
     for a in &out {
         names.iter().filter(|b| **b != a.daemon.name).for_each(|b| drop(need_route(&a.daemon, b)));
-        let new = Ask::IdentityNew { password: PASSWORD.to_owned(), words: None };
-        assert!(matches!(a.ask(new), Answer::Identity { .. }));
     }
     out
 }
@@ -141,6 +149,16 @@ impl Person {
     pub fn need_text(&self, text: &str) {
         let here = wait_for(PATIENCE, || self.texts().iter().any(|t| t == text).then_some(()));
         assert!(here.is_some(), "{}: no `{text}` in {:?}\n{}", self.daemon.name, self.texts(), self.daemon.log_tail());
+    }
+
+    /// Waits until an act of this kind is here and counts.
+    #[track_caller]
+    pub fn until_audit(&self, act: &str) {
+        let here = wait_for(PATIENCE, || match self.ask(Ask::Audit { platform: PLATFORM.to_owned() }) {
+            Answer::Audit { acts } => acts.iter().any(|a| a.act == act && a.good).then_some(()),
+            _ => None,
+        });
+        here.unwrap_or_else(|| panic!("{}: no {act}", self.daemon.name));
     }
 
     /// The number of the last event.

@@ -35,6 +35,8 @@ pub(super) struct ChatArgs {
 enum ChatCommand {
     /// Who this is, and how things are
     Status,
+    /// Print the address of the page, with the token that lets you in: open it in a browser on this machine
+    Page,
     /// Your identity: 24 words, a master password, and the key of this device
     #[command(subcommand)]
     Identity(IdentityCommand),
@@ -245,11 +247,27 @@ pub(super) fn run(
         return simulate::run(simulate, args.json);
     }
     let socket = socket()?;
+    if matches!(args.command, ChatCommand::Page) {
+        return page(&socket, args.json);
+    }
     if let ChatCommand::Tail { platform } = &args.command {
         return tail(&socket, platform.as_deref(), args.json);
     }
     let answer = ask(&socket, request(&args.command)?)?;
     if args.json { print_json(&answer) } else { print::answer(&answer) }
+}
+
+/// The page's address.
+fn page(socket: &Path, json: bool) -> Result<(), Failure> {
+    let Answer::Status(status) = ask(socket, Request::Status)? else {
+        return Err(Failure::Other(anyhow::anyhow!("the daemon is of another version than this program")));
+    };
+    let url = status.page.ok_or_else(|| anyhow::anyhow!("this node serves no page: set chat.page to a port"))?;
+    if json {
+        return print_json(&url);
+    }
+    println!("{url}");
+    Ok(())
 }
 
 fn ask(socket: &Path, request: Request) -> Result<Answer, Failure> {
