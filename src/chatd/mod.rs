@@ -5,6 +5,7 @@ mod engine;
 mod front;
 mod gate;
 mod hub;
+mod irc;
 mod keys;
 mod links;
 mod net;

@@ -23,6 +23,7 @@ use super::{
     front,
     gate::Gate,
     hub::{Hub, Input},
+    irc,
     keys::{KeyError, Keys},
     links::{LinkId, Output},
     net::{Net, Targets, parse_url},
@@ -59,6 +60,8 @@ pub struct Options {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// For relays behind HTTPS.
     pub client_tls: Option<Arc<rustls::ClientConfig>>,
+    /// The port of the IRC gateway on loopback.
+    pub irc: Option<u16>,
     /// The chat's port on mesh addresses.
     pub port: u16,
     /// Relays to be kept connected, beside those that were added by hand.
@@ -116,6 +119,8 @@ pub enum ServiceError {
     Listen(SocketAddr, #[source] io::Error),
     #[error("cannot serve the page at 127.0.0.1:{0}: {1} (chat.page)")]
     Page(u16, #[source] io::Error),
+    #[error("cannot serve IRC at 127.0.0.1:{0}: {1} (chat.irc)")]
+    Irc(u16, #[source] io::Error),
     #[error(transparent)]
     Token(#[from] KeyFileError),
     #[error("cannot start the chat: {0}")]
@@ -199,6 +204,15 @@ impl Service {
             }
             None => None,
         };
+        let gateway = match options.irc {
+            Some(port) => {
+                let _guard = runtime.enter();
+                let listener = irc::listen(port).map_err(|e| ServiceError::Irc(port, e))?;
+                let token = page::token(&options.dir.join("token"), sha256(&[b"page", &options.seed]))?;
+                Some((listener, handle.clone(), token))
+            }
+            None => None,
+        };
         let (stop, mut stopped) = watch::channel(());
         let mut ended = stopped.clone();
         let tls = options.tls.map(TlsAcceptor::from);
@@ -210,6 +224,9 @@ impl Service {
                 }
                 if let Some((listener, handle, guard)) = page_server {
                     tokio::spawn(page::serve(listener, handle, guard));
+                }
+                if let Some((listener, handle, token)) = gateway {
+                    tokio::spawn(irc::serve(listener, handle, token));
                 }
                 tokio::spawn(net.dial_all());
                 // The sender is gone, or says so: either way it is over.

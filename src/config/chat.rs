@@ -19,6 +19,8 @@ pub struct Chat {
     pub port: u16,
     /// The page's port on loopback; `None`: no page.
     pub page: Option<u16>,
+    /// The IRC gateway's port on loopback; `None`: there is none.
+    pub irc: Option<u16>,
     /// Relays to keep a connection to: `ws://` or `wss://`.
     pub relays: Vec<String>,
     /// Holds the master password, for who wants to be signed in at the start.
@@ -31,13 +33,14 @@ pub(super) struct RawChat {
     enabled: bool,
     port: u16,
     page: u16,
+    irc: u16,
     relays: Vec<Spanned<Text>>,
     password_file: Option<Text>,
 }
 
 impl Default for RawChat {
     fn default() -> Self {
-        Self { enabled: false, port: PORT, page: PAGE, relays: Vec::new(), password_file: None }
+        Self { enabled: false, port: PORT, page: PAGE, irc: 0, relays: Vec::new(), password_file: None }
     }
 }
 
@@ -59,6 +62,7 @@ impl Reader<'_> {
         Ok(Some(Chat {
             port: raw.port,
             page: Some(raw.page).filter(|p| *p != 0),
+            irc: Some(raw.irc).filter(|p| *p != 0),
             relays: raw.relays.iter().map(|r| r.value.0.trim().to_owned()).collect(),
             password_file: raw.password_file.as_ref().map(|f| self.resolve(&f.0)),
         }))

@@ -22,6 +22,7 @@ pub(super) fn start(config: &Config, chat: &Chat) -> Result<Service, StartError>
         // From the mesh alone, whatever its addresses are.
         listen: vec![Listen::on(([0u16; 8], chat.port).into(), &config.interface)],
         page: chat.page,
+        irc: chat.irc,
         // Without public authorities there are no relays behind HTTPS; all else works.
         client_tls: stealth::public_client(config.stealth.roots.as_deref()).ok().map(Arc::new),
         port: chat.port,

@@ -3,6 +3,7 @@
 mod browser;
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod irc;
 mod moderation;
 mod page;
 mod people;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         ("what_was_confirmed_survives_kill_9", talk::crash),
         ("moderation_reaches_every_file", moderation::every_file),
         ("two_people_in_browsers", page::two_people_in_browsers),
+        ("irssi_joins_talks_and_is_kicked_by_a_ban", irc::irssi),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
     ])
 }

@@ -44,10 +44,7 @@ pub fn chat(dir: &Dir) -> String {
 /// People of one mesh, the first of them at its meeting point; each has an identity, and knows the way to all others.
 pub fn people(dir: &Dir, internet: &mut Internet, names: &[&str]) -> Vec<Person> {
     let out = people_without_identity(dir, internet, names, "  page: 0\n");
-    for one in &out {
-        let new = Ask::IdentityNew { password: PASSWORD.to_owned(), words: None };
-        assert!(matches!(one.ask(new), Answer::Identity { .. }));
-    }
+    out.iter().for_each(|one| one.done_with_identity(PASSWORD));
     out
 }
 
@@ -88,6 +85,12 @@ impl Person {
             Answer::Done => String::new(),
             other => panic!("{}: {ask:?}: {other:?}", self.daemon.name),
         }
+    }
+
+    /// Makes an identity.
+    pub fn done_with_identity(&self, password: &str) {
+        let new = Ask::IdentityNew { password: password.to_owned(), words: None };
+        assert!(matches!(self.ask(new), Answer::Identity { .. }));
     }
 
     pub fn refused(&self, ask: Ask) -> String {
