@@ -232,6 +232,24 @@ impl Author {
         message
     }
 
+    /// Writes a message that names these acts, and takes it in nowhere.
+    pub fn say(&mut self, now_ms: u64, auth_heads: Vec<Id>, kind: Kind, body: &Body) -> Message {
+        self.seq += 1;
+        let head = Head {
+            seq: self.seq,
+            prev: self.prev,
+            hlc: Hlc(Hlc::from_ms(now_ms).0 + self.seq % 0xffff),
+            auth_heads,
+            refs: Vec::new(),
+            channel: [0; 16],
+            kind,
+        };
+        let draft = Draft { platform: self.platform, head, payload: payload_of(body) };
+        let message = Message::decode(&self.key.sign(draft)).expect("what we write is well-formed");
+        self.prev = Some(message.id);
+        message
+    }
+
     /// Joins, or founds where there is no platform yet.
     pub fn join(&mut self, replica: &mut Replica, now_ms: u64) -> Arc<Message> {
         let kind = if self.platform.is_none() { Kind::Genesis } else { Kind::Join };

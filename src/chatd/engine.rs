@@ -101,8 +101,10 @@ pub struct Engine {
 /// Messages taken in together.
 struct Batch {
     now_ms: u64,
-    /// New content: place, number, id.
+    /// Content to be judged: its platform and number.
     content: Vec<(Id, i64)>,
+    /// What of it is new.
+    new: HashMap<i64, Arc<Message>>,
     /// Platforms with new acts.
     dirty: BTreeMap<Id, Vec<Arc<Message>>>,
     fresh: Vec<Arc<Message>>,
@@ -207,7 +209,7 @@ impl Engine {
                 let verdict = platform.judge(&self.store, &kept.message, kept.author)?;
                 if !verdict.erased {
                     self.store.fill_payload(kept.n, &payload)?;
-                    if !self.is_relay {
+                    if !self.is_relay && matches!(m.head.kind, Kind::Text | Kind::Edit) {
                         self.store.learn_words(kept.n, &payload)?;
                     }
                     self.events.push(Event::Message(m.platform, kept.n));
@@ -242,7 +244,14 @@ impl Engine {
         now_ms: u64,
         work: impl FnOnce(&mut Self, &mut Batch) -> Result<()>,
     ) -> Result<Vec<Arc<Message>>> {
-        let mut batch = Batch { now_ms, content: Vec::new(), dirty: BTreeMap::new(), fresh: Vec::new(), erased: false };
+        let mut batch = Batch {
+            now_ms,
+            content: Vec::new(),
+            new: HashMap::new(),
+            dirty: BTreeMap::new(),
+            fresh: Vec::new(),
+            erased: false,
+        };
         self.store.begin()?;
         let done = work(self, &mut batch).and_then(|()| self.conclude(&mut batch)).and_then(|()| self.store.commit());
         if let Err(error) = done {
@@ -297,7 +306,7 @@ impl Engine {
             let Some(platform) = self.platforms.get_mut(&message.platform) else { continue };
             let author = platform.authority.identity(message.device);
             let place = platform.place.n;
-            let n = self.store.insert(place, &message, author, batch.now_ms)?;
+            let n = self.store.insert(place, &message, author, (batch.now_ms, !self.is_relay))?;
             self.clock.observe(message.head.hlc);
             if self.store.is_fork(place, &message)? {
                 platform.forks = self.store.forks(place)?;
@@ -309,6 +318,7 @@ impl Engine {
                 ready.extend(self.waiting.remove(&message.id).unwrap_or_default());
             } else {
                 batch.content.push((message.platform, n));
+                batch.new.insert(n, Arc::clone(&message));
                 if message.head.kind != Kind::Retract {
                     self.store.odd_after(&message)?.into_iter().for_each(|n| batch.content.push((message.platform, n)));
                 }
@@ -346,15 +356,14 @@ impl Engine {
             }
             self.events.push(Event::Platform(*id));
         }
-        let new: HashSet<i64> = batch.content.iter().map(|(_, n)| *n).collect();
         let mut targets = Vec::new();
         for (id, n) in doubtful {
-            targets.extend(self.judge(id, n, new.contains(&n), batch)?);
+            targets.extend(self.judge(id, n, batch)?);
         }
         // What was taken back.
         for (id, target) in targets {
             if let Some(n) = self.store.number_of(&target)? {
-                self.judge(id, n, false, batch)?;
+                self.judge(id, n, batch)?;
             }
         }
         for id in batch.dirty.keys() {
@@ -364,27 +373,30 @@ impl Engine {
     }
 
     /// Judges one message of content. Returns what it takes back.
-    fn judge(&mut self, id: Id, n: i64, is_new: bool, batch: &mut Batch) -> Result<Option<(Id, Id)>> {
-        let (Some(platform), Some(kept)) = (self.platforms.get(&id), self.store.by_number(n)?) else { return Ok(None) };
-        let verdict = platform.judge(&self.store, &kept.message, kept.author)?;
-        let payload = kept.message.payload();
-        if let (true, Some(payload)) = (verdict.erased, &payload) {
-            self.store.drop_payload(n, payload)?;
+    fn judge(&mut self, id: Id, n: i64, batch: &mut Batch) -> Result<Option<(Id, Id)>> {
+        let Some(platform) = self.platforms.get(&id) else { return Ok(None) };
+        let new = batch.new.get(&n);
+        let (message, author, before) = match new {
+            Some(m) => (Arc::clone(m), platform.authority.identity(m.device), (Hidden::No, false)),
+            None => match self.store.by_number(n)? {
+                Some(kept) => (Arc::new(kept.message), kept.author, (kept.hidden, kept.purged)),
+                None => return Ok(None),
+            },
+        };
+        let verdict = platform.judge(&self.store, &message, author)?;
+        if let (true, Some(payload)) = (verdict.erased, message.payload()) {
+            self.store.drop_payload(n, &payload)?;
             batch.erased = true;
-        } else if let (true, Kind::Text | Kind::Edit, Some(payload), false) =
-            (is_new, kept.message.head.kind, &payload, self.is_relay)
-        {
-            self.store.learn_words(n, payload)?;
         }
-        let changed = (kept.hidden, kept.purged) != (verdict.hidden, verdict.purged);
+        let changed = before != (verdict.hidden, verdict.purged);
         if changed {
             self.store.set_standing(n, verdict.hidden, verdict.purged)?;
         }
-        if is_new || changed {
+        if new.is_some() || changed {
             self.events.push(Event::Message(id, n));
         }
-        let takes_back = kept.message.head.kind == Kind::Retract;
-        Ok(kept.message.head.refs.first().filter(|_| takes_back).map(|target| (id, *target)))
+        let takes_back = message.head.kind == Kind::Retract;
+        Ok(message.head.refs.first().filter(|_| takes_back).map(|target| (id, *target)))
     }
 
     /// A banned identity's own node deletes what it has, and remembers not to come back.

@@ -38,27 +38,27 @@ impl Gate {
         self.links.remove(&link);
     }
 
-    /// Whether a message may pass. What was asked for counts in bytes, all else in messages.
-    pub fn admit(&mut self, now_ms: u64, link: LinkId, bytes: usize, asked: bool) -> bool {
-        let Some(source) = self.links.get(&link).cloned() else { return false };
+    /// Whether a message may pass, and what its source has left: who brings little goes first. What was asked for counts in
+    /// bytes, all else in messages.
+    pub fn admit(&mut self, now_ms: u64, link: LinkId, bytes: usize, asked: bool) -> Option<f64> {
+        let source = self.links.get(&link)?.clone();
         if !self.buckets.contains_key(&source) {
             self.make_room(now_ms);
             let full = Bucket { tokens: BURST, bytes: ASKED_BURST, at_ms: now_ms };
             self.buckets.insert(source.clone(), full);
         }
-        let Some(bucket) = self.buckets.get_mut(&source) else { return false };
+        let bucket = self.buckets.get_mut(&source)?;
         let passed = now_ms.saturating_sub(bucket.at_ms) as f64;
         bucket.tokens = (bucket.tokens + passed * BURST / REFILL_MS).min(BURST);
         bucket.bytes = (bucket.bytes + passed * ASKED_BYTES / 1000.0).min(ASKED_BURST);
         bucket.at_ms = now_ms;
         let (left, cost) = if asked { (&mut bucket.bytes, bytes as f64) } else { (&mut bucket.tokens, 1.0) };
-        let good = *left >= cost;
-        if good {
-            *left -= cost;
-        } else {
+        if *left < cost {
             self.dropped += 1;
+            return None;
         }
-        good
+        *left -= cost;
+        Some(bucket.tokens)
     }
 
     /// A bucket that would be full by now says nothing.
@@ -86,11 +86,12 @@ mod tests {
         gate.opened(1, "198.51.100.7".to_owned());
         gate.opened(2, "198.51.100.7".to_owned());
         gate.opened(3, "198.51.100.8".to_owned());
-        let count = |gate: &mut Gate, now, link| (0..100).filter(|_| gate.admit(now, link, 400, false)).count();
+        let count =
+            |gate: &mut Gate, now, link| (0..100).filter(|_| gate.admit(now, link, 400, false).is_some()).count();
         assert_eq!((count(&mut gate, 0, 1), count(&mut gate, 0, 2), count(&mut gate, 0, 3)), (20, 0, 20));
         assert_eq!((count(&mut gate, 1000, 1), count(&mut gate, 6000, 2)), (4, 20));
-        assert_eq!((0..100).filter(|_| gate.admit(6000, 1, 400, true)).count(), 100, "asked for");
-        assert!(!gate.admit(6000, 9, 1, false), "of no link");
+        assert_eq!((0..100).filter(|_| gate.admit(6000, 1, 400, true).is_some()).count(), 100, "asked for");
+        assert!(gate.admit(6000, 9, 1, false).is_none(), "of no link");
         for n in 0..MAX_SOURCES + 10 {
             gate.opened(4, n.to_string());
             gate.admit(7000 + n as u64 / 100, 4, 1, false);

@@ -14,8 +14,8 @@ use super::{
 use crate::chat::{Hlc, Id, wire, wire::frame::What};
 
 const PROTOCOL: u32 = 1;
-/// Messages that are taken in together at most.
-pub const BATCH: usize = 1024;
+/// Messages that are taken in together at most: of more, each would wait longer than a disk needs.
+pub const BATCH: usize = 256;
 
 /// Something that happened outside.
 pub enum Input {
@@ -37,10 +37,12 @@ pub struct Hub {
     pub relays: HashSet<String>,
     events: Vec<(u64, Event)>,
     last_event: u64,
-    /// Messages that came and are not taken in yet.
-    inbox: Vec<(LinkId, Vec<u8>)>,
+    /// Messages that are admitted and not taken in yet, with what their sources have left.
+    backlog: Vec<(f64, LinkId, Vec<u8>)>,
 }
 
+/// Admitted messages that may wait; of more than that, those of who brings most are dropped.
+const MAX_BACKLOG: usize = 64 * BATCH;
 /// Events that are kept for who asks later.
 const MAX_EVENTS: usize = 4096;
 
@@ -56,7 +58,7 @@ impl Hub {
             relays: HashSet::new(),
             events: Vec::new(),
             last_event: 0,
-            inbox: Vec::new(),
+            backlog: Vec::new(),
         }
     }
 
@@ -74,20 +76,22 @@ impl Hub {
                 }
                 Input::Frame { link, bytes } => self.frame(now_ms, link, &bytes)?,
                 Input::Disconnected(link) => {
-                    self.flush(now_ms)?;
                     self.links.all.remove(&link);
                     if let Some(gate) = &mut self.gate {
                         gate.closed(link);
                     }
                 }
             }
-            if self.inbox.len() >= BATCH {
-                self.flush(now_ms)?;
-            }
         }
         self.flush(now_ms)?;
         self.advance()?;
         Ok(std::mem::take(&mut self.links.outputs))
+    }
+
+    /// Whether there is more to take in than was taken in at once.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.backlog.is_empty()
     }
 
     /// What is due by time alone; to be called every second or so.
@@ -150,11 +154,13 @@ impl Hub {
             return Ok(());
         };
         if let What::Bundle(bundle) = what {
-            self.inbox.extend(bundle.messages.into_iter().map(|m| (from, m)));
+            bundle.messages.into_iter().for_each(|m| self.admit(now_ms, from, m));
             return Ok(());
         }
-        // What came before counts first.
-        self.flush(now_ms)?;
+        // What came before counts first, but where everybody may come in nobody is waited for.
+        while self.gate.is_none() && self.is_behind() {
+            self.flush(now_ms)?;
+        }
         let ours = self.ours();
         let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
         match what {
@@ -242,24 +248,39 @@ impl Hub {
         Ok(())
     }
 
-    /// Takes in the messages that came.
+    /// Lets a message in, if its source may bring it.
+    fn admit(&mut self, now_ms: u64, link: LinkId, bytes: Vec<u8>) {
+        let asked = self.links.all.get(&link).map_or(0, Link::pending);
+        let left = match &mut self.gate {
+            Some(gate) => gate.admit(now_ms, link, bytes.len(), asked > 0),
+            None => Some(0.0),
+        };
+        if left.is_none() && asked > 0 {
+            self.links.close(link, "what was asked of it comes too fast");
+        }
+        self.backlog.extend(left.map(|left| (left, link, bytes)));
+        if self.gate.is_some() && self.backlog.len() > 2 * MAX_BACKLOG {
+            self.sort();
+        }
+    }
+
+    /// Whoever has brought little gets in before whoever brings much, however many those are.
+    fn sort(&mut self) {
+        self.backlog.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if self.gate.is_some() {
+            self.backlog.truncate(MAX_BACKLOG);
+        }
+    }
+
+    /// Takes in messages that were let in: as many as become durable together.
     fn flush(&mut self, now_ms: u64) -> Result<()> {
-        if self.inbox.is_empty() {
+        if self.backlog.is_empty() {
             return Ok(());
         }
-        let inbox = std::mem::take(&mut self.inbox);
-        let mut from = Vec::with_capacity(inbox.len());
-        let mut batch = Vec::with_capacity(inbox.len());
-        for (link, bytes) in inbox {
-            let asked = self.links.all.get(&link).map_or(0, Link::pending);
-            if let Some(gate) = &mut self.gate
-                && !gate.admit(now_ms, link, bytes.len(), asked > 0)
-            {
-                continue;
-            }
-            from.push(link);
-            batch.push(bytes);
-        }
+        self.sort();
+        let now = self.backlog.len().min(BATCH);
+        let (from, batch): (Vec<LinkId>, Vec<Vec<u8>>) =
+            self.backlog.drain(..now).map(|(_, link, bytes)| (link, bytes)).unzip();
         let Taken { fates, fresh } = self.engine.ingest(now_ms, batch)?;
         let mut stored: BTreeMap<LinkId, Vec<Id>> = BTreeMap::new();
         let mut sources: HashMap<Id, Vec<LinkId>> = HashMap::new();

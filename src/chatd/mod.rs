@@ -1,5 +1,6 @@
 //! Floor 5: the chat's service: keeps platforms, and brings their messages from node to node, over mesh IPs and relays.
 
+pub mod bench;
 mod deeds;
 mod engine;
 mod front;

@@ -17,7 +17,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
     time,
 };
@@ -32,6 +32,8 @@ use super::{hub::Input, links::LinkId, service::ToHub};
 const MAX_FRAME: usize = 1 << 20;
 /// Frames that may wait to be sent on a link: one whose other end reads no faster is closed, and compares again.
 const OUTBOX: usize = 128;
+/// KiB of frames that may wait for the hub, of all links together.
+const ROOM: usize = 64 << 10;
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// A link that says nothing for so long is dead.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -58,6 +60,8 @@ pub struct Net {
     to_hub: mpsc::Sender<ToHub>,
     targets: watch::Receiver<Targets>,
     next: Arc<AtomicU64>,
+    /// KiB of frames that may wait for the hub.
+    room: Arc<Semaphore>,
     /// For relays behind HTTPS.
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -68,7 +72,7 @@ impl Net {
         targets: watch::Receiver<Targets>,
         tls: Option<Arc<rustls::ClientConfig>>,
     ) -> Self {
-        Self { to_hub, targets, next: Arc::new(AtomicU64::new(1)), tls }
+        Self { to_hub, targets, next: Arc::new(AtomicU64::new(1)), room: Arc::new(Semaphore::new(ROOM)), tls }
     }
 
     /// Keeps a connection to everybody it should, for ever.
@@ -169,7 +173,9 @@ impl Net {
                     Message::Close(_) => return,
                     _ => continue,
                 };
-                if self.to_hub.send(ToHub::Input(Input::Frame { link, bytes })).await.is_err() {
+                let size = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX) + 1;
+                let Ok(place) = Arc::clone(&self.room).acquire_many_owned(size).await else { return };
+                if self.to_hub.send(ToHub::Input(Input::Frame { link, bytes }, Some(place))).await.is_err() {
                     return;
                 }
             }
@@ -193,7 +199,7 @@ impl Net {
             () = reading => {}
             () = writing => {}
         }
-        let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link))).await;
+        let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link), None)).await;
     }
 }
 
@@ -201,7 +207,9 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 pub fn config() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME))
+    // A relay has thousands of links: most of them say little.
+    let config = WebSocketConfig::default().read_buffer_size(4 << 10).write_buffer_size(4 << 10);
+    config.max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME))
 }
 
 /// Small frames go at once, and a cut is noticed.

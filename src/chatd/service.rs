@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     time,
 };
 use tokio_rustls::TlsAcceptor;
@@ -37,13 +37,13 @@ use crate::{
     identity::keyfile::KeyFileError,
 };
 
-/// Things that may wait for the hub: with frames of up to 1 MiB each.
-const INBOX: usize = 64;
+/// Things that may wait for the hub.
+const INBOX: usize = 4096;
 const TICK: Duration = Duration::from_millis(500);
 /// How long who asks for events waits for one.
 const EVENT_TIME: Duration = Duration::from_secs(10);
-/// Inputs that are handled together: they become durable together.
-const TOGETHER: usize = 256;
+/// Inputs that are handled together.
+const TOGETHER: usize = 4096;
 const RELAYS: &str = "relays";
 const BACKLOG: i32 = 1024;
 
@@ -130,7 +130,8 @@ pub enum ServiceError {
 /// What goes to the hub.
 pub enum ToHub {
     Opened(Input, mpsc::Sender<Vec<u8>>),
-    Input(Input),
+    /// With its place in the room for what waits.
+    Input(Input, Option<OwnedSemaphorePermit>),
     Call(Request, oneshot::Sender<Answer>),
 }
 
@@ -300,22 +301,28 @@ impl Work {
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut sweep = time::interval(relay::SWEEP);
         loop {
+            let mut is_tick = false;
             let first = tokio::select! {
+                biased;
                 _ = ended.changed() => return,
-                first = inbox.recv() => match first {
-                    Some(first) => Some(first),
-                    None => return,
-                },
-                _ = tick.tick() => None,
+                _ = tick.tick() => {
+                    is_tick = true;
+                    None
+                }
                 _ = sweep.tick(), if self.limits.is_some() => {
                     self.sweep();
                     None
                 }
+                () = std::future::ready(()), if self.hub.is_behind() => inbox.try_recv().ok(),
+                first = inbox.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
             };
             let mut calls = Vec::new();
             let mut inputs = Vec::new();
+            let mut places = Vec::new();
             let mut next = first;
-            let is_tick = next.is_none();
             while let Some(item) = next {
                 match item {
                     ToHub::Opened(input, outbox) => {
@@ -324,7 +331,10 @@ impl Work {
                         }
                         inputs.push(input);
                     }
-                    ToHub::Input(input) => inputs.push(input),
+                    ToHub::Input(input, place) => {
+                        inputs.push(input);
+                        places.push(place);
+                    }
                     ToHub::Call(request, answer) => calls.push((request, answer)),
                 }
                 next = if inputs.len() + calls.len() < TOGETHER { inbox.try_recv().ok() } else { None };

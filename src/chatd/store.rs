@@ -242,10 +242,15 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a message; returns its number.
-    pub fn insert(&self, place: i64, m: &Message, author: Option<Id>, now_ms: u64) -> Result<i64> {
+    /// Keeps a message that came at this time, in the index of words too if `indexed`; returns its number.
+    pub fn insert(&self, place: i64, m: &Message, author: Option<Id>, (now_ms, indexed): (u64, bool)) -> Result<i64> {
+        let payload = m.payload();
+        let words = match (&payload, m.head.kind) {
+            (Some(payload), Kind::Text | Kind::Edit) if indexed => super::payload::text_of(payload),
+            _ => None,
+        };
         let sql = "INSERT INTO message (platform, id, device, author, seq, prev, hlc, kind, channel, target, header, signature,
-             payload, hidden, purged, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?)";
+             payload, hidden, purged, received, indexed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)";
         let head = &m.head;
         let target = if head.kind.is_authority() { None } else { head.refs.first().map(|r| r.0) };
         self.run(
@@ -263,11 +268,16 @@ impl Store {
                 target,
                 m.header,
                 &m.signature[..],
-                m.payload(),
-                now_ms.cast_signed()
+                payload,
+                now_ms.cast_signed(),
+                words.is_some()
             ],
         )?;
-        Ok(self.db.last_insert_rowid())
+        let n = self.db.last_insert_rowid();
+        if let Some(words) = words {
+            self.run("INSERT INTO word (rowid, text) VALUES (?, ?)", &[&n, &words])?;
+        }
+        Ok(n)
     }
 
     pub fn has(&self, id: &Id) -> Result<bool> {

@@ -34,6 +34,7 @@ pub(super) struct RelayArgs {
 
 /// Runs until a signal comes.
 pub(super) fn run(args: &RelayArgs) -> Result<(), Failure> {
+    host::raise_file_limit()?;
     let tls = match (&args.certificate, &args.key) {
         (Some(certificate), Some(key)) => Some(stealth::server_config(certificate, key)?),
         _ => None,

@@ -1,6 +1,7 @@
 //! The chat: real daemons in namespaces whose people talk, moderate, go away and come back.
 
 mod browser;
+mod flood;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod irc;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("moderation_reaches_every_file", moderation::every_file),
         ("two_people_in_browsers", page::two_people_in_browsers),
         ("irssi_joins_talks_and_is_kicked_by_a_ban", irc::irssi),
+        ("a_relay_under_ten_thousand_sources", flood::ten_thousand_sources),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
     ])
 }

@@ -14,7 +14,7 @@ use super::{Failure, hint, show::print_json};
 use crate::{
     api::{self, Response},
     chatd::{
-        Answer, Request,
+        self, Answer, Request,
         request::{Happened, Role},
     },
 };
@@ -201,6 +201,17 @@ enum ChatCommand {
     /// Relays: they keep messages for who is away
     #[command(subcommand)]
     Relay(RelayCommand),
+    /// Measure what taking in, keeping, reading and comparing many messages costs here
+    Bench {
+        #[arg(long, default_value_t = 100_000)]
+        messages: usize,
+        /// As a relay: without the index of words
+        #[arg(long)]
+        relay: bool,
+        /// A directory on the disk in question; what is made there is deleted again
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        dir: std::path::PathBuf,
+    },
     /// Run many replicas of a platform over a network that loses, repeats, reorders and splits, and compare what all see
     Simulate(simulate::SimulateArgs),
 }
@@ -246,6 +257,9 @@ pub(super) fn run(
     if let ChatCommand::Simulate(simulate) = &args.command {
         return simulate::run(simulate, args.json);
     }
+    if let ChatCommand::Bench { messages, relay, dir } = &args.command {
+        return bench(*messages, *relay, dir, args.json);
+    }
     let socket = socket()?;
     if matches!(args.command, ChatCommand::Page) {
         return page(&socket, args.json);
@@ -255,6 +269,25 @@ pub(super) fn run(
     }
     let answer = ask(&socket, request(&args.command)?)?;
     if args.json { print_json(&answer) } else { print::answer(&answer) }
+}
+
+fn bench(messages: usize, relay: bool, dir: &Path, json: bool) -> Result<(), Failure> {
+    let dir = dir.join(format!("aegisray-chat-bench-{}", std::process::id()));
+    let figures = chatd::bench::run(&dir, messages, relay);
+    std::fs::remove_dir_all(&dir)?;
+    let f = figures?;
+    if json {
+        return print_json(&f);
+    }
+    println!("{} messages of 64 authors", f.messages);
+    println!("  signatures checked         {:>9.0} a second on one processor", f.verified_per_s);
+    println!("  taken in, on the disk      {:>9.0} a second", f.durable_per_s);
+    println!("  on the disk                {:>9.0} bytes each", f.bytes_per_message);
+    println!("  a page of 50               {:>9.2} ms", f.page_ms);
+    println!("  two words found            {:>9.2} ms", f.search_ms);
+    println!("  compared with an equal set {:>9.1} ms, both sides", f.compare_ms);
+    println!("  memory                     {:>9.1} MiB", f.rss_mib);
+    Ok(())
 }
 
 /// The page's address.
