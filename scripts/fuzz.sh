@@ -9,7 +9,7 @@ export RUSTFLAGS="-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level
 # Naming the target keeps the flags away from build scripts.
 triple=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --quiet --target "$triple"
-for target in packets messages config node; do
+for target in packets messages config node chat; do
     mkdir -p "corpus/$target"
     log=$(mktemp)
     if ! ./target/$triple/release/$target -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \

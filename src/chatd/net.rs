@@ -33,7 +33,7 @@ const MAX_FRAME: usize = 1 << 20;
 /// Frames that may wait to be sent on a link: one whose other end reads no faster is closed, and compares again.
 const OUTBOX: usize = 128;
 /// KiB of frames that may wait for the hub, of all links together.
-const ROOM: usize = 64 << 10;
+const ROOM: usize = 16 << 10;
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// A link that says nothing for so long is dead.
 const SILENCE: Duration = Duration::from_secs(10);
