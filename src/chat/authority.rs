@@ -10,7 +10,10 @@
 //! A CHECKPOINT of the founder voids all acts of others that it doesn't know and that don't know it: the only finality. A device
 //! that said two things under one number has no authority from there on, but for what a checkpoint knows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     bits::Bits,
@@ -53,8 +56,12 @@ struct Act {
 /// The acts of a platform, resolved.
 #[derive(Debug, Default)]
 pub struct Authority {
+    /// Acts of who may have had a role at some time: they bear on each other.
     acts: Vec<Act>,
     index: HashMap<Id, usize>,
+    /// Joins, names, and acts of who was never given a role: they bear on nothing, however many they are.
+    minor: Vec<Act>,
+    minor_index: HashMap<Id, usize>,
     founder: Id,
     /// Whose devices are.
     identities: HashMap<Id, Id>,
@@ -99,27 +106,55 @@ impl Authority {
         }
         let identities: HashMap<Id, Id> = identities.into_iter().map(|(device, (_, whose))| (device, whose)).collect();
         let founder = ordered.iter().find(|m| m.id == platform).and_then(|m| m.joins()).unwrap_or_default();
-        let index: HashMap<Id, usize> = ordered.iter().enumerate().map(|(i, m)| (m.id, i)).collect();
-        let mut list: Vec<Act> = Vec::with_capacity(ordered.len());
-        let mut about: HashMap<Id, Vec<usize>> = HashMap::new();
-        for (i, message) in ordered.into_iter().enumerate() {
-            let mut past = Bits::new(index.len());
-            for head in message.head.auth_heads.iter().filter_map(|h| index.get(h)) {
-                past.add_all(&list[*head].past);
-                past.add(*head);
+        let whose = |m: &Message| identities.get(&m.device).copied().unwrap_or_default();
+        let may = may_have_roles(founder, &ordered, &whose);
+        let is_minor =
+            |m: &Message| matches!(m.head.kind, Kind::Genesis | Kind::Join | Kind::Profile) || !may.contains(&whose(m));
+        let major = ordered.iter().filter(|m| !is_minor(m)).count();
+        let mut authority = Self { founder, ..Self::default() };
+        for message in ordered {
+            let mut past = Bits::new(major);
+            for head in &message.head.auth_heads {
+                if let Some(i) = authority.index.get(head) {
+                    past.add_all(&authority.acts[*i].past);
+                    past.add(*i);
+                } else if let Some(i) = authority.minor_index.get(head) {
+                    past.add_all(&authority.minor[*i].past);
+                }
             }
-            let author = identities.get(&message.device).copied().unwrap_or_default();
-            if let Some(target) = target(&message, author) {
-                about.entry(target).or_default().push(i);
-            }
-            list.push(Act { message, author, past, status: Status::Open, rank: NO_RANK, waits: Vec::new() });
+            let (author, minor) = (whose(&message), is_minor(&message));
+            let (acts, index) = if minor {
+                (&mut authority.minor, &mut authority.minor_index)
+            } else {
+                if let Some(target) = target(&message, author) {
+                    authority.about.entry(target).or_default().push(authority.acts.len());
+                }
+                (&mut authority.acts, &mut authority.index)
+            };
+            index.insert(message.id, acts.len());
+            acts.push(Act { message, author, past, status: Status::Open, rank: NO_RANK, waits: Vec::new() });
         }
-        let mut authority = Self { acts: list, index, founder, identities, about, bans_on: HashMap::new() };
+        authority.identities = identities;
         authority.mark_forks(forks);
         authority.find_waits();
         authority.decide();
         authority.find_bans();
+        authority.decide_minor(forks);
         authority
+    }
+
+    /// Joins and farewells count, names do unless their author is banned; for all else it takes a role.
+    fn decide_minor(&mut self, forks: &HashMap<Id, u64>) {
+        for i in 0..self.minor.len() {
+            let act = &self.minor[i];
+            let forked = forks.get(&act.message.device).is_some_and(|from| act.message.head.seq >= *from);
+            let good = match act.message.head.kind {
+                Kind::Genesis | Kind::Join | Kind::Leave => true,
+                Kind::Profile => !self.standing(act.author, &act.past).banned,
+                _ => false,
+            };
+            self.minor[i].status = if good && !forked { Status::Good } else { Status::Void };
+        }
     }
 
     /// Acts of devices that forked are void, and those that a checkpoint of the founder finally leaves out.
@@ -305,7 +340,8 @@ impl Authority {
     /// Whether an act is good.
     #[must_use]
     pub fn is_good(&self, id: &Id) -> bool {
-        self.index.get(id).is_some_and(|i| self.acts[*i].status == Status::Good)
+        let act = self.index.get(id).map(|i| &self.acts[*i]);
+        act.or_else(|| self.minor_index.get(id).map(|i| &self.minor[*i])).is_some_and(|a| a.status == Status::Good)
     }
 
     /// Whether a ban, or for all but its target a shadow ban, keeps a message of this author out.
@@ -334,14 +370,16 @@ impl Authority {
         self.bans_on.keys().copied()
     }
 
-    /// The acts in an order in which each comes after all that it names: with its author, and whether it is good.
+    /// The acts, in no order of importance: with their authors, and whether each is good.
     pub fn acts(&self) -> impl Iterator<Item = (&Arc<Message>, Id, bool)> {
-        self.acts.iter().map(|a| (&a.message, a.author, a.status == Status::Good))
+        self.minor.iter().chain(&self.acts).map(|a| (&a.message, a.author, a.status == Status::Good))
     }
 
     /// Whether an author who names these heads knew an act.
     fn knows(&self, heads: &[Id], act: usize) -> bool {
-        heads.iter().filter_map(|h| self.index.get(h)).any(|h| *h == act || self.acts[*h].past.has(act))
+        let major = |h: &Id| self.index.get(h).is_some_and(|h| *h == act || self.acts[*h].past.has(act));
+        let minor = |h: &Id| self.minor_index.get(h).is_some_and(|h| self.minor[*h].past.has(act));
+        heads.iter().any(|h| major(h) || minor(h))
     }
 
     /// All good bans, by whom they are on.
@@ -369,6 +407,22 @@ impl Authority {
         let Some(act) = self.index.get(&tombstone.id).map(|i| &self.acts[*i]) else { return false };
         act.status == Status::Good && (act.author == author || self.standing(author, &act.past).rank > act.rank)
     }
+}
+
+/// The founder, and whoever was granted a role by one of these, counting or not: nobody else can do anything that takes one.
+fn may_have_roles(founder: Id, acts: &[Arc<Message>], whose: &impl Fn(&Message) -> Id) -> HashSet<Id> {
+    let mut granted: HashMap<Id, Vec<Id>> = HashMap::new();
+    for m in acts {
+        if let Body::Grant { target, .. } = &m.body {
+            granted.entry(whose(m)).or_default().push(*target);
+        }
+    }
+    let mut may = HashSet::from([founder]);
+    let mut next = vec![founder];
+    while let Some(who) = next.pop() {
+        next.extend(granted.remove(&who).unwrap_or_default().into_iter().filter(|target| may.insert(*target)));
+    }
+    may
 }
 
 /// Acts after all that they name; which of several such orders makes no difference.

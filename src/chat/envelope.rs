@@ -156,6 +156,12 @@ impl Message {
         Self::assemble(raw.header, &raw.signature, raw.payload)
     }
 
+    /// The id that bytes would have if they are a message.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<Id> {
+        proto::Message::decode(bytes).ok().map(|raw| Id(sha256(&[ID, &raw.header])))
+    }
+
     /// Puts a message together that was kept in parts.
     pub fn assemble(bytes: Vec<u8>, signature: &[u8], payload: Option<Vec<u8>>) -> Result<Self, Invalid> {
         if bytes.len() > MAX_HEADER {

@@ -92,6 +92,7 @@ pub struct Engine {
     pub rng: Rng,
     /// By an act that they miss.
     waiting: HashMap<Id, Vec<Arc<Message>>>,
+    waiting_count: usize,
     early: BTreeMap<(Hlc, Id), Arc<Message>>,
     /// Who has confirmed own messages of late.
     copies: HashMap<Id, BTreeSet<String>>,
@@ -129,6 +130,7 @@ impl Engine {
             clock,
             rng,
             waiting: HashMap::new(),
+            waiting_count: 0,
             early: BTreeMap::new(),
             copies: HashMap::new(),
             events: Vec::new(),
@@ -291,9 +293,7 @@ impl Engine {
                 continue;
             }
             if let Some(missing) = self.missing(&message) {
-                if self.waiting.values().map(Vec::len).sum::<usize>() < MAX_WAITING {
-                    self.waiting.entry(missing).or_default().push(message);
-                }
+                self.put_off(missing, message);
                 continue;
             }
             if self.store.has(&message.id)? {
@@ -315,7 +315,9 @@ impl Engine {
             if message.head.kind.is_authority() {
                 platform.acts.add(Arc::clone(&message));
                 batch.dirty.entry(message.platform).or_default().push(Arc::clone(&message));
-                ready.extend(self.waiting.remove(&message.id).unwrap_or_default());
+                let waited = self.waiting.remove(&message.id).unwrap_or_default();
+                self.waiting_count -= waited.len();
+                ready.extend(waited);
             } else {
                 batch.content.push((message.platform, n));
                 batch.new.insert(n, Arc::clone(&message));
@@ -326,6 +328,20 @@ impl Engine {
             batch.fresh.push(message);
         }
         Ok(())
+    }
+
+    /// Keeps a message until the act that it misses is here. Of too many any may go: nobody can fill the room for good.
+    fn put_off(&mut self, missing: Id, message: Arc<Message>) {
+        if self.waiting_count >= MAX_WAITING
+            && let Some(any) = self.waiting.keys().next().copied()
+        {
+            self.waiting_count -= self.waiting.remove(&any).map_or(0, |all| all.len());
+        }
+        let all = self.waiting.entry(missing).or_default();
+        if all.iter().all(|m| m.id != message.id) {
+            all.push(message);
+            self.waiting_count += 1;
+        }
     }
 
     /// Judges what is new, and what new acts change.
@@ -462,7 +478,8 @@ impl Engine {
         let key = self.keys.unlocked()?;
         if let Some(id) = platform {
             let platform = self.platforms.get(&id).ok_or_else(|| Refusal::no("this platform is not known here"))?;
-            last = self.store.last_of(platform.place.n, key.device)?;
+            let kept = self.store.last_of(platform.place.n, key.device)?;
+            last = kept.max(self.store.own(&id)?);
             auth_heads = platform.acts.newest(|| &platform.authority);
         }
         let head = Head {
@@ -481,7 +498,10 @@ impl Engine {
             self.copies.clear();
         }
         self.copies.insert(message.id, BTreeSet::new());
-        self.transaction(now_ms, |engine, batch| engine.settle(kept, batch))?;
+        self.transaction(now_ms, |engine, batch| {
+            engine.store.set_own(&kept.platform, kept.head.seq, &kept.id)?;
+            engine.settle(kept, batch)
+        })?;
         Ok(message)
     }
 
@@ -495,8 +515,10 @@ impl Engine {
     /// Forgets a platform with everything in it.
     pub fn forget(&mut self, id: Id) -> Result<()> {
         if let Some(platform) = self.platforms.remove(&id) {
-            self.store.clear(platform.place.n, true)?;
-            self.store.clean_journal()?;
+            self.transaction(0, |engine, batch| {
+                batch.erased = true;
+                engine.store.clear(platform.place.n, true)
+            })?;
         }
         Ok(())
     }

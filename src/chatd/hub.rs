@@ -7,11 +7,11 @@ use prost::Message as _;
 use super::{
     engine::{Engine, Event, Fate, Taken},
     gate::Gate,
-    links::{Link, LinkId, Links, MAX_IDS, Ours, Output, ids, to_wire},
+    links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
     store::Result,
     sync::{Comparison, Scope},
 };
-use crate::chat::{Hlc, Id, wire, wire::frame::What};
+use crate::chat::{Hlc, Id, Message, wire, wire::frame::What};
 
 const PROTOCOL: u32 = 1;
 /// Messages that are taken in together at most: of more, each would wait longer than a disk needs.
@@ -84,8 +84,8 @@ impl Hub {
             }
         }
         self.flush(now_ms)?;
-        self.advance()?;
-        Ok(std::mem::take(&mut self.links.outputs))
+        self.advance(now_ms)?;
+        Ok(self.links.take())
     }
 
     /// Whether there is more to take in than was taken in at once.
@@ -100,8 +100,12 @@ impl Hub {
         let fresh: Vec<_> = fresh.into_iter().map(|m| (m, Vec::new())).collect();
         self.spread(&fresh);
         self.after(now_ms)?;
-        self.advance()?;
-        Ok(std::mem::take(&mut self.links.outputs))
+        let stuck: Vec<LinkId> = self.links.all.iter().filter(|(_, l)| l.is_stuck(now_ms)).map(|(id, _)| *id).collect();
+        for link in stuck {
+            self.links.close(link, "it does not send what it was asked for");
+        }
+        self.advance(now_ms)?;
+        Ok(self.links.take())
     }
 
     fn ours(&self) -> Ours {
@@ -161,7 +165,8 @@ impl Hub {
         while self.gate.is_none() && self.is_behind() {
             self.flush(now_ms)?;
         }
-        let ours = self.ours();
+        let (as_relay, is_full) = (self.gate.is_some(), self.links.is_full());
+        let ours = if matches!(what, What::Hello(_)) { self.ours() } else { Ours::new() };
         let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
         match what {
             What::Hello(hello) if hello.version != PROTOCOL => {
@@ -169,17 +174,19 @@ impl Hub {
             }
             What::Hello(hello) => link.hello(&hello, &ours, now_ms),
             What::Have(list) => {
-                let mut missing = Vec::new();
+                let (mut here, mut missing) = (Vec::new(), Vec::new());
                 for id in ids(&list) {
-                    if !self.engine.store.has(&id)? {
-                        missing.push(id);
-                    }
+                    if self.engine.store.has(&id)? { here.push(id) } else { missing.push(id) }
                 }
-                link.want(missing);
+                link.want(missing, as_relay);
+                if !here.is_empty() {
+                    self.links.send(from, What::Stored(to_wire(&here)));
+                }
             }
+            What::Want(_) if is_full => self.links.close(from, "too much is asked for at once"),
             What::Want(list) => {
                 let mut out = Vec::new();
-                for id in ids(&list) {
+                for id in ids(&list).into_iter().take(WINDOW) {
                     match self.engine.offer(&id)? {
                         Some(bytes) => out.push(bytes),
                         None => self.links.refuse(from, id, "it is not here"),
@@ -188,16 +195,14 @@ impl Hub {
                 self.links.send_messages(from, out);
             }
             What::Stored(list) => {
-                let all = ids(&list);
-                for id in &all {
-                    link.confirmed(id);
-                }
                 let name = link.name.clone();
-                self.engine.confirmed(&all, &name)?;
+                self.engine.confirmed(&ids(&list), &name)?;
             }
             What::Refused(refused) => {
                 let id: Option<[u8; 32]> = refused.id.as_slice().try_into().ok();
-                id.map(|id| link.confirmed(&Id(id)) | link.came(&Id(id)));
+                if let Some(id) = id {
+                    link.came(now_ms, &Id(id));
+                }
                 let reason: String = refused.reason.chars().filter(|c| !c.is_control()).take(200).collect();
                 tracing::debug!(link = link.name, reason, "a message is not taken");
             }
@@ -224,14 +229,15 @@ impl Hub {
         };
         let result = if link.dialed {
             let Some(comparison) = link.comparison.as_mut().filter(|c| c.scope == scope) else { return Ok(()) };
-            comparison.proceed(&sync.step).map(|(found, next)| {
-                link.want(found.need);
-                link.owe(found.have);
+            let step = comparison.proceed(&sync.step);
+            if let Ok((found, next)) = &step {
+                link.want(found.need.iter().copied(), false);
                 if next.is_none() {
                     link.comparison = None;
                 }
-                next
-            })
+                self.links.announce(from, &found.have);
+            }
+            step.map(|(_, next)| next)
         } else {
             if sync.first {
                 let items = self.engine.items(&scope)?;
@@ -250,14 +256,14 @@ impl Hub {
 
     /// Lets a message in, if its source may bring it.
     fn admit(&mut self, now_ms: u64, link: LinkId, bytes: Vec<u8>) {
-        let asked = self.links.all.get(&link).map_or(0, Link::pending);
         let left = match &mut self.gate {
-            Some(gate) => gate.admit(now_ms, link, bytes.len(), asked > 0),
+            Some(gate) => {
+                let other = self.links.all.get(&link);
+                let asked = Message::peek(&bytes).is_some_and(|id| other.is_some_and(|l| l.asked(&id)));
+                gate.admit(now_ms, link, bytes.len(), asked)
+            }
             None => Some(0.0),
         };
-        if left.is_none() && asked > 0 {
-            self.links.close(link, "what was asked of it comes too fast");
-        }
         self.backlog.extend(left.map(|left| (left, link, bytes)));
         if self.gate.is_some() && self.backlog.len() > 2 * MAX_BACKLOG {
             self.sort();
@@ -281,20 +287,21 @@ impl Hub {
         let now = self.backlog.len().min(BATCH);
         let (from, batch): (Vec<LinkId>, Vec<Vec<u8>>) =
             self.backlog.drain(..now).map(|(_, link, bytes)| (link, bytes)).unzip();
+        let as_relay = self.gate.is_some();
         let Taken { fates, fresh } = self.engine.ingest(now_ms, batch)?;
         let mut stored: BTreeMap<LinkId, Vec<Id>> = BTreeMap::new();
         let mut sources: HashMap<Id, Vec<LinkId>> = HashMap::new();
         for (link, (id, fate)) in from.into_iter().zip(fates) {
             sources.entry(id).or_default().push(link);
             let Some(other) = self.links.all.get_mut(&link) else { continue };
-            other.came(&id);
+            other.came(now_ms, &id);
             match fate {
                 Fate::Stored { new } => {
                     other.received += u64::from(new);
                     stored.entry(link).or_default().push(id);
                 }
                 Fate::Waits(missing) => {
-                    other.want([missing]);
+                    other.want([missing], as_relay);
                     self.links.refuse(link, id, "it names an act that is not here yet");
                 }
                 Fate::Early => self.links.refuse(link, id, "its clock is ahead"),
@@ -311,7 +318,7 @@ impl Hub {
     }
 
     /// Hands new messages on: `from` who has each already.
-    pub fn spread(&mut self, fresh: &[(std::sync::Arc<crate::chat::Message>, Vec<LinkId>)]) {
+    pub fn spread(&mut self, fresh: &[(std::sync::Arc<Message>, Vec<LinkId>)]) {
         let mut eager: BTreeMap<LinkId, Vec<Vec<u8>>> = BTreeMap::new();
         let mut told: BTreeMap<LinkId, Vec<Id>> = BTreeMap::new();
         for (message, from) in fresh {
@@ -324,9 +331,7 @@ impl Hub {
             self.links.send_messages(link, messages);
         }
         for (link, ids) in told {
-            for some in ids.chunks(MAX_IDS) {
-                self.links.send(link, What::Have(to_wire(some)));
-            }
+            self.links.announce(link, &ids);
         }
     }
 
@@ -368,8 +373,8 @@ impl Hub {
         (self.last_event, new.collect())
     }
 
-    /// Asks and sends what may be asked and sent by now.
-    fn advance(&mut self) -> Result<()> {
+    /// Compares what is to be compared, and asks for what may be asked for by now.
+    fn advance(&mut self, now_ms: u64) -> Result<()> {
         for id in self.links.all.keys().copied().collect::<Vec<_>>() {
             while let Some(scope) = self.links.all.get_mut(&id).and_then(Link::next_scope) {
                 let items = self.engine.items(&scope)?;
@@ -386,18 +391,10 @@ impl Hub {
                 }
             }
             let Some(link) = self.links.all.get_mut(&id) else { continue };
-            let (ask, pay) = (link.ask(), link.pay());
+            let ask = link.ask(now_ms, self.gate.is_some());
             if !ask.is_empty() {
                 self.links.send(id, What::Want(to_wire(&ask)));
             }
-            let mut out = Vec::new();
-            for message in pay {
-                match self.engine.offer(&message)? {
-                    Some(bytes) => out.push(bytes),
-                    None => drop(self.links.all.get_mut(&id).map(|l| l.confirmed(&message))),
-                }
-            }
-            self.links.send_messages(id, out);
         }
         Ok(())
     }

@@ -12,8 +12,17 @@ pub type LinkId = u64;
 /// Platforms that this node keeps; whether their acts alone.
 pub type Ours = HashMap<Id, bool>;
 
-/// Messages that are asked of a link at once, and that are sent without being confirmed.
-const WINDOW: usize = 512;
+/// Messages that are asked of a link at once.
+pub const WINDOW: usize = 512;
+/// The same for a relay, of each of whose many links it may turn out that nothing comes.
+const RELAY_WINDOW: usize = 64;
+/// Ids to be asked for that are remembered by link.
+const MAX_WANTED: usize = 2_000_000;
+const RELAY_MAX_WANTED: usize = 20_000;
+/// How long somebody may take to send what was asked for.
+const ANSWER_MS: u64 = 15_000;
+/// Bytes of answers to those who ask, at one time.
+const MAX_ANSWERS: usize = 64 << 20;
 /// Messages of a bundle, and their bytes.
 const BUNDLE: usize = 256;
 const BUNDLE_BYTES: usize = 512 << 10;
@@ -61,10 +70,8 @@ pub struct Link {
     wanted: VecDeque<Id>,
     /// Asked for and not here yet.
     asked: HashSet<Id>,
-    /// To be sent.
-    owed: VecDeque<Id>,
-    /// Sent and not confirmed yet.
-    sent: HashSet<Id>,
+    /// When something last came of it, or was asked for.
+    moved_ms: u64,
     /// Messages of it that were new here.
     pub received: u64,
 }
@@ -131,49 +138,51 @@ impl Link {
         if self.comparison.is_some() { None } else { self.scopes.pop_front() }
     }
 
-    pub fn want(&mut self, ids: impl IntoIterator<Item = Id>) {
+    /// These are to be asked for. What doesn't fit is found by the next comparison.
+    pub fn want(&mut self, ids: impl IntoIterator<Item = Id>, as_relay: bool) {
+        let most = if as_relay { RELAY_MAX_WANTED } else { MAX_WANTED };
         for id in ids {
-            if !self.asked.contains(&id) {
+            if self.wanted.len() < most && !self.asked.contains(&id) {
                 self.wanted.push_back(id);
             }
         }
     }
 
-    pub fn owe(&mut self, ids: impl IntoIterator<Item = Id>) {
-        self.owed.extend(ids);
+    /// Whether this was asked for, and has not come yet.
+    #[must_use]
+    pub fn asked(&self, id: &Id) -> bool {
+        self.asked.contains(id)
     }
 
-    /// A message came: whether it was asked for.
-    pub fn came(&mut self, id: &Id) -> bool {
-        self.asked.remove(id)
+    /// A message came, or will not.
+    pub fn came(&mut self, now_ms: u64, id: &Id) {
+        if self.asked.remove(id) {
+            self.moved_ms = now_ms;
+        }
     }
 
-    pub fn confirmed(&mut self, id: &Id) -> bool {
-        self.sent.remove(id)
+    /// Whether it does not send what it was asked for.
+    #[must_use]
+    pub fn is_stuck(&self, now_ms: u64) -> bool {
+        !self.asked.is_empty() && now_ms.saturating_sub(self.moved_ms) > ANSWER_MS
     }
 
     /// What may be asked for now.
-    pub fn ask(&mut self) -> Vec<Id> {
+    pub fn ask(&mut self, now_ms: u64, as_relay: bool) -> Vec<Id> {
+        let window = if as_relay { RELAY_WINDOW } else { WINDOW };
         // Answers come in bundles: not one question per message.
-        if self.asked.len() > WINDOW / 2 {
+        if self.asked.len() > window / 2 || self.wanted.is_empty() {
             return Vec::new();
         }
+        self.moved_ms = now_ms;
         let mut out = Vec::new();
-        while self.asked.len() < WINDOW
+        while self.asked.len() < window
             && let Some(id) = self.wanted.pop_front()
         {
             if self.asked.insert(id) {
                 out.push(id);
             }
         }
-        out
-    }
-
-    /// What may be sent now.
-    pub fn pay(&mut self) -> Vec<Id> {
-        let room = WINDOW.saturating_sub(self.sent.len()).min(self.owed.len());
-        let out: Vec<Id> = self.owed.drain(..room).collect();
-        self.sent.extend(&out);
         out
     }
 }
@@ -183,11 +192,34 @@ impl Link {
 pub struct Links {
     pub all: BTreeMap<LinkId, Link>,
     pub outputs: Vec<Output>,
+    /// Bytes of them.
+    bytes: usize,
 }
 
 impl Links {
     pub fn send(&mut self, to: LinkId, what: wire::frame::What) {
-        self.outputs.push(Output::Send(to, wire::Frame { what: Some(what) }.encode_to_vec()));
+        let frame = wire::Frame { what: Some(what) }.encode_to_vec();
+        self.bytes += frame.len();
+        self.outputs.push(Output::Send(to, frame));
+    }
+
+    /// What is to be done; nothing is, after that.
+    pub fn take(&mut self) -> Vec<Output> {
+        self.bytes = 0;
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether more is waiting to be sent than memory should hold.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes > MAX_ANSWERS
+    }
+
+    /// Tells a link which messages are here.
+    pub fn announce(&mut self, to: LinkId, ids: &[Id]) {
+        for some in ids.chunks(MAX_IDS) {
+            self.send(to, wire::frame::What::Have(to_wire(some)));
+        }
     }
 
     /// Says why a message is not taken, or not given.
@@ -217,14 +249,17 @@ impl Links {
         }
     }
 
-    /// Who gets a new message at once, and who is only told of it. `from`: who has it already.
+    /// Who gets a new message at once, and who is only told of it: relays, which ask at their own pace, and whoever is one too
+    /// many. `from`: who has it already.
     pub fn audience(&self, message: &Message, from: &[LinkId]) -> (Vec<LinkId>, Vec<LinkId>) {
         let act = message.head.kind.is_authority();
         let wants =
             |(id, link): &(&LinkId, &Link)| link.greeted && link.carries(&message.platform, act) && !from.contains(id);
-        let all: Vec<LinkId> = self.all.iter().filter(wants).map(|(id, _)| *id).collect();
-        let at = EAGER.min(all.len());
-        (all[..at].to_vec(), all[at..].to_vec())
+        let (relays, nodes): (Vec<_>, Vec<_>) = self.all.iter().filter(wants).partition(|(_, link)| link.is_relay);
+        let mut nodes: Vec<LinkId> = nodes.into_iter().map(|(id, _)| *id).collect();
+        let mut later = nodes.split_off(EAGER.min(nodes.len()));
+        later.extend(relays.into_iter().map(|(id, _)| *id));
+        (nodes, later)
     }
 
     /// Platforms that others offer.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -174,6 +175,8 @@ pub struct Service {
 impl Service {
     pub fn start(options: Options) -> Result<Self, ServiceError> {
         std::fs::create_dir_all(&options.dir)?;
+        // Messages are nobody's business but this user's.
+        std::fs::set_permissions(&options.dir, std::fs::Permissions::from_mode(0o700))?;
         let store = Store::open(&options.dir.join("chat.db"))?;
         let mut keys = Keys::open(&options.dir.join("identity.json"))?;
         if let (Some(password), Some(_)) = (&options.password, keys.identity()) {
@@ -379,7 +382,11 @@ impl Work {
         }
         match done {
             Ok(outputs) => self.carry_out(outputs),
-            Err(error) => tracing::error!(%error, "the chat's database"),
+            Err(error) => {
+                tracing::error!(%error, "the chat's database");
+                // What came was not confirmed: whoever brought it compares again.
+                self.links.clear();
+            }
         }
         let last = self.hub.last_event();
         self.tell.send_if_modified(|n| std::mem::replace(n, last) != last);

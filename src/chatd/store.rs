@@ -67,6 +67,8 @@ CREATE TABLE mark (
     hlc INTEGER NOT NULL,
     PRIMARY KEY (platform, channel)
 ) STRICT, WITHOUT ROWID;
+-- This device's last message by platform: its number is not to come twice, whatever else is deleted.
+CREATE TABLE own (platform BLOB NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, id BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE setting (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE VIRTUAL TABLE word USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2');
 INSERT INTO word (word, rank) VALUES ('secure-delete', 1);
@@ -430,6 +432,19 @@ impl Store {
         let row =
             statement.query_row(params![place, device.0], |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), Id(r.get(1)?))));
         Ok(row.optional()?)
+    }
+
+    /// This device's last message on a platform, whether it is still here or not.
+    pub fn own(&self, platform: &Id) -> Result<Option<(u64, Id)>> {
+        let mut statement = self.db.prepare_cached("SELECT seq, id FROM own WHERE platform = ?")?;
+        let row = statement.query_row([platform.0], |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), Id(r.get(1)?))));
+        Ok(row.optional()?)
+    }
+
+    pub fn set_own(&self, platform: &Id, seq: u64, id: &Id) -> Result<()> {
+        let sql = "INSERT INTO own (platform, seq, id) VALUES (?, ?, ?)
+             ON CONFLICT DO UPDATE SET seq = excluded.seq, id = excluded.id WHERE excluded.seq > seq";
+        self.run(sql, &[&platform.0, &seq.cast_signed(), &id.0]).map(drop)
     }
 
     /// The latest hybrid time of all that is kept.

@@ -335,13 +335,18 @@ impl Session {
             return vec![self.reply(403, &format!("{channel} :no such channel"))];
         };
         let who = who.split('!').next().unwrap_or_default();
-        let member = self.members.get(&place.platform).and_then(|all| all.values().find(|m| name(&m.nick) == who));
-        match member {
-            Some(m) => {
+        let members = self.members.get(&place.platform).map(HashMap::values).into_iter().flatten();
+        let found: Vec<&Member> =
+            members.filter(|m| name(&m.nick) == who || m.id.starts_with(who) && who.len() >= 8).collect();
+        match found[..] {
+            [_, _, ..] => {
+                vec![self.reply(401, &format!("{who} :several are called so: give the beginning of the key"))]
+            }
+            [m] => {
                 let request = request(place.platform.clone(), m.id.clone());
                 self.act(channel, request).await
             }
-            None => vec![self.reply(401, &format!("{who} :no such nick here"))],
+            [] => vec![self.reply(401, &format!("{who} :no such nick here"))],
         }
     }
 
