@@ -69,6 +69,8 @@ fn answer(net: Net, mut request: Request<Incoming>, from: SocketAddr, page: &str
     let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
     let (true, Some(key), &Method::GET) = (upgrade, key, request.method()) else {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        // Nobody needs the page twice.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return response;
     };
     let Ok(key) = HeaderValue::from_str(&key) else { return response };
@@ -81,7 +83,7 @@ fn answer(net: Net, mut request: Request<Incoming>, from: SocketAddr, page: &str
         let Ok(stream) = hyper::upgrade::on(&mut request).await else { return };
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config())).await;
         let ip = from.ip().to_canonical();
-        net.run(socket, net.name_of(ip), source_of(ip), false).await;
+        net.run(socket, (net.name_of(ip), source_of(ip), false), std::future::pending()).await;
     });
     response
 }

@@ -17,8 +17,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{Semaphore, mpsc, watch},
-    task::JoinHandle,
+    sync::{Semaphore, mpsc, oneshot, watch},
     time,
 };
 use tokio_tungstenite::{
@@ -77,7 +76,8 @@ impl Net {
 
     /// Keeps a connection to everybody it should, for ever.
     pub async fn dial_all(self) {
-        let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
+        // Whose sender is dropped ends, and says so.
+        let mut running: HashMap<String, oneshot::Sender<()>> = HashMap::new();
         let mut targets = self.targets.clone();
         loop {
             let wanted = targets.borrow_and_update().clone();
@@ -89,16 +89,14 @@ impl Net {
                 }
             }
             all.extend(wanted.relays.iter().map(|url| (url.clone(), url.clone())));
-            running.retain(|url, task| {
-                let keep = all.contains_key(url);
-                if !keep {
-                    task.abort();
-                }
-                keep
-            });
+            running.retain(|url, _| all.contains_key(url));
             for (url, name) in all {
                 let net = self.clone();
-                running.entry(url.clone()).or_insert_with(|| tokio::spawn(net.keep(url, name)));
+                running.entry(url.clone()).or_insert_with(|| {
+                    let (stop, stopped) = oneshot::channel();
+                    tokio::spawn(net.keep(url, name, stopped));
+                    stop
+                });
             }
             if targets.changed().await.is_err() {
                 return;
@@ -106,14 +104,19 @@ impl Net {
         }
     }
 
-    /// Keeps a connection to one place.
-    async fn keep(self, url: String, name: String) {
+    /// Keeps a connection to one place until it is told to stop.
+    async fn keep(self, url: String, name: String, mut stopped: oneshot::Receiver<()>) {
         let mut pause = SOON;
         loop {
-            match self.connect(&url).await {
+            let connected = tokio::select! {
+                connected = self.connect(&url) => connected,
+                _ = &mut stopped => return,
+            };
+            match connected {
                 Ok(socket) => {
                     pause = SOON;
-                    self.run(socket, name.clone(), String::new(), true).await;
+                    let until = async { drop((&mut stopped).await) };
+                    self.run(socket, (name.clone(), String::new(), true), until).await;
                 }
                 Err(error) => {
                     tracing::debug!(url, %error, "no chat there");
@@ -122,7 +125,13 @@ impl Net {
                     pause = if refused { (pause * 2).min(LATE) } else { SOON };
                 }
             }
-            time::sleep(pause).await;
+            if stopped.is_terminated() {
+                return;
+            }
+            tokio::select! {
+                () = time::sleep(pause) => {}
+                _ = &mut stopped => return,
+            }
         }
     }
 
@@ -151,13 +160,12 @@ impl Net {
         self.targets.borrow().neighbours.get(&ip).cloned().unwrap_or_else(|| ip.to_string())
     }
 
-    /// Carries frames until either end has had enough.
+    /// Carries frames until either end has had enough. Of whom: the name, whose limits count, and whether this side dialed.
     pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         socket: WebSocketStream<S>,
-        name: String,
-        source: String,
-        dialed: bool,
+        (name, source, dialed): (String, String, bool),
+        until: impl Future<Output = ()>,
     ) {
         let link: LinkId = self.next.fetch_add(1, Ordering::Relaxed);
         let (outbox, mut outgoing) = mpsc::channel::<Vec<u8>>(OUTBOX);
@@ -198,6 +206,7 @@ impl Net {
         tokio::select! {
             () = reading => {}
             () = writing => {}
+            () = until => {}
         }
         let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link), None)).await;
     }

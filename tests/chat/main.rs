@@ -18,6 +18,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     harness::run(&[
         ("people_talk", talk::people_talk),
+        ("people_talk_over_three_hops", talk::three_hops),
         ("what_was_confirmed_survives_kill_9", talk::crash),
         ("moderation_reaches_every_file", moderation::every_file),
         ("two_people_in_browsers", page::two_people_in_browsers),

@@ -58,5 +58,11 @@ pub fn store_and_forward() {
     let bob = &mut all[1];
     bob.start();
     bob.need_texts(&["both here", "are you there?"]);
+    bob.done(Ask::RemoveRelay { url: url() });
+    let gone = || match bob.ask(Ask::Peers) {
+        Answer::Peers { peers, .. } => peers.iter().all(|p| !p.relay).then_some(()),
+        _ => None,
+    };
+    wait_for(Duration::from_secs(5), gone).expect("what is removed is left");
     println!("  bob reads what ann said while he was away, and she is away now");
 }

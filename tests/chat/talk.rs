@@ -10,12 +10,15 @@ use std::{
 
 use aegisray::{
     chatd::{Answer, Request as Ask},
-    lab::{daemon::wait_for, topology::Internet},
+    lab::{
+        daemon::wait_for,
+        topology::{Host, Internet},
+    },
 };
 
 use super::{
-    harness::Dir,
-    people::{PLATFORM, people},
+    harness::{Dir, bootstrap, need_route, node, quiet},
+    people::{PASSWORD, PLATFORM, Person, chat, people},
 };
 
 /// The middle and the 99th percentile, in milliseconds.
@@ -23,6 +26,44 @@ fn summary(mut times: Vec<Duration>) -> (f64, f64) {
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     (at(0.5), at(0.99))
+}
+
+/// How long it takes from one node's `send` to the other's event.
+fn delivery(from: &Person, to: &Person) -> (f64, f64) {
+    let one = |n| {
+        let (text, after) = (format!("number {n}"), to.last_event());
+        let start = Instant::now();
+        from.say(&text);
+        to.sees(after, &text) - start
+    };
+    summary((0..200).map(one).collect())
+}
+
+/// Four nodes in a line: the first and the last talk over the two between them, which take no part.
+pub fn three_hops() {
+    let dir = Dir::new();
+    let names = ["ann", "x", "y", "bob"];
+    let hosts: Vec<Host> = names.iter().map(|_| Host::bare().unwrap()).collect();
+    let ip = |cable: usize, end: usize| format!("10.{}.0.{}", cable + 1, end + 1);
+    for cable in 0..3 {
+        let [left, right] = [0, 1].map(|end| ip(cable, end).parse().unwrap());
+        hosts[cable].cable(&hosts[cable + 1], ("eth1", left), ("eth0", right)).unwrap();
+    }
+    let mut all: Vec<Person> = Vec::new();
+    for (n, (host, name)) in hosts.into_iter().zip(names).enumerate() {
+        let meets = if n == 0 { quiet() } else { bootstrap(&ip(n - 1, 0)) };
+        let talks = if n == 0 || n == 3 { chat(&dir) + "  page: 0\n" } else { String::new() };
+        let mut person = Person { daemon: node(&dir, name, &(meets + &talks)), host };
+        person.start();
+        all.push(person);
+    }
+    let (ann, bob) = (&all[0], &all[3]);
+    assert_eq!(need_route(&ann.daemon, "bob").next_hop_name, "x");
+    [ann, bob].into_iter().for_each(|one| one.done_with_identity(PASSWORD));
+    ann.found();
+    bob.join();
+    let (half, most) = delivery(ann, bob);
+    println!("  over three hops, from `send` to the other's event: {half:.1} ms, 99 % within {most:.1} ms");
 }
 
 pub fn people_talk() {
@@ -45,16 +86,7 @@ pub fn people_talk() {
     let copies = || (ann.read()[0].copies == 2).then_some(());
     wait_for(Duration::from_secs(5), copies).expect("the author sees that two others have it");
 
-    // How long it takes from one node's `send` to the other's event.
-    let times: Vec<Duration> = (0..200)
-        .map(|n| {
-            let (text, after) = (format!("number {n}"), bob.last_event());
-            let start = Instant::now();
-            ann.say(&text);
-            bob.sees(after, &text) - start
-        })
-        .collect();
-    let (half, most) = summary(times);
+    let (half, most) = delivery(ann, bob);
     println!("  from `send` to the other's event: {half:.1} ms, 99 % within {most:.1} ms (durable on both sides)");
 
     // A cut, and what is there after it.
