@@ -7,7 +7,7 @@ sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 
 missing=()
-# Whose recommendations are a kernel.
+# Whose recommendations nobody needs here.
 lean=()
 # want PROGRAM PACKAGE...: the packages are missing when the program is.
 want() {
@@ -33,7 +33,6 @@ if [ "${1:-}" = tests ]; then
     want ping iputils-ping
     # An IRC client, and the judge of accessible pages.
     want irssi irssi
-    want pip3 python3-pip
     want ip iproute2
     want setpriv util-linux
     want microsocks microsocks
@@ -45,6 +44,8 @@ if [ "${1:-}" = tests ]; then
     if grep -qs '^ID=debian' /etc/os-release; then want chromium chromium; fi
     # A stock WireGuard client.
     command -v wireguard-go >/dev/null || lean+=(wireguard-go)
+    # Its recommendations are compilers.
+    command -v pip3 >/dev/null || lean+=(python3-pip)
     command -v wg-quick >/dev/null || lean+=(wireguard-tools)
     want sysctl procps
     # BoringSSL, for the browser's ClientHello.

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::{
     envelope::{Id, Invalid, canonical, ids, verify_device},
-    proto,
+    wire,
 };
 
 const MAX_TARGETS: usize = 64;
@@ -152,16 +152,16 @@ pub(super) fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<B
         return Ok(Body::Content(payload));
     }
     let payload = payload.ok_or(Invalid("an act of authority with its payload"))?;
-    let target = |bytes: &[u8]| Id::of(&canonical::<proto::Target>(bytes, "a target")?.target);
+    let target = |bytes: &[u8]| Id::of(&canonical::<wire::Target>(bytes, "a target")?.target);
     Ok(match kind {
         Kind::Genesis | Kind::Join => {
-            let join: proto::Join = canonical(&payload, "whose device it is")?;
+            let join: wire::Join = canonical(&payload, "whose device it is")?;
             let identity = Id::of(&join.identity)?;
             verify_device(identity, device, &join.signature)?;
             Body::Join { identity, payload }
         }
         Kind::Grant => {
-            let grant: proto::Grant = canonical(&payload, "a grant")?;
+            let grant: wire::Grant = canonical(&payload, "a grant")?;
             let role = match grant.role {
                 1 => Role::Moderator,
                 2 => Role::Powernode,
@@ -175,25 +175,25 @@ pub(super) fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<B
         Kind::Ban => Body::Ban(ban(&payload)?),
         Kind::ShadowBan => Body::ShadowBan(ban(&payload)?),
         Kind::Tombstone => {
-            let raw: proto::Tombstone = canonical(&payload, "a tombstone")?;
+            let raw: wire::Tombstone = canonical(&payload, "a tombstone")?;
             if raw.reason.len() > MAX_REASON || raw.targets.is_empty() {
                 return Err(Invalid("a tombstone with targets and a short reason"));
             }
             Body::Tombstone { targets: ids(&raw.targets, MAX_TARGETS)?, reason: raw.reason }
         }
         Kind::Info => {
-            let raw: proto::Info = canonical(&payload, "a name of the platform")?;
+            let raw: wire::Info = canonical(&payload, "a name of the platform")?;
             check_name(&raw.name, &raw.description)?;
             Body::Info { name: raw.name, description: raw.description }
         }
         Kind::Channel => {
-            let raw: proto::Channel = canonical(&payload, "a channel")?;
+            let raw: wire::Channel = canonical(&payload, "a channel")?;
             check_name(&raw.name, &raw.topic)?;
             let channel = raw.channel.as_slice().try_into().map_err(|_| Invalid("a channel of 16 bytes"))?;
             Body::Channel(Channel { channel, name: raw.name, topic: raw.topic, archived: raw.archived })
         }
         Kind::Profile => {
-            let raw: proto::Profile = canonical(&payload, "a name of the author")?;
+            let raw: wire::Profile = canonical(&payload, "a name of the author")?;
             check_name(&raw.nick, "")?;
             Body::Profile { nick: raw.nick }
         }
@@ -215,7 +215,7 @@ fn check_name(name: &str, about: &str) -> Result<(), Invalid> {
 }
 
 fn ban(payload: &[u8]) -> Result<Ban, Invalid> {
-    let raw: proto::Ban = canonical(payload, "a ban")?;
+    let raw: wire::Ban = canonical(payload, "a ban")?;
     let cut = raw.cut.iter().map(|c| Ok((Id::of(&c.device)?, c.seq))).collect::<Result<Vec<_>, Invalid>>()?;
     let sorted = cut.windows(2).all(|w| w[0].0 < w[1].0);
     if !sorted || cut.len() > MAX_TARGETS || raw.reason.len() > MAX_REASON {
@@ -227,10 +227,10 @@ fn ban(payload: &[u8]) -> Result<Ban, Invalid> {
 /// The payload of an act of authority.
 #[must_use]
 pub fn payload_of(body: &Body) -> Vec<u8> {
-    let target = |id: &Id| proto::Target { target: id.0.to_vec() }.encode_to_vec();
+    let target = |id: &Id| wire::Target { target: id.0.to_vec() }.encode_to_vec();
     let ban = |b: &Ban| {
-        let cut = b.cut.iter().map(|(d, seq)| proto::Cut { device: d.0.to_vec(), seq: *seq });
-        proto::Ban { target: b.target.0.to_vec(), cut: cut.collect(), purge: b.purge, reason: b.reason.clone() }
+        let cut = b.cut.iter().map(|(d, seq)| wire::Cut { device: d.0.to_vec(), seq: *seq });
+        wire::Ban { target: b.target.0.to_vec(), cut: cut.collect(), purge: b.purge, reason: b.reason.clone() }
             .encode_to_vec()
     };
     match body {
@@ -239,22 +239,22 @@ pub fn payload_of(body: &Body) -> Vec<u8> {
         Body::Leave | Body::Checkpoint => Vec::new(),
         Body::Grant { target, role } => {
             let role = if *role == Role::Moderator { 1 } else { 2 };
-            proto::Grant { target: target.0.to_vec(), role }.encode_to_vec()
+            wire::Grant { target: target.0.to_vec(), role }.encode_to_vec()
         }
         Body::Revoke { target: t } | Body::Unban { target: t } | Body::Unshadow { target: t } => target(t),
         Body::Ban(b) | Body::ShadowBan(b) => ban(b),
         Body::Info { name, description } => {
-            proto::Info { name: name.clone(), description: description.clone() }.encode_to_vec()
+            wire::Info { name: name.clone(), description: description.clone() }.encode_to_vec()
         }
         Body::Channel(c) => {
             let (channel, name, topic) = (c.channel.to_vec(), c.name.clone(), c.topic.clone());
-            proto::Channel { channel, name, topic, archived: c.archived }.encode_to_vec()
+            wire::Channel { channel, name, topic, archived: c.archived }.encode_to_vec()
         }
-        Body::Profile { nick } => proto::Profile { nick: nick.clone() }.encode_to_vec(),
+        Body::Profile { nick } => wire::Profile { nick: nick.clone() }.encode_to_vec(),
         Body::Tombstone { targets, reason } => {
             let mut all = targets.clone();
             all.sort_unstable();
-            proto::Tombstone { targets: all.iter().map(|t| t.0.to_vec()).collect(), reason: reason.clone() }
+            wire::Tombstone { targets: all.iter().map(|t| t.0.to_vec()).collect(), reason: reason.clone() }
                 .encode_to_vec()
         }
     }

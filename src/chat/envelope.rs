@@ -11,7 +11,7 @@ use rand_core::{CryptoRng, RngCore};
 use super::{
     body::{Body, Kind, body, payload_of},
     clock::Hlc,
-    proto,
+    wire,
 };
 use crate::crypto::{Rng, sha256};
 
@@ -78,6 +78,15 @@ pub struct Head {
     pub kind: Kind,
 }
 
+impl Head {
+    /// What follows a device's last message (its number and id), or begins with the first.
+    #[must_use]
+    pub fn after(last: Option<(u64, Id)>, hlc: Hlc, auth_heads: Vec<Id>, kind: Kind) -> Self {
+        let (seq, prev) = last.map_or((1, None), |(seq, id)| (seq + 1, Some(id)));
+        Self { seq, prev, hlc, auth_heads, refs: Vec::new(), channel: [0; 16], kind }
+    }
+}
+
 /// What an author decides about a message.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -104,7 +113,7 @@ impl DeviceKey {
         let public = |key: &SigningKey| Id(VerificationKeyBytes::from(key).into());
         let (identity, device) = (public(&root), public(&key));
         let signature: [u8; 64] = root.sign(&[DEVICE, &device.0].concat()).into();
-        let join = proto::Join { identity: identity.0.to_vec(), signature: signature.to_vec() }.encode_to_vec();
+        let join = wire::Join { identity: identity.0.to_vec(), signature: signature.to_vec() }.encode_to_vec();
         Self { key, device, join, identity }
     }
 
@@ -116,7 +125,7 @@ impl DeviceKey {
             ids.dedup();
             ids.into_iter().map(|id| id.0.to_vec()).collect()
         };
-        let header = proto::Header {
+        let header = wire::Header {
             version: 1,
             platform: draft.platform.map(|p| p.0.to_vec()).unwrap_or_default(),
             device: self.device.0.to_vec(),
@@ -133,7 +142,7 @@ impl DeviceKey {
         .encode_to_vec();
         let id = sha256(&[ID, &header]);
         let signature: [u8; 64] = self.key.sign(&[SIGNED, &id].concat()).into();
-        proto::Message { header, signature: signature.to_vec(), payload: Some(draft.payload) }.encode_to_vec()
+        wire::Message { header, signature: signature.to_vec(), payload: Some(draft.payload) }.encode_to_vec()
     }
 }
 
@@ -152,14 +161,14 @@ pub(super) fn ids(list: &[Vec<u8>], most: usize) -> Result<Vec<Id>, Invalid> {
 impl Message {
     /// Reads a message: shape, hashes and limits, but not the signature ([`Self::verify`]).
     pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-        let raw: proto::Message = canonical(bytes, "a message")?;
+        let raw: wire::Message = canonical(bytes, "a message")?;
         Self::assemble(raw.header, &raw.signature, raw.payload)
     }
 
     /// The id that bytes would have if they are a message.
     #[must_use]
     pub fn peek(bytes: &[u8]) -> Option<Id> {
-        proto::Message::decode(bytes).ok().map(|raw| Id(sha256(&[ID, &raw.header])))
+        wire::Message::decode(bytes).ok().map(|raw| Id(sha256(&[ID, &raw.header])))
     }
 
     /// Puts a message together that was kept in parts.
@@ -167,7 +176,7 @@ impl Message {
         if bytes.len() > MAX_HEADER {
             return Err(Invalid("a header of at most 1 KiB"));
         }
-        let header: proto::Header = canonical(&bytes, "a header")?;
+        let header: wire::Header = canonical(&bytes, "a header")?;
         let kind = Kind::ALL.into_iter().find(|k| *k as u32 == header.kind).ok_or(Invalid("a kind that is known"))?;
         let is_genesis = kind == Kind::Genesis;
         let good = header.version == 1
@@ -225,7 +234,7 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (header, signature) = (self.header.clone(), self.signature.to_vec());
-        proto::Message { header, signature, payload: self.payload() }.encode_to_vec()
+        wire::Message { header, signature, payload: self.payload() }.encode_to_vec()
     }
 
     /// The payload as it was signed, if it is here.

@@ -17,7 +17,6 @@ mod view;
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/aegisray.chat.v1.rs"));
 }
-use wire as proto;
 
 pub use authority::{Authority, Standing};
 pub use body::{Ban, Body, Channel, Kind, MAX_NAME, Role, check_names, payload_of};

@@ -188,14 +188,14 @@ impl Replica {
 pub struct Author {
     pub key: DeviceKey,
     platform: Option<Id>,
-    seq: u64,
-    prev: Option<Id>,
+    /// Its last message: number and id.
+    last: Option<(u64, Id)>,
 }
 
 impl Author {
     #[must_use]
     pub fn new(key: DeviceKey, platform: Option<Id>) -> Self {
-        Self { key, platform, seq: 0, prev: None }
+        Self { key, platform, last: None }
     }
 
     /// Writes a message, as the replica has it now; `refs` are what it answers. It is taken in there.
@@ -207,24 +207,8 @@ impl Author {
         body: &Body,
         refs: Vec<Id>,
     ) -> Arc<Message> {
-        let payload = payload_of(body);
-        self.seq += 1;
-        let draft = Draft {
-            platform: self.platform,
-            head: Head {
-                seq: self.seq,
-                prev: self.prev,
-                hlc: replica.clock.tick(now_ms),
-                auth_heads: replica.auth_heads(),
-                refs,
-                channel: [0; 16],
-                kind,
-            },
-            payload,
-        };
-        let message = Arc::new(Message::decode(&self.key.sign(draft)).expect("what we write is well-formed"));
-        self.prev = Some(message.id);
-        self.platform.get_or_insert(message.platform);
+        let hlc = replica.clock.tick(now_ms);
+        let message = Arc::new(self.say(hlc, replica.auth_heads(), kind, body, refs));
         if replica.is_empty() && kind == Kind::Genesis {
             replica.platform = message.platform;
         }
@@ -233,20 +217,12 @@ impl Author {
     }
 
     /// Writes a message that names these acts, and takes it in nowhere.
-    pub fn say(&mut self, now_ms: u64, auth_heads: Vec<Id>, kind: Kind, body: &Body) -> Message {
-        self.seq += 1;
-        let head = Head {
-            seq: self.seq,
-            prev: self.prev,
-            hlc: Hlc(Hlc::from_ms(now_ms).0 + self.seq % 0xffff),
-            auth_heads,
-            refs: Vec::new(),
-            channel: [0; 16],
-            kind,
-        };
+    pub fn say(&mut self, hlc: Hlc, auth_heads: Vec<Id>, kind: Kind, body: &Body, refs: Vec<Id>) -> Message {
+        let head = Head { refs, ..Head::after(self.last, hlc, auth_heads, kind) };
         let draft = Draft { platform: self.platform, head, payload: payload_of(body) };
         let message = Message::decode(&self.key.sign(draft)).expect("what we write is well-formed");
-        self.prev = Some(message.id);
+        self.last = Some((message.head.seq, message.id));
+        self.platform.get_or_insert(message.platform);
         message
     }
 

@@ -2,7 +2,9 @@
 
 use super::{
     engine::Refusal,
-    hub::Hub,
+    hub::{Hub, RELAYS},
+    links::LinkId,
+    net::parse_url,
     payload::{self, MAX_REACTION, MAX_TEXT},
     request::{Answer, Happened, Offer, Peer, Request, Role, Status},
 };
@@ -29,6 +31,11 @@ impl Hub {
         let engine = &mut self.engine;
         match request {
             Request::Status => return Ok(Answer::Status(self.status())),
+            Request::Page => {
+                let url = self.page.clone();
+                let none = || Refusal::no("this node serves no page: set chat.page to a port");
+                return url.map(|url| Answer::Page { url }).ok_or_else(none);
+            }
             Request::IdentityNew { password, words } => {
                 let words = engine.keys.create(&password, words.as_deref(), &mut engine.rng)?;
                 return Ok(Answer::Identity { words });
@@ -138,9 +145,8 @@ impl Hub {
                 return self.act(now_ms, id, Kind::Checkpoint, &Body::Checkpoint);
             }
             Request::Peers => return Ok(self.peers()),
-            Request::AddRelay { .. } | Request::RemoveRelay { .. } => {
-                return Err(Refusal::no("this node keeps no connections"));
-            }
+            Request::AddRelay { url } => self.set_relay(&url, true)?,
+            Request::RemoveRelay { url } => self.set_relay(&url, false)?,
             Request::Events { after } => return self.happened(after),
         }
         Ok(Answer::Done)
@@ -157,7 +163,6 @@ impl Hub {
             peers: self.links.all.values().filter(|l| l.greeted).count(),
             pending: self.links.all.values().map(super::links::Link::pending).sum(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            page: self.page.clone(),
         }
     }
 
@@ -389,9 +394,29 @@ impl Hub {
             pending: link.pending(),
             received: link.received,
         };
-        let mut known: Vec<String> = self.relays.iter().cloned().collect();
+        let mut known: Vec<String> = self.known_relays.difference(&self.relays).cloned().collect();
         known.sort_unstable();
-        Answer::Peers { peers: self.links.all.values().map(peer).collect(), relays: Vec::new(), known }
+        Answer::Peers {
+            peers: self.links.all.values().map(peer).collect(),
+            relays: self.relays.iter().cloned().collect(),
+            known,
+        }
+    }
+
+    fn set_relay(&mut self, url: &str, keep: bool) -> Result<()> {
+        let url = url.trim();
+        if parse_url(url).is_none() {
+            return Err(Refusal::no(format!("expected ws://HOST[:PORT] or wss://HOST[:PORT], got `{url}`")));
+        }
+        let changed = if keep { self.relays.insert(url.to_owned()) } else { self.relays.remove(url) };
+        if !keep && !changed {
+            return Err(Refusal::no(format!("there is no relay `{url}`")));
+        }
+        let lines: Vec<&str> = self.relays.iter().map(String::as_str).collect();
+        self.engine.store.set_setting(RELAYS, &lines.join("\n"))?;
+        let all: Vec<LinkId> = self.links.all.keys().copied().collect();
+        all.into_iter().for_each(|link| self.tell_relays(link));
+        Ok(())
     }
 
     fn happened(&self, after: u64) -> Result<Answer> {

@@ -2,7 +2,7 @@
 //! its own.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -146,7 +146,9 @@ impl Engine {
     pub fn ingest(&mut self, now_ms: u64, batch: Vec<Vec<u8>>) -> Result<Taken> {
         let mut fates: Vec<(Id, Fate)> = Vec::with_capacity(batch.len());
         let mut open: Vec<(usize, Arc<Message>)> = Vec::new();
-        let mut seen = HashSet::new();
+        // The same bytes twice are one; the same id with another signature is not: one of them may be forged.
+        let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut again = Vec::new();
         for bytes in batch {
             let at = fates.len();
             let message = match Message::decode(&bytes) {
@@ -156,14 +158,19 @@ impl Engine {
                     continue;
                 }
             };
-            let fate = if !seen.insert(message.id) {
-                Fate::Stored { new: false }
-            } else {
-                match self.first_look(now_ms, &message)? {
-                    Some(fate) => fate,
-                    None => {
-                        open.push((at, Arc::clone(&message)));
-                        Fate::Stored { new: true }
+            let fate = match seen.entry(bytes) {
+                Entry::Occupied(first) => {
+                    again.push((at, *first.get()));
+                    Fate::Stored { new: false }
+                }
+                Entry::Vacant(first) => {
+                    first.insert(at);
+                    match self.first_look(now_ms, &message)? {
+                        Some(fate) => fate,
+                        None => {
+                            open.push((at, Arc::clone(&message)));
+                            Fate::Stored { new: true }
+                        }
                     }
                 }
             };
@@ -179,22 +186,23 @@ impl Engine {
                 fates[at].1 = Fate::Refused("a signature of its author");
             }
         }
-        if checked.is_empty() {
-            return Ok(Taken { fates, fresh: Vec::new() });
+        let mut fresh = Vec::new();
+        if !checked.is_empty() {
+            let mut all = checked.iter().map(|(_, m)| Arc::clone(m));
+            fresh = self.transaction(now_ms, |engine, batch| all.try_for_each(|m| engine.settle(m, batch)))?;
         }
-        let later = checked.clone();
-        let fresh = self.transaction(now_ms, |engine, batch| {
-            for (_, message) in later {
-                engine.settle(message, batch)?;
-            }
-            Ok(())
-        })?;
         for (at, message) in checked {
             if message.head.hlc.is_early(now_ms) {
                 fates[at].1 = Fate::Early;
             } else if let Some(missing) = self.missing(&message) {
                 fates[at].1 = Fate::Waits(missing);
             }
+        }
+        for (at, first) in again {
+            fates[at].1 = match &fates[first].1 {
+                Fate::Stored { .. } => Fate::Stored { new: false },
+                other => other.clone(),
+            };
         }
         Ok(Taken { fates, fresh })
     }
@@ -482,15 +490,8 @@ impl Engine {
             last = kept.max(self.store.own(&id)?);
             auth_heads = platform.acts.newest(|| &platform.authority);
         }
-        let head = Head {
-            seq: last.map_or(1, |(seq, _)| seq + 1),
-            prev: last.map(|(_, id)| id),
-            hlc: self.clock.tick(now_ms),
-            auth_heads,
-            refs: target.into_iter().collect(),
-            channel,
-            kind,
-        };
+        let refs = target.into_iter().collect();
+        let head = Head { refs, channel, ..Head::after(last, self.clock.tick(now_ms), auth_heads, kind) };
         let bytes = key.sign(Draft { platform, head, payload });
         let message = Arc::new(Message::decode(&bytes).map_err(|e| Refusal::no(e.to_string()))?);
         let kept = Arc::clone(&message);

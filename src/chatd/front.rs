@@ -11,7 +11,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -36,7 +40,7 @@ pub async fn serve(net: Net, listener: TcpListener, tls: Option<TlsAcceptor>, pa
         };
         let (net, tls, page) = (net.clone(), tls.clone(), Arc::clone(&page));
         tokio::spawn(async move {
-            let _place = place;
+            let place = Arc::new(place);
             let greeting = async {
                 prepare(&socket)?;
                 let stream: Box<dyn Stream> = match tls {
@@ -46,16 +50,16 @@ pub async fn serve(net: Net, listener: TcpListener, tls: Option<TlsAcceptor>, pa
                 io::Result::Ok(stream)
             };
             if let Ok(Ok(stream)) = time::timeout(HEAD_TIME, greeting).await {
-                visit(net, stream, from, page).await;
+                visit(net, stream, from, page, place).await;
             }
         });
     }
 }
 
-async fn visit(net: Net, stream: Box<dyn Stream>, from: SocketAddr, page: Arc<str>) {
+async fn visit(net: Net, stream: Box<dyn Stream>, from: SocketAddr, page: Arc<str>, place: Arc<OwnedSemaphorePermit>) {
     let answer = service_fn(move |request| {
-        let (net, page) = (net.clone(), Arc::clone(&page));
-        async move { Ok::<_, Infallible>(answer(net, request, from, &page)) }
+        let (net, page, place) = (net.clone(), Arc::clone(&page), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(answer(net, request, from, &page, place)) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(16 << 10);
@@ -63,7 +67,13 @@ async fn visit(net: Net, stream: Box<dyn Stream>, from: SocketAddr, page: Arc<st
     let _ = server.serve_connection(TokioIo::new(stream), answer).with_upgrades().await;
 }
 
-fn answer(net: Net, mut request: Request<Incoming>, from: SocketAddr, page: &str) -> Response<Full<Bytes>> {
+fn answer(
+    net: Net,
+    mut request: Request<Incoming>,
+    from: SocketAddr,
+    page: &str,
+    place: Arc<OwnedSemaphorePermit>,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(page.as_bytes())));
     let upgrade = request.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let key = request.headers().get(SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
@@ -80,6 +90,8 @@ fn answer(net: Net, mut request: Request<Incoming>, from: SocketAddr, page: &str
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, key);
     tokio::spawn(async move {
+        // Held as long as the link is.
+        let _place = place;
         let Ok(stream) = hyper::upgrade::on(&mut request).await else { return };
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config())).await;
         let ip = from.ip().to_canonical();

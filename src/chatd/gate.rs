@@ -7,6 +7,8 @@ use super::links::LinkId;
 /// Messages that a source may bring at once, and in how much time as many more.
 pub const BURST: f64 = 20.0;
 const REFILL_MS: f64 = 5_000.0;
+/// Who has been known for so long is trusted most.
+const KNOWN_MS: f64 = 60_000.0;
 /// Sources that are remembered; who has been away for longest goes first.
 const MAX_SOURCES: usize = 100_000;
 /// Bytes a second of what was asked for, and how many at once.
@@ -18,6 +20,8 @@ struct Bucket {
     tokens: f64,
     bytes: f64,
     at_ms: u64,
+    /// When its source was first seen.
+    since_ms: u64,
 }
 
 /// Limits by source: an address, a network of them, or a node.
@@ -38,13 +42,13 @@ impl Gate {
         self.links.remove(&link);
     }
 
-    /// Whether a message may pass, and what its source has left: who brings little goes first. What was asked for counts in
+    /// Whether a message may pass, and how soon: the more its source has left, and the longer it is known, the sooner. What was asked for counts in
     /// bytes, all else in messages.
     pub fn admit(&mut self, now_ms: u64, link: LinkId, bytes: usize, asked: bool) -> Option<f64> {
         let source = self.links.get(&link)?.clone();
         if !self.buckets.contains_key(&source) {
             self.make_room(now_ms);
-            let full = Bucket { tokens: BURST, bytes: ASKED_BURST, at_ms: now_ms };
+            let full = Bucket { tokens: BURST, bytes: ASKED_BURST, at_ms: now_ms, since_ms: now_ms };
             self.buckets.insert(source.clone(), full);
         }
         let bucket = self.buckets.get_mut(&source)?;
@@ -58,7 +62,9 @@ impl Gate {
             return None;
         }
         *left -= cost;
-        Some(bucket.tokens)
+        // A source that has been good for a while goes before a crowd that has just come.
+        let known = (now_ms.saturating_sub(bucket.since_ms) as f64 / KNOWN_MS).min(1.0);
+        Some(bucket.tokens + BURST * known)
     }
 
     /// A bucket that would be full by now says nothing.

@@ -1,6 +1,6 @@
 //! One node of the chat: its engine and its links. Everything that comes in passes here, one thing after the other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message as _;
 
@@ -8,12 +8,17 @@ use super::{
     engine::{Engine, Event, Fate, Taken},
     gate::Gate,
     links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
+    net::parse_url,
     store::Result,
     sync::{Comparison, Scope},
 };
 use crate::chat::{Hlc, Id, Message, wire, wire::frame::What};
 
 const PROTOCOL: u32 = 1;
+/// Relays of others that are remembered.
+const MAX_KNOWN: usize = 64;
+/// The setting that keeps the relays, a line each.
+pub const RELAYS: &str = "relays";
 /// Messages that are taken in together at most: of more, each would wait longer than a disk needs.
 pub const BATCH: usize = 256;
 
@@ -33,8 +38,10 @@ pub struct Hub {
     pub joining: HashMap<Id, String>,
     /// Where the page is, with its token.
     pub page: Option<String>,
+    /// Relays to keep a connection to.
+    pub relays: BTreeSet<String>,
     /// Relays that others know.
-    pub relays: HashSet<String>,
+    pub known_relays: BTreeSet<String>,
     events: Vec<(u64, Event)>,
     last_event: u64,
     /// Messages that are admitted and not taken in yet, with what their sources have left.
@@ -55,7 +62,8 @@ impl Hub {
             gate,
             joining: HashMap::new(),
             page: None,
-            relays: HashSet::new(),
+            relays: BTreeSet::new(),
+            known_relays: BTreeSet::new(),
             events: Vec::new(),
             last_event: 0,
             backlog: Vec::new(),
@@ -73,6 +81,7 @@ impl Hub {
                     }
                     let hello = self.hello();
                     self.links.send(link, What::Hello(hello));
+                    self.tell_relays(link);
                 }
                 Input::Frame { link, bytes } => self.frame(now_ms, link, &bytes)?,
                 Input::Disconnected(link) => {
@@ -141,6 +150,14 @@ impl Hub {
         }
     }
 
+    /// Tells a link which relays this node uses.
+    pub fn tell_relays(&mut self, link: LinkId) {
+        if !self.relays.is_empty() {
+            let urls = self.relays.iter().take(MAX_KNOWN).cloned().collect();
+            self.links.send(link, What::Peers(wire::Peers { urls }));
+        }
+    }
+
     /// Tells all links what this node keeps now, and compares what is new to both.
     pub fn greet_again(&mut self, now_ms: u64) {
         let (hello, ours) = (self.hello(), self.ours());
@@ -172,11 +189,19 @@ impl Hub {
             What::Hello(hello) if hello.version != PROTOCOL => {
                 self.links.close(from, format!("it speaks version {} of the protocol", hello.version));
             }
-            What::Hello(hello) => link.hello(&hello, &ours, now_ms),
+            What::Hello(hello) => {
+                link.hello(&hello, &ours, now_ms);
+                // Bytes that are missing here may be there.
+                for platform in ours.keys().filter_map(|id| self.engine.platforms.get(id)) {
+                    if link.carries(&platform.place.id, false) {
+                        link.want(self.engine.store.absent(platform.place.n, WINDOW)?, as_relay);
+                    }
+                }
+            }
             What::Have(list) => {
                 let (mut here, mut missing) = (Vec::new(), Vec::new());
                 for id in ids(&list) {
-                    if self.engine.store.has(&id)? { here.push(id) } else { missing.push(id) }
+                    if self.engine.store.lacks(&id)? { missing.push(id) } else { here.push(id) }
                 }
                 link.want(missing, as_relay);
                 if !here.is_empty() {
@@ -208,9 +233,9 @@ impl Hub {
             }
             What::Sync(sync) => self.compare(from, &sync)?,
             What::Peers(peers) => {
-                let room = 64_usize.saturating_sub(self.relays.len());
-                let good = |u: &String| u.len() < 256 && (u.starts_with("ws://") || u.starts_with("wss://"));
-                self.relays.extend(peers.urls.into_iter().filter(good).take(room));
+                let room = MAX_KNOWN.saturating_sub(self.known_relays.len());
+                let good = |u: &String| u.len() < 256 && parse_url(u).is_some();
+                self.known_relays.extend(peers.urls.into_iter().filter(good).take(room));
             }
             What::Bundle(_) => {}
         }

@@ -91,7 +91,8 @@ impl Link {
     /// Takes in what the other end keeps. Comparisons begin with what both do.
     pub fn hello(&mut self, hello: &wire::Hello, ours: &Ours, now_ms: u64) {
         self.greeted = true;
-        self.is_relay = hello.relay;
+        // Who comes in says so for nothing.
+        self.is_relay = hello.relay && self.dialed;
         self.keeps = Hlc::from_ms(now_ms.saturating_sub(hello.keep_ms)).0;
         if hello.keep_ms == 0 {
             self.keeps = 0;

@@ -22,6 +22,7 @@ mod sync;
 pub use relay::Limits;
 pub use request::{Answer, Request};
 pub use service::{Handle, Listen, Options, Service, ServiceError};
+pub use sync::{Comparison, Found, Scope};
 
 #[cfg(test)]
 mod tests;

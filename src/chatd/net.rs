@@ -106,7 +106,8 @@ impl Net {
 
     /// Keeps a connection to one place until it is told to stop.
     async fn keep(self, url: String, name: String, mut stopped: oneshot::Receiver<()>) {
-        let mut pause = SOON;
+        let is_relay = name == url;
+        let (mut pause, mut told) = (SOON, String::new());
         loop {
             let connected = tokio::select! {
                 connected = self.connect(&url) => connected,
@@ -119,10 +120,14 @@ impl Net {
                     self.run(socket, (name.clone(), String::new(), true), until).await;
                 }
                 Err(error) => {
-                    tracing::debug!(url, %error, "no chat there");
-                    // Somebody who says no is asked ever less; somebody who is out of reach may be back any moment.
-                    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                    pause = if refused { (pause * 2).min(LATE) } else { SOON };
+                    // Somebody who says no is asked ever less; a neighbour who is out of reach may be back any moment.
+                    let no = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::Other);
+                    pause = if no || is_relay { (pause * 2).min(LATE) } else { SOON };
+                    let error = error.to_string();
+                    if is_relay && error != told {
+                        tracing::warn!(url, error, "the relay is not reached");
+                        told = error;
+                    }
                 }
             }
             if stopped.is_terminated() {
@@ -144,7 +149,7 @@ impl Net {
         let greeting = async {
             let stream: Box<dyn Stream> = if secure {
                 let tls = self.tls.clone().ok_or_else(|| io::Error::other("no TLS here"))?;
-                let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
                 Box::new(tokio_rustls::TlsConnector::from(tls).connect(name, socket).await?)
             } else {
                 Box::new(socket)

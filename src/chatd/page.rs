@@ -1,7 +1,7 @@
 //! The page on loopback, and what it asks. A token keeps out other users of this machine; the names of host and origin keep out
 //! other websites in the same browser (DNS rebinding, cross-site requests).
 
-use std::{convert::Infallible, io, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -138,13 +138,6 @@ fn with(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<By
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
     response
-}
-
-/// Listens on loopback.
-pub fn listen(port: u16) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
 }
 
 #[cfg(test)]

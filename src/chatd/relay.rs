@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::{engine::Engine, store::Result};
+use super::store::{Result, Store};
 
 /// How often it is looked for what is too old.
 pub const SWEEP: Duration = Duration::from_secs(3600);
+/// How often it is looked for what is too much.
+pub const MAKE_ROOM: Duration = Duration::from_secs(10);
 
 /// What a relay keeps.
 #[derive(Clone, Copy, Debug)]
@@ -22,18 +24,27 @@ impl Default for Limits {
     }
 }
 
-/// Deletes what is too old or too much; returns how many messages.
-pub fn sweep(engine: &mut Engine, limits: &Limits, now_ms: u64) -> Result<usize> {
-    let mut gone = engine.store.delete_older(now_ms.saturating_sub(limits.keep_ms))?;
-    while engine.store.bytes()? > limits.quota {
-        let n = engine.store.delete_oldest()?;
+/// Deletes what is too old; returns how many messages.
+pub fn sweep(store: &Store, limits: &Limits, now_ms: u64) -> Result<usize> {
+    let gone = store.delete_older(now_ms.saturating_sub(limits.keep_ms))?;
+    if gone > 0 {
+        store.clean_journal()?;
+    }
+    Ok(gone)
+}
+
+/// Deletes what is too much; returns how many messages.
+pub fn make_room(store: &Store, limits: &Limits) -> Result<usize> {
+    let mut gone = 0;
+    while store.bytes()? > limits.quota {
+        let n = store.delete_oldest()?;
         if n == 0 {
             break;
         }
         gone += n;
     }
     if gone > 0 {
-        engine.store.clean_journal()?;
+        store.clean_journal()?;
     }
     Ok(gone)
 }

@@ -1,167 +1,154 @@
 //! What people ask their node, and what it answers: the same for the command line, the page and the gateways. One JSON object each.
 
+use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 /// Platforms, people and messages are named by the beginning of their id, platforms and channels by their names too, people by
-/// their nicks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// their nicks. The command line offers these as they are, but for those that are skipped.
+#[derive(Debug, Clone, Serialize, Deserialize, Subcommand)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Who this is, and how things are.
+    /// Who this is, and how things are
     Status,
+    /// The address of the page, with its token.
+    #[command(skip)]
+    Page,
     /// Makes an identity; with `words`: brings one back on this device.
-    IdentityNew {
-        password: String,
-        words: Option<String>,
-    },
-    Unlock {
-        password: String,
-    },
+    #[command(skip)]
+    IdentityNew { password: String, words: Option<String> },
+    #[command(skip)]
+    Unlock { password: String },
+    /// Forget the password until the next `unlock`
     Lock,
-    Password {
-        old: String,
-        new: String,
-    },
-    /// Makes a platform with one channel, `general`.
+    #[command(skip)]
+    Password { old: String, new: String },
+    /// Make a platform with one channel, `general`: you are its founder
     Found {
         name: String,
+        /// What you are called there
+        #[arg(long)]
         nick: String,
     },
-    /// Platforms that others offer.
+    /// Platforms that others offer
     Discover,
+    /// Take part in a platform
     Join {
+        /// Its name as `discover` shows it, or its id
         platform: String,
+        /// What you are called there
+        #[arg(long)]
         nick: String,
     },
-    Leave {
-        platform: String,
-    },
-    /// Platforms that this identity takes part in, with channels and what is unread.
+    /// Take part no longer, and delete what is here of it
+    Leave { platform: String },
+    /// Platforms you take part in, with channels and what is unread
     Platforms,
-    /// Makes a channel, or changes what is said about it.
+    /// Make a channel, or change it
     Channel {
         platform: String,
         name: String,
+        #[arg(long)]
         topic: Option<String>,
+        #[arg(long)]
         rename: Option<String>,
+        /// `true`: nobody writes there any more
+        #[arg(long)]
         archived: Option<bool>,
     },
+    /// Call the platform something else
     Rename {
         platform: String,
         name: String,
+        #[arg(long, default_value = "")]
         description: String,
     },
-    Nick {
-        platform: String,
-        nick: String,
-    },
-    Send {
-        platform: String,
-        channel: String,
-        text: String,
-        reply_to: Option<String>,
-    },
-    Edit {
-        platform: String,
-        message: String,
-        text: String,
-    },
-    React {
-        platform: String,
-        message: String,
-        reaction: String,
-    },
-    Retract {
-        platform: String,
-        message: String,
-    },
-    /// A page of a channel: the newest, or what is before or after a message.
+    /// Call yourself something else
+    Nick { platform: String, nick: String },
+    #[command(skip)]
+    Send { platform: String, channel: String, text: String, reply_to: Option<String> },
+    #[command(skip)]
+    Edit { platform: String, message: String, text: String },
+    /// React to a message
+    React { platform: String, message: String, reaction: String },
+    /// Take back a message of yours: its bytes are deleted everywhere
+    Retract { platform: String, message: String },
+    /// Read a channel: the newest, or what is before or after a message
     Read {
         platform: String,
         channel: String,
+        #[arg(long, value_name = "MESSAGE")]
         before: Option<String>,
+        #[arg(long, value_name = "MESSAGE")]
         after: Option<String>,
+        /// How many messages
+        #[arg(short = 'n', long = "number", default_value = "20")]
         limit: Option<usize>,
     },
-    /// One message as it is seen now.
-    Message {
-        platform: String,
-        message: String,
-    },
-    /// All up to this message is read.
-    Mark {
-        platform: String,
-        channel: String,
-        message: String,
-    },
-    Search {
-        platform: String,
-        words: String,
-        limit: Option<usize>,
-    },
-    Members {
-        platform: String,
-    },
-    Grant {
-        platform: String,
-        who: String,
-        role: Role,
-    },
-    Revoke {
-        platform: String,
-        who: String,
-    },
+    /// One message as it is seen now
+    #[command(name = "show")]
+    Message { platform: String, message: String },
+    /// All up to this message is read
+    Mark { platform: String, channel: String, message: String },
+    #[command(skip)]
+    Search { platform: String, words: String, limit: Option<usize> },
+    /// Who is there
+    Members { platform: String },
+    /// Give somebody a role
+    Grant { platform: String, who: String, role: Role },
+    /// Take somebody's role
+    Revoke { platform: String, who: String },
+    /// Shut somebody out: their node deletes the platform, and nobody takes messages of theirs any more
     Ban {
         platform: String,
         who: String,
+        #[arg(long, default_value = "")]
         reason: String,
+        /// What they wrote before goes too
+        #[arg(long)]
         purge: bool,
     },
-    Unban {
-        platform: String,
-        who: String,
-    },
+    /// Let somebody in again
+    Unban { platform: String, who: String },
+    /// Let somebody talk to nobody: they see their messages, all others don't
     ShadowBan {
         platform: String,
         who: String,
+        #[arg(long, default_value = "")]
         reason: String,
     },
-    Unshadow {
-        platform: String,
-        who: String,
-    },
+    /// End a shadow ban
+    Unshadow { platform: String, who: String },
+    /// Delete the bytes of messages everywhere
     Tombstone {
         platform: String,
+        #[arg(required = true)]
         messages: Vec<String>,
+        #[arg(long, default_value = "")]
         reason: String,
     },
-    Checkpoint {
-        platform: String,
-    },
-    /// Who did what, and whether it counts.
-    Audit {
-        platform: String,
-    },
+    /// As the founder: what you know now is final
+    Checkpoint { platform: String },
+    /// Who did what, and whether it counts
+    Audit { platform: String },
+    /// The nodes and relays of the chat that this one talks to
     Peers,
-    /// Keeps a connection to a relay: `ws://HOST[:PORT]` or `wss://…`.
-    AddRelay {
-        url: String,
-    },
-    RemoveRelay {
-        url: String,
-    },
-    /// What has happened since the event of this number; waits for something for up to 25 s.
-    Events {
-        after: u64,
-    },
+    /// Keep a connection to a relay, which keeps messages for who is away: ws://HOST[:PORT] or wss://HOST[:PORT]
+    AddRelay { url: String },
+    /// Leave a relay
+    RemoveRelay { url: String },
+    /// What has happened since the event of this number; waits for something for up to 10 s.
+    #[command(skip)]
+    Events { after: u64 },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
+    #[value(skip)]
     Member,
     Moderator,
     Powernode,
+    #[value(skip)]
     Founder,
 }
 
@@ -172,6 +159,9 @@ pub enum Answer {
     Status(Status),
     Identity {
         words: String,
+    },
+    Page {
+        url: String,
     },
     Platforms {
         platforms: Vec<PlatformInfo>,
@@ -222,9 +212,6 @@ pub struct Status {
     /// Messages that are known to be elsewhere and are on their way.
     pub pending: usize,
     pub version: String,
-    /// Where the page is, with its token; for who asks by the management socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

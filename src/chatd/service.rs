@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::Arc,
@@ -23,11 +23,11 @@ use super::{
     engine::Engine,
     front,
     gate::Gate,
-    hub::{Hub, Input},
+    hub::{Hub, Input, RELAYS},
     irc,
     keys::{KeyError, Keys},
     links::{LinkId, Output},
-    net::{Net, Targets, parse_url},
+    net::{Net, Targets},
     page,
     relay::{self, Limits},
     request::{Answer, Request},
@@ -45,7 +45,6 @@ const TICK: Duration = Duration::from_millis(500);
 const EVENT_TIME: Duration = Duration::from_secs(10);
 /// Inputs that are handled together.
 const TOGETHER: usize = 4096;
-const RELAYS: &str = "relays";
 const BACKLOG: i32 = 1024;
 
 /// How a node of the chat runs.
@@ -182,13 +181,13 @@ impl Service {
         if let (Some(password), Some(_)) = (&options.password, keys.identity()) {
             keys.unlock(password)?;
         }
-        let mut relays: Vec<String> = store.setting(RELAYS)?.unwrap_or_default().lines().map(str::to_owned).collect();
-        relays.extend(options.relays.iter().filter(|r| !relays.contains(r)).cloned().collect::<Vec<_>>());
+        let added = store.setting(RELAYS)?.unwrap_or_default();
         let engine = Engine::new(store, keys, options.relay, Rng::from_seed(options.seed))?;
         let mut hub = Hub::new(engine, options.relay.map(|_| Gate::default()));
+        hub.relays = added.lines().map(str::to_owned).chain(options.relays).collect();
         let (to_hub, inbox) = mpsc::channel(INBOX);
         let (tell, happened) = watch::channel(0);
-        let first = Targets { own: Vec::new(), neighbours: BTreeMap::new(), relays, port: options.port };
+        let first = Targets { own: Vec::new(), neighbours: BTreeMap::new(), relays: Vec::new(), port: options.port };
         let (targets, wanted) = watch::channel(first);
         let net = Net::new(to_hub.clone(), wanted, options.client_tls);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -198,23 +197,24 @@ impl Service {
             listeners.push(listen.open().map_err(|e| ServiceError::Listen(listen.addr, e))?);
         }
         let handle = Handle { to_hub, happened };
+        let token = match (options.page, options.irc) {
+            (None, None) => String::new(),
+            _ => page::token(&options.dir.join("token"), sha256(&[b"page", &options.seed]))?,
+        };
+        let on_loopback = |port: u16| {
+            let _guard = runtime.enter();
+            Listen::at((Ipv4Addr::LOCALHOST, port).into()).open()
+        };
         let page_server = match options.page {
             Some(port) => {
-                let _guard = runtime.enter();
-                let listener = page::listen(port).map_err(|e| ServiceError::Page(port, e))?;
-                let token = page::token(&options.dir.join("token"), sha256(&[b"page", &options.seed]))?;
+                let listener = on_loopback(port).map_err(|e| ServiceError::Page(port, e))?;
                 hub.page = Some(format!("http://127.0.0.1:{port}/#{token}"));
-                Some((listener, handle.clone(), Arc::new(page::Guard::new(port, token))))
+                Some((listener, handle.clone(), Arc::new(page::Guard::new(port, token.clone()))))
             }
             None => None,
         };
         let gateway = match options.irc {
-            Some(port) => {
-                let _guard = runtime.enter();
-                let listener = irc::listen(port).map_err(|e| ServiceError::Irc(port, e))?;
-                let token = page::token(&options.dir.join("token"), sha256(&[b"page", &options.seed]))?;
-                Some((listener, handle.clone(), token))
-            }
+            Some(port) => Some((on_loopback(port).map_err(|e| ServiceError::Irc(port, e))?, handle.clone(), token)),
             None => None,
         };
         let (stop, mut stopped) = watch::channel(());
@@ -284,7 +284,7 @@ impl Drop for Service {
 fn greeting(is_relay: bool) -> &'static str {
     if is_relay {
         "This is a relay of AegisRay's chat: it keeps messages for who is away, for up to 7 days.\n\
-         To use it, paste its URL under Peers, Manual Override, or: aegisray chat relay add URL\n"
+         To use it, paste its URL under Peers, Manual Override, or: aegisray chat add-relay URL\n"
     } else {
         "AegisRay's chat\n"
     }
@@ -303,6 +303,7 @@ impl Work {
         let mut tick = time::interval(TICK);
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut sweep = time::interval(relay::SWEEP);
+        let mut room = time::interval(relay::MAKE_ROOM);
         loop {
             let mut is_tick = false;
             let first = tokio::select! {
@@ -313,7 +314,11 @@ impl Work {
                     None
                 }
                 _ = sweep.tick(), if self.limits.is_some() => {
-                    self.sweep();
+                    self.keep_limits(true);
+                    None
+                }
+                _ = room.tick(), if self.limits.is_some() => {
+                    self.keep_limits(false);
                     None
                 }
                 () = std::future::ready(()), if self.hub.is_behind() => inbox.try_recv().ok(),
@@ -361,17 +366,7 @@ impl Work {
             }
         }
         for (request, answer) in calls {
-            let reply = match request {
-                Request::AddRelay { url } => self.set_relay(&url, true),
-                Request::RemoveRelay { url } => self.set_relay(&url, false),
-                request => self.hub.request(now_ms, request),
-            };
-            let reply = match reply {
-                Answer::Peers { peers, known, .. } => {
-                    Answer::Peers { peers, relays: self.targets.borrow().relays.clone(), known }
-                }
-                other => other,
-            };
+            let reply = self.hub.request(now_ms, request);
             // Who asked may be gone.
             let _ = answer.send(reply);
             match (&mut done, self.hub.handle(now_ms, Vec::new())) {
@@ -388,6 +383,13 @@ impl Work {
                 self.links.clear();
             }
         }
+        self.targets.send_if_modified(|t| {
+            let changed = !t.relays.iter().eq(&self.hub.relays);
+            if changed {
+                t.relays = self.hub.relays.iter().cloned().collect();
+            }
+            changed
+        });
         let last = self.hub.last_event();
         self.tell.send_if_modified(|n| std::mem::replace(n, last) != last);
     }
@@ -410,35 +412,14 @@ impl Work {
         }
     }
 
-    fn set_relay(&mut self, url: &str, keep: bool) -> Answer {
-        let url = url.trim();
-        if parse_url(url).is_none() {
-            return Answer::Error { message: format!("expected ws://HOST[:PORT] or wss://HOST[:PORT], got `{url}`") };
-        }
-        let mut relays = self.targets.borrow().relays.clone();
-        let before = relays.len();
-        relays.retain(|r| r != url);
-        if !keep && relays.len() == before {
-            return Answer::Error { message: format!("there is no relay `{url}`") };
-        }
-        if keep {
-            relays.push(url.to_owned());
-        }
-        match self.hub.engine.store.set_setting(RELAYS, &relays.join("\n")) {
-            Ok(()) => {
-                self.targets.send_modify(|t| t.relays = relays);
-                Answer::Done
-            }
-            Err(e) => Answer::Error { message: e.to_string() },
-        }
-    }
-
-    fn sweep(&mut self) {
+    fn keep_limits(&mut self, too_old: bool) {
         let Some(limits) = &self.limits else { return };
-        match relay::sweep(&mut self.hub.engine, limits, now_ms()) {
+        let store = &self.hub.engine.store;
+        let done = if too_old { relay::sweep(store, limits, now_ms()) } else { relay::make_room(store, limits) };
+        match done {
             Ok(0) => {}
-            Ok(n) => tracing::info!(messages = n, "swept"),
-            Err(error) => tracing::error!(%error, "cannot sweep"),
+            Ok(n) => tracing::info!(messages = n, "deleted"),
+            Err(error) => tracing::error!(%error, "cannot delete what is too old or too much"),
         }
     }
 }

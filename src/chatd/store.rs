@@ -61,6 +61,8 @@ CREATE INDEX message_set ON message (platform, hlc, id, kind, hidden);
 CREATE INDEX message_target ON message (target) WHERE target IS NOT NULL;
 CREATE INDEX message_prev ON message (prev) WHERE prev IS NOT NULL;
 CREATE INDEX message_seq ON message (platform, device, seq);
+-- Content whose bytes may still come.
+CREATE INDEX message_absent ON message (platform) WHERE payload IS NULL AND purged = 0 AND hidden = 0 AND kind < 16;
 CREATE TABLE mark (
     platform INTEGER NOT NULL,
     channel BLOB NOT NULL,
@@ -169,7 +171,10 @@ impl Store {
             VERSION => {}
             newer => return Err(StoreError::TooNew(newer)),
         }
-        Ok(Self { db })
+        let store = Self { db };
+        // A crash may have come between overwriting bytes and the journal's end.
+        store.clean_journal()?;
+        Ok(store)
     }
 
     /// What follows becomes durable at once, by [`Self::commit`], or not at all.
@@ -227,14 +232,16 @@ impl Store {
 
     /// Takes away a platform's messages, or with `acts` everything about it.
     pub fn clear(&self, place: i64, acts: bool) -> Result<()> {
-        let mut statement = self
-            .db
-            .prepare("SELECT n, payload FROM message WHERE platform = ? AND kind < 16 AND payload IS NOT NULL")?;
-        let rows = statement.query_map([place], |r| Ok((r.get(0)?, r.get(1)?)))?;
-        for row in rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()? {
-            self.forget_words(row.0, &row.1)?;
+        let sql = "SELECT n, payload FROM message WHERE platform = ? AND indexed = 1 AND n > ? ORDER BY n LIMIT 1000";
+        let mut last = 0;
+        loop {
+            let mut statement = self.db.prepare_cached(sql)?;
+            let rows = statement.query_map([place, last], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            let some = rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()?;
+            let Some((n, _)) = some.last() else { break };
+            last = *n;
+            some.iter().try_for_each(|(n, payload)| self.forget_words(*n, payload))?;
         }
-        drop(statement);
         let limit: i64 = if acts { i64::MAX } else { 16 };
         self.run("DELETE FROM message WHERE platform = ? AND kind < ?", &[&place, &limit])?;
         self.run("DELETE FROM mark WHERE platform = ?", &[&place])?;
@@ -284,6 +291,21 @@ impl Store {
 
     pub fn has(&self, id: &Id) -> Result<bool> {
         Ok(self.one::<i64>("SELECT 1 FROM message WHERE id = ?", &[&id.0])?.is_some())
+    }
+
+    /// Whether a message, or only its bytes, could be had from somebody else.
+    pub fn lacks(&self, id: &Id) -> Result<bool> {
+        let sql = "SELECT payload IS NULL AND purged = 0 AND hidden = 0 FROM message WHERE id = ?";
+        Ok(self.one::<bool>(sql, &[&id.0])?.unwrap_or(true))
+    }
+
+    /// Content whose bytes are not here, though nothing says that they should not be.
+    pub fn absent(&self, place: i64, limit: usize) -> Result<Vec<Id>> {
+        let sql = "SELECT id FROM message WHERE platform = ? AND payload IS NULL AND purged = 0 AND hidden = 0 AND kind < 16 LIMIT ?";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![place, limit], |r| r.get(0).map(Id))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     pub fn get(&self, id: &Id) -> Result<Option<Kept>> {

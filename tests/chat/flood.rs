@@ -7,7 +7,7 @@ use std::{
 };
 
 use aegisray::{
-    chat::{Author, Body, DeviceKey, Kind, Replica, wire},
+    chat::{Author, Body, DeviceKey, Hlc, Kind, Replica, wire},
     host,
     lab::{daemon::wait_for, topology::Internet},
 };
@@ -84,6 +84,7 @@ pub fn ten_thousand_sources() {
 
 async fn flood(relay: u32) {
     let now_ms = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now = |n: usize| Hlc(Hlc::from_ms(now_ms()).0 + n as u64 % 0xffff);
     let key = |i: u8| DeviceKey::new(&[i; 32], &[i + 100; 32]);
     let mut replica = Replica::default();
     let mut honest = Author::new(key(1), None);
@@ -94,14 +95,14 @@ async fn flood(relay: u32) {
     let heads = replica.auth_heads();
     let text = |n: usize| Body::Content(Some(wire::Text { text: format!("buy more ducks, {n}") }.encode_to_vec()));
     let pool: Vec<Vec<u8>> =
-        (0..POOL).map(|n| bad[n % 64].say(now_ms(), heads.clone(), Kind::Text, &text(n)).encode()).collect();
+        (0..POOL).map(|n| bad[n % 64].say(now(n), heads.clone(), Kind::Text, &text(n), Vec::new()).encode()).collect();
     let mut mine = connect(Ipv4Addr::new(127, 200, 0, 1)).await.unwrap();
     for some in joins.chunks(10) {
         mine.send(bundle(some.to_vec())).await.unwrap();
         tokio::time::sleep(Duration::from_millis(2600)).await;
     }
     let publish = async |mine: &mut Socket, author: &mut Author, n: usize| {
-        let message = author.say(now_ms(), heads.clone(), Kind::Text, &text(n));
+        let message = author.say(now(n), heads.clone(), Kind::Text, &text(n), Vec::new());
         let start = Instant::now();
         mine.send(bundle(vec![message.encode()])).await.unwrap();
         assert!(confirmed(mine, &message.id.0).await);

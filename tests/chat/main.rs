@@ -1,6 +1,9 @@
 //! The chat: real daemons in namespaces whose people talk, moderate, go away and come back.
 
 mod browser;
+#[path = "../e2e/certify.rs"]
+mod certify;
+mod commands;
 mod flood;
 #[path = "../e2e/harness.rs"]
 mod harness;
@@ -18,6 +21,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     harness::run(&[
         ("people_talk", talk::people_talk),
+        ("the_documented_commands", commands::documented),
         ("people_talk_over_three_hops", talk::three_hops),
         ("what_was_confirmed_survives_kill_9", talk::crash),
         ("moderation_reaches_every_file", moderation::every_file),

@@ -8,8 +8,9 @@ use aegisray::{
 };
 
 use super::{
+    certify::certify,
     harness::{Dir, program},
-    people::people,
+    people::{PASSWORD, people_without_identity},
     running::Running,
 };
 
@@ -20,20 +21,26 @@ pub fn store_and_forward() {
     let mut internet = Internet::new().unwrap();
     let server = internet.public(RELAY.parse().unwrap()).unwrap();
     let mut command = server.ns.command(program());
-    command.args(["chat-relay", "--listen", "0.0.0.0:8080", "--dir"]).arg(dir.0.join("relay"));
+    certify(&dir.0, RELAY, 1);
+    let file = |end: &str| dir.0.join(format!("{RELAY}.{end}"));
+    command.args(["chat-relay", "--listen", "0.0.0.0:8443", "--dir"]).arg(dir.0.join("relay"));
+    command.arg("--certificate").arg(file("pem")).arg("--key").arg(file("key"));
     let _relay = Running::start(command);
-    let mut all = people(&dir, &mut internet, &["ann", "bob"]);
+    let authority = dir.0.join("ca.pem");
+    let more = format!("  page: 0\nstealth:\n  roots: {}\n", authority.display());
+    let mut all = people_without_identity(&dir, &mut internet, &["ann", "bob"], &more);
+    all.iter().for_each(|one| one.done_with_identity(PASSWORD));
     let page = || {
         let mut curl = all[0].host.ns.command("curl");
-        let output =
-            curl.args(["-sS", "-m", "2", "--noproxy", "*", &format!("http://{RELAY}:8080/")]).output().unwrap();
+        let curl = curl.args(["-sS", "-m", "2", "--noproxy", "*", &format!("https://{RELAY}:8443/"), "--cacert"]);
+        let output = curl.arg(&authority).output().unwrap();
         String::from_utf8(output.stdout).ok().filter(|t| t.contains("Manual Override"))
     };
     println!(
         "  {}",
         wait_for(Duration::from_secs(5), page).expect("the relay's page").trim_end().replace('\n', "\n  ")
     );
-    let url = || format!("ws://{RELAY}:8080/");
+    let url = || format!("wss://{RELAY}:8443/");
     assert!(all[0].refused(Ask::AddRelay { url: "relay.example.org".into() }).contains("expected ws://"));
     for one in &all {
         one.done(Ask::AddRelay { url: url() });

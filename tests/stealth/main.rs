@@ -2,6 +2,8 @@
 
 mod borrowed;
 mod capture;
+#[path = "../e2e/certify.rs"]
+mod certify;
 mod detectors;
 #[path = "../nat/firewall.rs"]
 mod firewall;

@@ -15,9 +15,10 @@ use aegisray::{
 };
 
 use super::{
+    certify::certify,
     firewall::nft,
     harness::{Dir, bootstrap, need, need_route, node},
-    site::{ADDRESS, NAME, Site, certify},
+    site::{ADDRESS, NAME, Site},
     watch::watch,
 };
 

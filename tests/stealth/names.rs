@@ -10,9 +10,9 @@ use std::{
 use aegisray::{lab::topology::Internet, stealth::server_config};
 
 use super::{
+    certify::certify,
     harness::{Dir, need, need_route, node, quiet},
     nginx::nginx,
-    site::certify,
 };
 
 const SERVER: &str = "203.0.113.9";

@@ -1,10 +1,6 @@
 //! A website: nginx behind a node, with a certificate that a test authority has signed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf};
 
 use aegisray::lab::{
     daemon::Daemon,
@@ -12,6 +8,7 @@ use aegisray::lab::{
 };
 
 use super::{
+    certify::certify,
     harness::{Dir, need, node, quiet},
     nginx::nginx,
     running::Running,
@@ -29,23 +26,6 @@ pub struct Site {
     pub daemon: Daemon,
     pub authority: PathBuf,
     _nginx: Option<Running>,
-}
-
-fn openssl(dir: &Path, args: &str) {
-    let output = Command::new("openssl").current_dir(dir).args(args.split(' ')).output().expect("openssl is installed");
-    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A certificate for `name`: `NAME.pem` and `NAME.key`, signed by `ca.pem`.
-pub fn certify(dir: &Path, name: &str, days: i32) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    if !dir.join("ca.pem").exists() {
-        openssl(dir, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 10"));
-    }
-    openssl(dir, &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-    fs::write(dir.join("names"), format!("subjectAltName=DNS:{name}")).unwrap();
-    let sign = format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days}");
-    openssl(dir, &format!("{sign} -extfile names -out {name}.pem"));
 }
 
 fn write_pages(dir: &Dir) {

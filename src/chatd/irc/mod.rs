@@ -4,7 +4,7 @@
 mod line;
 mod session;
 
-use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use data_encoding::BASE64;
 use tokio::{
@@ -31,13 +31,6 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 const CAPABILITIES: [&str; 5] =
     ["server-time", "message-tags", "echo-message", "draft/message-redaction", "sasl=PLAIN"];
 const MAX_CLIENTS: usize = 16;
-
-/// Listens on loopback.
-pub fn listen(port: u16) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
 
 /// Serves clients that know the token, for ever.
 pub async fn serve(listener: TcpListener, handle: Handle, token: String) {

@@ -12,7 +12,7 @@ use crate::chatd::{
 pub(super) fn answer(answer: &Answer) -> Result<(), Failure> {
     match answer {
         Answer::Done | Answer::Events { .. } | Answer::Error { .. } => {}
-        Answer::Id { id } => println!("{id}"),
+        Answer::Id { id: line } | Answer::Page { url: line } => println!("{line}"),
         Answer::Joining { platform } => {
             println!("{platform}: joining; it is in `aegisray chat platforms` once its first messages are here");
         }

@@ -1,3 +1,7 @@
+//! Nodes that talk, without sockets: frames go from one hub to the other.
+
+mod relay;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -9,11 +13,9 @@ use std::{
 
 use super::{
     engine::Engine,
-    gate::Gate,
     hub::{Hub, Input},
     keys::Keys,
     links::{LinkId, Output},
-    relay::Limits,
     request::{Answer, Entry, Happened, Request, State},
     store::Store,
 };
@@ -345,33 +347,6 @@ fn moderation_is_what_it_is_called() {
     net.say(2, "there and back");
     assert_eq!(net.texts(0).last().unwrap(), "there and back");
     assert!((0..4).all(|who| net.read(who).iter().all(|e| !e.forked)));
-}
-
-#[test]
-fn a_relay_takes_in_at_its_own_pace_and_loses_nothing() {
-    let mut net = Net::new(2);
-    std::fs::create_dir_all(net.dir.join("relay")).unwrap();
-    let store = Store::open(&net.dir.join("relay/chat.db")).unwrap();
-    let keys = Keys::open(&net.dir.join("relay/identity.json")).unwrap();
-    let engine = Engine::new(store, keys, Some(Limits::default()), Rng::from_seed([9; 32])).unwrap();
-    net.hubs.push(Hub::new(engine, Some(Gate::default())));
-    net.connect(0, 2);
-    net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into() });
-    net.done(1, Request::Join { platform, nick: "bob".into() });
-    for i in 0..300 {
-        net.say(0, &format!("number {i}"));
-    }
-    assert_eq!((net.texts(1).len(), net.texts(1)[299].as_str()), (300, "number 299"));
-    // Many at once, from before the relay was there.
-    net.disconnect(0, 2);
-    for i in 300..900 {
-        net.say(0, &format!("number {i}"));
-    }
-    net.connect(0, 2);
-    assert_eq!(net.texts(1), net.texts(0));
-    assert_eq!(net.read(0).last().unwrap().copies, 1, "the relay has it");
-    assert_eq!(net.hubs[2].gate.as_ref().unwrap().dropped, 0);
 }
 
 /// What a node shows is what the pure function of its messages says, for everybody who looks.
