@@ -68,6 +68,8 @@ pub struct Authority {
     /// Acts by whom they are about.
     about: HashMap<Id, Vec<usize>>,
     bans_on: HashMap<Id, Vec<BanOn>>,
+    /// Who takes part in a private platform; `None`: it is a public one.
+    admitted: Option<HashSet<Id>>,
 }
 
 /// A good ban, and the good acts that end it.
@@ -105,13 +107,17 @@ impl Authority {
             }
         }
         let identities: HashMap<Id, Id> = identities.into_iter().map(|(device, (_, whose))| (device, whose)).collect();
-        let founder = ordered.iter().find(|m| m.id == platform).and_then(|m| m.joins()).unwrap_or_default();
+        let genesis = ordered.iter().find(|m| m.id == platform);
+        let founder = genesis.and_then(|m| m.joins()).unwrap_or_default();
+        let admitted = genesis.filter(|m| m.founds_private()).map(|_| HashSet::from([founder]));
         let whose = |m: &Message| identities.get(&m.device).copied().unwrap_or_default();
         let may = may_have_roles(founder, &ordered, &whose);
-        let is_minor =
-            |m: &Message| matches!(m.head.kind, Kind::Genesis | Kind::Join | Kind::Profile) || !may.contains(&whose(m));
+        let is_minor = |m: &Message| {
+            matches!(m.head.kind, Kind::Genesis | Kind::Join | Kind::Profile | Kind::Seal | Kind::Prekey)
+                || !may.contains(&whose(m))
+        };
         let major = ordered.iter().filter(|m| !is_minor(m)).count();
-        let mut authority = Self { founder, ..Self::default() };
+        let mut authority = Self { founder, admitted, ..Self::default() };
         for message in ordered {
             let mut past = Bits::new(major);
             for head in &message.head.auth_heads {
@@ -140,6 +146,7 @@ impl Authority {
         authority.decide();
         authority.find_bans();
         authority.decide_minor(forks);
+        authority.admit(forks);
         authority
     }
 
@@ -150,11 +157,33 @@ impl Authority {
             let forked = forks.get(&act.message.device).is_some_and(|from| act.message.head.seq >= *from);
             let good = match act.message.head.kind {
                 Kind::Genesis | Kind::Join | Kind::Leave => true,
-                Kind::Profile => !self.standing(act.author, &act.past).banned,
+                Kind::Profile | Kind::Prekey => !self.standing(act.author, &act.past).banned,
                 _ => false,
             };
             self.minor[i].status = if good && !forked { Status::Good } else { Status::Void };
         }
+    }
+
+    /// Those take part in a private platform whom somebody has let in who takes part: only within the cut, if that is banned.
+    fn admit(&mut self, forks: &HashMap<Id, u64>) {
+        let Some(mut admitted) = self.admitted.take() else { return };
+        let mut seals: HashMap<Id, Vec<usize>> = HashMap::new();
+        for (i, act) in self.minor.iter().enumerate().filter(|(_, a)| a.message.head.kind == Kind::Seal) {
+            let forked = forks.get(&act.message.device).is_some_and(|from| act.message.head.seq >= *from);
+            let bans = self.bans_on.get(&act.author).map_or(&[][..], |all| all).iter().filter(|ban| !ban.shadow);
+            if !forked && !bans.into_iter().any(|ban| self.is_beyond(ban, &act.message)) {
+                seals.entry(act.author).or_default().push(i);
+            }
+        }
+        let mut next = vec![self.founder];
+        while let Some(who) = next.pop() {
+            for i in seals.remove(&who).unwrap_or_default() {
+                self.minor[i].status = Status::Good;
+                let Body::Seal(seal) = &self.minor[i].message.body else { continue };
+                next.extend(seal.admits.iter().copied().filter(|id| admitted.insert(*id)));
+            }
+        }
+        self.admitted = Some(admitted);
     }
 
     /// Acts of devices that forked are void, and those that a checkpoint of the founder finally leaves out.
@@ -270,7 +299,9 @@ impl Authority {
             Body::Info { .. } | Body::Channel(_) => own.role >= Role::Powernode,
             Body::Profile { .. } => true,
             Body::Checkpoint => own.role == Role::Founder,
-            Body::Content(_) => false,
+            // Those are no major acts.
+            Body::Seal(_) | Body::Prekey { .. } | Body::Content(_) => false,
+            Body::Sealed(_) => own.role >= Role::Powernode,
         };
         may.then_some(own.rank)
     }
@@ -328,10 +359,27 @@ impl Authority {
         self.identities.get(&device).copied()
     }
 
-    /// Everybody whose device has joined.
+    /// Whether somebody may take part: on a public platform everybody may.
+    #[must_use]
+    pub fn admits(&self, who: Id) -> bool {
+        self.admitted.as_ref().is_none_or(|all| all.contains(&who))
+    }
+
+    /// Who was let in to a private platform; `None`: it is a public one.
+    #[must_use]
+    pub fn admitted(&self) -> Option<&HashSet<Id>> {
+        self.admitted.as_ref()
+    }
+
+    /// The devices that have joined, and whose they are.
+    pub fn devices(&self) -> impl Iterator<Item = (Id, Id)> {
+        self.identities.iter().map(|(device, whose)| (*device, *whose))
+    }
+
+    /// Everybody whose device has joined, and who may.
     #[must_use]
     pub fn members(&self) -> Vec<Id> {
-        let mut all: Vec<Id> = self.identities.values().copied().collect();
+        let mut all: Vec<Id> = self.identities.values().copied().filter(|who| self.admits(*who)).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -351,9 +399,19 @@ impl Authority {
         bans.iter().filter(|ban| !ban.shadow || viewer != author).any(|ban| {
             let (Body::Ban(what) | Body::ShadowBan(what)) = &self.acts[ban.act].message.body else { return false };
             // What was within the cut stays, unless it was purged; what came later counts if it knows that the ban is over.
-            let within = what.keeps(message.device, message.head.seq) && !what.purge;
-            !(within || ban.lifted.iter().any(|lift| self.knows(&message.head.auth_heads, *lift)))
+            let within = what.keeps(message.device, message.head.seq);
+            (what.purge && within && !self.knows_end(ban, message)) || self.is_beyond(ban, message)
         })
+    }
+
+    fn knows_end(&self, ban: &BanOn, message: &Message) -> bool {
+        ban.lifted.iter().any(|lift| self.knows(&message.head.auth_heads, *lift))
+    }
+
+    /// Whether a message is beyond a ban's cut, and does not know that it is over.
+    fn is_beyond(&self, ban: &BanOn, message: &Message) -> bool {
+        let (Body::Ban(what) | Body::ShadowBan(what)) = &self.acts[ban.act].message.body else { return false };
+        !what.keeps(message.device, message.head.seq) && !self.knows_end(ban, message)
     }
 
     /// Whether a ban keeps a message out for which nothing of the author is to stay, not even bytes.
@@ -361,8 +419,7 @@ impl Authority {
     pub fn erases(&self, message: &Message, author: Id) -> bool {
         let bans = self.bans_on.get(&author).map_or(&[][..], |all| all).iter().filter(|b| !b.shadow);
         let purges = |ban: &BanOn| matches!(&self.acts[ban.act].message.body, Body::Ban(what) if what.purge);
-        let knows = |ban: &BanOn| ban.lifted.iter().any(|lift| self.knows(&message.head.auth_heads, *lift));
-        bans.into_iter().any(|ban| purges(ban) && !knows(ban))
+        bans.into_iter().any(|ban| purges(ban) && !self.knows_end(ban, message))
     }
 
     /// Who is kept out of something by a ban or a shadow ban.

@@ -4,8 +4,10 @@ use prost::Message as _;
 
 use super::{
     envelope::{Id, Invalid, canonical, ids, verify_device},
+    sealed::{SecretId, secret_of},
     wire,
 };
+use crate::crypto::SEAL_OVERHEAD;
 
 const MAX_TARGETS: usize = 64;
 const MAX_REASON: usize = 512;
@@ -20,6 +22,7 @@ pub enum Kind {
     Edit = 2,
     Reaction = 3,
     Retract = 4,
+    Whisper = 5,
     Genesis = 16,
     Join = 17,
     Grant = 18,
@@ -34,14 +37,17 @@ pub enum Kind {
     Info = 27,
     Channel = 28,
     Profile = 29,
+    Seal = 30,
+    Prekey = 31,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 18] = [
+    pub(super) const ALL: [Kind; 21] = [
         Kind::Text,
         Kind::Edit,
         Kind::Reaction,
         Kind::Retract,
+        Kind::Whisper,
         Kind::Genesis,
         Kind::Join,
         Kind::Grant,
@@ -56,12 +62,20 @@ impl Kind {
         Kind::Info,
         Kind::Channel,
         Kind::Profile,
+        Kind::Seal,
+        Kind::Prekey,
     ];
 
     /// Whether it is an act of authority: those are kept for ever, with their payloads.
     #[must_use]
     pub fn is_authority(self) -> bool {
         self as u32 >= Kind::Genesis as u32
+    }
+
+    /// Whether its payload is sealed on a private platform.
+    #[must_use]
+    pub fn is_sealed(self) -> bool {
+        matches!(self, Kind::Text | Kind::Edit | Kind::Reaction | Kind::Info | Kind::Channel | Kind::Profile)
     }
 }
 
@@ -116,6 +130,26 @@ pub enum Body {
     Profile {
         nick: String,
     },
+    Seal(Seal),
+    /// The X25519 key to seal to for this device.
+    Prekey {
+        key: [u8; 32],
+    },
+    /// INFO, CHANNEL or PROFILE for who has the secret: [`open_name`] reads it.
+    Sealed(Vec<u8>),
+}
+
+/// Secrets of a private platform, for devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// Identities that take part from now on.
+    pub admits: Vec<Id>,
+    /// The names of the secrets.
+    pub secrets: Vec<SecretId>,
+    /// For each device all of them.
+    pub boxes: Vec<(Id, Vec<u8>)>,
+    /// They are for names, and not for content.
+    pub names: bool,
 }
 
 /// A place within a platform.
@@ -158,6 +192,9 @@ pub(super) fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<B
             let join: wire::Join = canonical(&payload, "whose device it is")?;
             let identity = Id::of(&join.identity)?;
             verify_device(identity, device, &join.signature)?;
+            if join.private && kind == Kind::Join {
+                return Err(Invalid("a JOIN that makes no platform"));
+            }
             Body::Join { identity, payload }
         }
         Kind::Grant => {
@@ -180,6 +217,12 @@ pub(super) fn body(kind: Kind, device: Id, payload: Option<Vec<u8>>) -> Result<B
                 return Err(Invalid("a tombstone with targets and a short reason"));
             }
             Body::Tombstone { targets: ids(&raw.targets, MAX_TARGETS)?, reason: raw.reason }
+        }
+        Kind::Info | Kind::Channel | Kind::Profile if secret_of(&payload).is_some() => Body::Sealed(payload),
+        Kind::Seal => Body::Seal(seal(&payload)?),
+        Kind::Prekey => {
+            let raw: wire::Prekey = canonical(&payload, "a prekey")?;
+            Body::Prekey { key: raw.key.try_into().map_err(|_| Invalid("a key of 32 bytes"))? }
         }
         Kind::Info => {
             let raw: wire::Info = canonical(&payload, "a name of the platform")?;
@@ -214,6 +257,36 @@ fn check_name(name: &str, about: &str) -> Result<(), Invalid> {
     if good && !name.chars().any(char::is_control) { Ok(()) } else { Err(Invalid("a short name on one line")) }
 }
 
+/// What an INFO, CHANNEL or PROFILE says that was sealed.
+pub fn open_name(kind: Kind, device: Id, plain: Vec<u8>) -> Result<Body, Invalid> {
+    match body(kind, device, Some(plain))? {
+        name @ (Body::Info { .. } | Body::Channel(_) | Body::Profile { .. }) => Ok(name),
+        _ => Err(Invalid("a name")),
+    }
+}
+
+fn seal(payload: &[u8]) -> Result<Seal, Invalid> {
+    let raw: wire::Seal = canonical(payload, "a seal")?;
+    let secrets = raw.secrets.iter().map(|s| s.as_slice().try_into().map_err(|_| Invalid("a secret's name")));
+    let secrets = secrets.collect::<Result<Vec<SecretId>, Invalid>>()?;
+    let boxes = boxes(raw.boxes)?;
+    let whole = SEAL_OVERHEAD + 32 * secrets.len();
+    if secrets.is_empty() || secrets.len() > MAX_TARGETS || boxes.iter().any(|(_, sealed)| sealed.len() != whole) {
+        return Err(Invalid("a seal with secrets, and whole boxes"));
+    }
+    Ok(Seal { admits: ids(&raw.admits, MAX_TARGETS)?, secrets, boxes, names: raw.names })
+}
+
+/// Boxes sorted by device, one for each.
+pub(super) fn boxes(raw: Vec<wire::Box>) -> Result<Vec<(Id, Vec<u8>)>, Invalid> {
+    let boxes = raw.into_iter().map(|b| Ok((Id::of(&b.device)?, b.sealed))).collect::<Result<Vec<_>, Invalid>>()?;
+    if boxes.windows(2).all(|w| w[0].0 < w[1].0) { Ok(boxes) } else { Err(Invalid("sorted boxes")) }
+}
+
+pub(super) fn to_wire(boxes: &[(Id, Vec<u8>)]) -> Vec<wire::Box> {
+    boxes.iter().map(|(device, sealed)| wire::Box { device: device.0.to_vec(), sealed: sealed.clone() }).collect()
+}
+
 fn ban(payload: &[u8]) -> Result<Ban, Invalid> {
     let raw: wire::Ban = canonical(payload, "a ban")?;
     let cut = raw.cut.iter().map(|c| Ok((Id::of(&c.device)?, c.seq))).collect::<Result<Vec<_>, Invalid>>()?;
@@ -235,7 +308,15 @@ pub fn payload_of(body: &Body) -> Vec<u8> {
     };
     match body {
         Body::Content(payload) => payload.clone().unwrap_or_default(),
-        Body::Join { payload, .. } => payload.clone(),
+        Body::Join { payload, .. } | Body::Sealed(payload) => payload.clone(),
+        Body::Seal(seal) => wire::Seal {
+            admits: seal.admits.iter().map(|id| id.0.to_vec()).collect(),
+            secrets: seal.secrets.iter().map(|s| s.to_vec()).collect(),
+            boxes: to_wire(&seal.boxes),
+            names: seal.names,
+        }
+        .encode_to_vec(),
+        Body::Prekey { key } => wire::Prekey { key: key.to_vec() }.encode_to_vec(),
         Body::Leave | Body::Checkpoint => Vec::new(),
         Body::Grant { target, role } => {
             let role = if *role == Role::Moderator { 1 } else { 2 };

@@ -113,8 +113,16 @@ impl DeviceKey {
         let public = |key: &SigningKey| Id(VerificationKeyBytes::from(key).into());
         let (identity, device) = (public(&root), public(&key));
         let signature: [u8; 64] = root.sign(&[DEVICE, &device.0].concat()).into();
-        let join = wire::Join { identity: identity.0.to_vec(), signature: signature.to_vec() }.encode_to_vec();
+        let (identity_bytes, signature) = (identity.0.to_vec(), signature.to_vec());
+        let join = wire::Join { identity: identity_bytes, signature, private: false }.encode_to_vec();
         Self { key, device, join, identity }
+    }
+
+    /// The payload of a GENESIS of a private platform.
+    #[must_use]
+    pub fn founds_private(&self) -> Vec<u8> {
+        let join = wire::Join::decode(&*self.join).unwrap_or_default();
+        wire::Join { private: true, ..join }.encode_to_vec()
     }
 
     /// Signs a message.
@@ -245,6 +253,13 @@ impl Message {
             Body::Join { payload, .. } => Some(payload.clone()),
             act => Some(payload_of(act)),
         }
+    }
+
+    /// Whether it makes a private platform.
+    #[must_use]
+    pub fn founds_private(&self) -> bool {
+        let private = |payload: &[u8]| wire::Join::decode(payload).is_ok_and(|join| join.private);
+        matches!(&self.body, Body::Join { payload, .. } if self.head.kind == Kind::Genesis && private(payload))
     }
 
     /// The identity in a GENESIS or JOIN.

@@ -7,6 +7,7 @@ mod body;
 mod clock;
 mod envelope;
 mod replica;
+pub mod sealed;
 pub mod sim;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ pub mod wire {
 }
 
 pub use authority::{Authority, Standing};
-pub use body::{Ban, Body, Channel, Kind, MAX_NAME, Role, check_names, payload_of};
+pub use body::{Ban, Body, Channel, Kind, MAX_NAME, Role, Seal, check_names, open_name, payload_of};
 pub use clock::{Clock, Hlc};
 pub use envelope::{DeviceKey, Draft, Head, Id, Invalid, MAX_PAYLOAD, Message, check_key, verify_all};
 pub use replica::{Acts, Author, Replica, Taken};

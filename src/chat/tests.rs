@@ -1,6 +1,7 @@
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
+use crate::crypto::Rng;
 
 /// A platform, its replica as all know it, and who writes.
 struct Stage {
@@ -518,4 +519,75 @@ fn checking_one_by_one_and_in_batches_agree_on_every_odd_signature() {
     let all: Vec<&Message> = cases.iter().map(|(_, m, _)| m).collect();
     let expected: Vec<bool> = cases.iter().map(|c| c.2).collect();
     assert_eq!(verify_all(&all, &mut rng), expected, "all together");
+}
+
+#[test]
+fn who_takes_part_in_a_private_platform_was_let_in_by_who_does() {
+    let key = |i: u8| DeviceKey::new(&[i + 1; 32], &[i + 101; 32]);
+    let mut all = Replica::default();
+    let mut authors: Vec<Author> = vec![Author::new(key(0), None)];
+    let founder = Body::Join { identity: authors[0].key.identity, payload: authors[0].key.founds_private() };
+    let genesis = authors[0].write(&mut all, 1000, Kind::Genesis, &founder, Vec::new());
+    assert!(genesis.founds_private());
+    for i in 1..6 {
+        let mut author = Author::new(key(i), Some(genesis.platform));
+        author.join(&mut all, 1001);
+        authors.push(author);
+    }
+    let who: Vec<Id> = authors.iter().map(|a| a.key.identity).collect();
+    let seal = |whom: Id| {
+        let admits = vec![whom];
+        Body::Seal(Seal { admits, secrets: vec![[7; 16]], boxes: vec![(whom, vec![0; 80])], names: false })
+    };
+    // 0 lets 1 in, 1 lets 2 in; 4, a stranger, lets himself and 5 in; 2 is banned and then lets 3 in.
+    authors[1].write(&mut all, 1002, Kind::Seal, &seal(who[2]), Vec::new());
+    authors[0].write(&mut all, 1003, Kind::Seal, &seal(who[1]), Vec::new());
+    authors[4].write(&mut all, 1004, Kind::Seal, &seal(who[4]), Vec::new());
+    authors[4].write(&mut all, 1005, Kind::Seal, &seal(who[5]), Vec::new());
+    let text = |n: &str| Body::Content(Some(n.as_bytes().to_vec()));
+    for (i, author) in authors.iter_mut().enumerate() {
+        author.write(&mut all, 1006, Kind::Text, &text(&format!("from {i}")), Vec::new());
+    }
+    let seen = |replica: &Replica| {
+        let view = replica.view(who[0]);
+        let members: Vec<usize> =
+            view.members.iter().map(|(id, ..)| who.iter().position(|w| w == id).unwrap()).collect();
+        (view.entries.len(), members.into_iter().collect::<BTreeSet<_>>(), view.digest())
+    };
+    let (shown, members, _) = seen(&all);
+    assert_eq!((shown, members), (3, BTreeSet::from([0, 1, 2])));
+    let cut = vec![(authors[2].key.device, 2)];
+    let ban = Body::Ban(Ban { target: who[2], cut, purge: true, reason: String::new() });
+    authors[0].write(&mut all, 1007, Kind::Ban, &ban, Vec::new());
+    authors[2].write(&mut all, 1008, Kind::Seal, &seal(who[3]), Vec::new());
+    let (shown, members, _) = seen(&all);
+    assert_eq!((shown, members), (2, BTreeSet::from([0, 1, 2])), "banned, but not forgotten; and nobody follows");
+    // In any order of arrival.
+    let mut rng = Rng::from_seed([3; 32]);
+    let messages: Vec<Arc<Message>> = all.messages().cloned().collect();
+    for _ in 0..50 {
+        let mut left = messages.clone();
+        let mut other = Replica::new(genesis.platform);
+        while !left.is_empty() {
+            let at = rng.below(left.len() as u64) as usize;
+            other.insert(2000, left.swap_remove(at));
+        }
+        assert_eq!(seen(&other), seen(&all));
+    }
+    // A JOIN makes nothing private; and what is sealed opens in its own place alone.
+    let join = Draft {
+        platform: Some(genesis.platform),
+        head: Head::after(None, Hlc::from_ms(1), vec![genesis.id], Kind::Join),
+        payload: key(9).founds_private(),
+    };
+    assert!(Message::decode(&key(9).sign(join)).is_err());
+    let place = sealed::Place { platform: genesis.id, device: who[1], kind: Kind::Text, channel: [1; 16] };
+    let secret = [5; 32];
+    let payload = sealed::seal(&secret, &place, b"a word", &mut rng);
+    assert_eq!(sealed::secret_of(&payload), Some(sealed::name_of(&secret)));
+    assert_eq!(sealed::open(&secret, &place, &payload).unwrap(), b"a word");
+    assert_eq!(payload.len(), sealed::seal(&secret, &place, b"another word", &mut rng).len(), "lengths are rounded up");
+    assert!(sealed::open(&secret, &sealed::Place { device: who[2], ..place }, &payload).is_none());
+    assert!(sealed::open(&secret, &sealed::Place { kind: Kind::Edit, ..place }, &payload).is_none());
+    assert!(sealed::open(&[6; 32], &place, &payload).is_none());
 }

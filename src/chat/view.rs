@@ -78,7 +78,7 @@ impl<'m> Timeline<'m> {
             before.filter_map(|id| by_id.get(id)).all(|other| other.head.hlc < m.head.hlc)
         };
         let talk = |m: &&&Message| !m.head.kind.is_authority() && m.head.kind != Kind::Retract && in_time(m);
-        let author = |m: &&'m Message| Some((*m, authority.identity(m.device)?));
+        let author = |m: &&'m Message| Some((*m, authority.identity(m.device).filter(|who| authority.admits(*who))?));
         let mut content: Vec<(&Message, Id)> = messages.iter().filter(talk).filter_map(author).collect();
         content.sort_unstable_by_key(|(m, _)| (m.head.hlc, m.id));
         Self { authority, content, purged: purged(authority, messages, &by_id), forks }

@@ -7,6 +7,7 @@ use super::{
     net::parse_url,
     payload::{self, MAX_REACTION, MAX_TEXT},
     request::{Answer, Happened, Offer, Peer, Request, Role, Status},
+    store::Invitation,
 };
 use crate::chat::{self, Ban, Body, Channel, Id, Kind};
 
@@ -40,10 +41,30 @@ impl Hub {
                 let words = engine.keys.create(&password, words.as_deref(), &mut engine.rng)?;
                 return Ok(Answer::Identity { words });
             }
-            Request::Unlock { password } => engine.keys.unlock(&password)?,
+            Request::Unlock { password } => {
+                engine.keys.unlock(&password)?;
+                self.be_reachable(now_ms)?;
+            }
             Request::Lock => engine.keys.lock(),
             Request::Password { old, new } => engine.keys.change_password(&old, &new, &mut engine.rng)?,
-            Request::Found { name, nick } => return self.found(now_ms, &name, &nick),
+            Request::Words { password } => return Ok(Answer::Identity { words: engine.keys.words(&password)? }),
+            Request::Found { name, nick, private } => {
+                let id = self.found(now_ms, &name, &nick, private)?;
+                return Ok(Answer::Id { id: id.to_string() });
+            }
+            Request::Invite { platform, who, from, history } => {
+                let id = self.own(&platform)?;
+                let (via, who) = self.person(&from, &who)?;
+                let done = self.engine.invite(now_ms, id, (via, who), history);
+                self.spread_written();
+                done?;
+            }
+            Request::Direct { platform, who } => {
+                let (via, who) = self.person(&platform, &who)?;
+                let id = self.direct(now_ms, via, who);
+                self.spread_written();
+                return Ok(Answer::Id { id: id?.to_string() });
+            }
             Request::Discover => return Ok(self.discover()),
             Request::Join { platform, nick } => return self.join(now_ms, &platform, &nick),
             Request::Leave { platform } => {
@@ -202,10 +223,9 @@ impl Hub {
         target: Option<Id>,
     ) -> Result<Answer> {
         let id = self.own(platform)?;
-        let message = self.engine.write(now_ms, Some(id), what, body, target)?;
-        let answer = Answer::Id { id: message.id.to_string() };
-        self.spread(&[(message, Vec::new())]);
-        Ok(answer)
+        let written = self.engine.write(now_ms, Some(id), what, body, target);
+        self.spread_written();
+        Ok(Answer::Id { id: written?.id.to_string() })
     }
 
     fn say(
@@ -224,10 +244,11 @@ impl Hub {
 
     /// An act of authority. What would not count is refused here, with what it takes.
     fn act(&mut self, now_ms: u64, platform: Id, kind: Kind, body: &Body) -> Result<Answer> {
-        let message = self.engine.write(now_ms, Some(platform), ([0; 16], kind), body, None)?;
+        let written = self.engine.write(now_ms, Some(platform), ([0; 16], kind), body, None);
+        self.spread_written();
+        let message = written?;
         let counts = self.engine.platforms.get(&platform).is_none_or(|p| p.authority.is_good(&message.id));
         let id = message.id.to_string();
-        self.spread(&[(message, Vec::new())]);
         if counts {
             return Ok(Answer::Id { id });
         }
@@ -246,14 +267,16 @@ impl Hub {
         Ok(Ban { target, cut, purge, reason })
     }
 
-    fn found(&mut self, now_ms: u64, name: &str, nick: &str) -> Result<Answer> {
+    pub(super) fn found(&mut self, now_ms: u64, name: &str, nick: &str, private: bool) -> Result<Id> {
         let key = self.engine.keys.unlocked()?;
-        let genesis = Body::Join { identity: key.identity, payload: key.join.clone() };
+        let payload = if private { key.founds_private() } else { key.join.clone() };
+        let genesis = Body::Join { identity: key.identity, payload };
         // All that follows has to be good before anything is written.
         chat::check_names(name, nick).map_err(|e| Refusal::no(e.to_string()))?;
         let message = self.engine.write(now_ms, None, ([0; 16], Kind::Genesis), &genesis, None)?;
         let id = message.platform;
         self.engine.set_joined(id, true)?;
+        self.engine.refresh_prekey(now_ms, id)?;
         let info = Body::Info { name: name.to_owned(), description: String::new() };
         self.act(now_ms, id, Kind::Info, &info)?;
         self.act(now_ms, id, Kind::Profile, &Body::Profile { nick: nick.to_owned() })?;
@@ -261,7 +284,7 @@ impl Hub {
         let main = Channel { channel, name: MAIN.to_owned(), topic: String::new(), archived: false };
         self.act(now_ms, id, Kind::Channel, &Body::Channel(main))?;
         self.greet_again(now_ms);
-        Ok(Answer::Id { id: id.to_string() })
+        Ok(id)
     }
 
     fn channel(
@@ -291,18 +314,20 @@ impl Hub {
 
     fn discover(&self) -> Answer {
         let keys = &self.engine.keys;
-        let mut offers: Vec<Offer> = self
-            .links
-            .offered()
-            .into_iter()
-            .map(|(id, offered)| Offer {
-                id: id.to_string(),
-                name: offered.name,
-                members: offered.members,
-                joined: self.engine.platforms.get(&id).is_some_and(|p| p.place.joined),
-                banned: keys.is_banned_from(&id),
-            })
-            .collect();
+        let joined = |id: &Id| self.engine.platforms.get(id).is_some_and(|p| p.place.joined);
+        let offer = |id: Id, name: String, members: u32, by: Option<String>| Offer {
+            id: id.to_string(),
+            name,
+            members,
+            joined: joined(&id),
+            banned: keys.is_banned_from(&id),
+            by,
+        };
+        // Private ones are offered without a name, if at all.
+        let offered = self.links.offered().into_iter().filter(|(_, o)| !o.name.is_empty());
+        let mut offers: Vec<Offer> = offered.map(|(id, o)| offer(id, o.name, o.members, None)).collect();
+        let invited = self.engine.invitations.iter().filter(|i| !i.direct);
+        offers.extend(invited.map(|i| offer(i.platform, i.name.clone(), 0, Some(i.nick.clone()))));
         offers.sort_by(|a, b| (b.members, &a.name).cmp(&(a.members, &b.name)));
         Answer::Offers { offers }
     }
@@ -327,6 +352,51 @@ impl Hub {
         Ok(Answer::Id { id: id.to_string() })
     }
 
+    /// The conversation of two with somebody; it begins if there is none.
+    fn direct(&mut self, now_ms: u64, via: Id, other: Id) -> Result<Id> {
+        if Some(other) == self.engine.keys.identity() {
+            return Err(Refusal::no("that is you"));
+        }
+        if let Some(known) = self.engine.invitations.iter().find(|i| i.direct && i.other == other) {
+            return Ok(known.platform);
+        }
+        let from = &self.engine.platforms[&via];
+        let (nick, own_nick) = (from.nick(other), from.nick(self.engine.me()));
+        let id = self.found(now_ms, "direct", &own_nick, true)?;
+        let (name, direct, accepted) = (String::new(), true, true);
+        self.engine.keep_invitation(Invitation { platform: id, other, nick, own_nick, name, direct, accepted })?;
+        self.engine.invite(now_ms, id, (via, other), true)?;
+        Ok(id)
+    }
+
+    /// Takes part in conversations of two that others have begun, and where this identity takes part with another device.
+    pub(super) fn accept_direct(&mut self, now_ms: u64) {
+        let me = self.engine.me();
+        let is_open =
+            |i: &&Invitation| (i.direct || i.other == me) && !i.accepted && !self.joining.contains_key(&i.platform);
+        let open: Vec<Invitation> = self.engine.invitations.iter().filter(is_open).cloned().collect();
+        for invitation in open {
+            if !self.engine.keys.is_unlocked() {
+                return;
+            }
+            if let Err(error) = self.join(now_ms, &invitation.platform.to_string(), &invitation.own_nick) {
+                tracing::debug!(%error, platform = %invitation.platform, "a conversation of two is not joined");
+            }
+        }
+    }
+
+    /// Publishes keys to seal to, where that is due.
+    pub(super) fn be_reachable(&mut self, now_ms: u64) -> Result<()> {
+        if self.engine.keys.is_unlocked() {
+            let joined: Vec<Id> =
+                self.engine.platforms.values().filter(|p| p.place.joined).map(|p| p.place.id).collect();
+            let done = joined.into_iter().try_for_each(|id| self.engine.refresh_prekey(now_ms, id));
+            self.spread_written();
+            done?;
+        }
+        Ok(())
+    }
+
     /// A platform that is here or offered: by its name, its id or the beginning of it.
     fn find_offer(&self, which: &str) -> Result<Id> {
         let whole = data_encoding::HEXLOWER_PERMISSIVE.decode(which.as_bytes()).ok().and_then(|b| b.try_into().ok());
@@ -335,8 +405,10 @@ impl Hub {
         }
         let offered = self.links.offered().into_iter().map(|(id, o)| (id, o.name));
         let here = self.engine.platforms.values().map(|p| (p.place.id, p.name()));
+        let invited = self.engine.invitations.iter().map(|i| (i.platform, i.name.clone()));
         let mut found: Vec<Id> = offered
             .chain(here)
+            .chain(invited)
             .filter(|(id, name)| {
                 name.eq_ignore_ascii_case(which) || (which.len() >= 4 && id.to_string().starts_with(which))
             })
@@ -353,7 +425,9 @@ impl Hub {
 
     /// Joins the platforms that were waited for and whose first acts have come.
     pub(super) fn join_what_came(&mut self, now_ms: u64) {
-        let ready: Vec<Id> = self.joining.keys().copied().filter(|id| self.engine.platforms.contains_key(id)).collect();
+        // On a private platform there is nothing to say before one has a secret of it.
+        let is_ready = |id: &Id| self.engine.platforms.get(id).is_some_and(|p| !p.private || !p.secrets.is_empty());
+        let ready: Vec<Id> = self.joining.keys().copied().filter(is_ready).collect();
         for id in ready {
             let Some(nick) = self.joining.remove(&id) else { continue };
             self.engine.expected.remove(&id);
@@ -378,6 +452,12 @@ impl Hub {
             let key = self.engine.keys.unlocked()?;
             let body = Body::Join { identity, payload: key.join.clone() };
             self.act(now_ms, id, Kind::Join, &body)?;
+        }
+        let refreshed = self.engine.refresh_prekey(now_ms, id);
+        self.spread_written();
+        refreshed?;
+        if let Some(invitation) = self.engine.invitations.iter().find(|i| i.platform == id && !i.accepted) {
+            self.engine.keep_invitation(Invitation { accepted: true, ..invitation.clone() })?;
         }
         if self.engine.platforms[&id].names.nicks.get(&identity).is_none_or(|n| n != nick) {
             self.act(now_ms, id, Kind::Profile, &Body::Profile { nick: nick.to_owned() })?;
@@ -429,6 +509,15 @@ impl Hub {
                 Event::Platform(id) => Some(Happened::Platform { platform: id.to_string() }),
                 Event::Banned(id) => Some(Happened::Banned { platform: id.to_string() }),
                 Event::Unbanned(id) => Some(Happened::Unbanned { platform: id.to_string() }),
+                Event::Invited(id) => {
+                    let invitation = self.engine.invitations.iter().find(|i| i.platform == id);
+                    invitation.map(|i| Happened::Invited {
+                        platform: id.to_string(),
+                        nick: i.nick.clone(),
+                        name: i.name.clone(),
+                        direct: i.direct,
+                    })
+                }
             });
         }
         Ok(Answer::Events { last, events })

@@ -10,7 +10,7 @@ use super::{
     keys::{KeyError, Keys},
     platform::Platform,
     relay::Limits,
-    store::{Hidden, Result, Store, StoreError},
+    store::{Hidden, Invitation, Result, Store, StoreError},
 };
 use crate::{
     chat::{Body, Clock, Draft, Head, Hlc, Id, Kind, MAX_PAYLOAD, Message, payload_of, verify_all},
@@ -53,6 +53,8 @@ pub enum Event {
     Banned(Id),
     /// It no longer is.
     Unbanned(Id),
+    /// Somebody invites to a private platform.
+    Invited(Id),
 }
 
 /// Why something asked for can't be done.
@@ -96,7 +98,10 @@ pub struct Engine {
     early: BTreeMap<(Hlc, Id), Arc<Message>>,
     /// Who has confirmed own messages of late.
     copies: HashMap<Id, BTreeSet<String>>,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
+    /// What this device has written since it was asked last.
+    written: Vec<Arc<Message>>,
+    pub invitations: Vec<Invitation>,
 }
 
 /// Messages taken in together.
@@ -120,6 +125,7 @@ impl Engine {
         }
         let mut clock = Clock::default();
         clock.observe(store.latest()?);
+        let invitations = store.invitations()?;
         Ok(Self {
             store,
             keys,
@@ -134,7 +140,14 @@ impl Engine {
             early: BTreeMap::new(),
             copies: HashMap::new(),
             events: Vec::new(),
+            written: Vec::new(),
+            invitations,
         })
+    }
+
+    /// What this device has written since this was asked last, in its order.
+    pub fn take_written(&mut self) -> Vec<Arc<Message>> {
+        std::mem::take(&mut self.written)
     }
 
     /// What has happened since this was asked last.
@@ -219,8 +232,8 @@ impl Engine {
                 let verdict = platform.judge(&self.store, &kept.message, kept.author)?;
                 if !verdict.erased {
                     self.store.fill_payload(kept.n, &payload)?;
-                    if !self.is_relay && matches!(m.head.kind, Kind::Text | Kind::Edit) {
-                        self.store.learn_words(kept.n, &payload)?;
+                    if let (false, Some(words)) = (self.is_relay, platform.words(m)) {
+                        self.store.learn_words(kept.n, &words)?;
                     }
                     self.events.push(Event::Message(m.platform, kept.n));
                 }
@@ -314,14 +327,15 @@ impl Engine {
             let Some(platform) = self.platforms.get_mut(&message.platform) else { continue };
             let author = platform.authority.identity(message.device);
             let place = platform.place.n;
-            let n = self.store.insert(place, &message, author, (batch.now_ms, !self.is_relay))?;
+            let words = if self.is_relay { None } else { platform.words(&message) };
+            let n = self.store.insert(place, &message, author, (batch.now_ms, words))?;
             self.clock.observe(message.head.hlc);
             if self.store.is_fork(place, &message)? {
                 platform.forks = self.store.forks(place)?;
                 batch.dirty.entry(message.platform).or_default();
             }
             if message.head.kind.is_authority() {
-                platform.acts.add(Arc::clone(&message));
+                platform.add(Arc::clone(&message));
                 batch.dirty.entry(message.platform).or_default().push(Arc::clone(&message));
                 let waited = self.waiting.remove(&message.id).unwrap_or_default();
                 self.waiting_count -= waited.len();
@@ -359,8 +373,25 @@ impl Engine {
             let Some(platform) = self.platforms.get_mut(id) else { continue };
             let place = platform.place.n;
             let (people, messages) = platform.resolve();
-            let is_harmless =
-                |a: &Arc<Message>| matches!(a.head.kind, Kind::Join | Kind::Profile | Kind::Info | Kind::Channel);
+            if let (true, Some(device)) = (platform.private, self.keys.device())
+                && platform.learn(&self.store, device)?
+            {
+                platform.resolve();
+                let mut last = 0;
+                while let some = self.store.by_index(place, false, last)?
+                    && let Some(kept) = some.last()
+                {
+                    last = kept.n;
+                    for kept in &some {
+                        let Some(words) = platform.words(&kept.message) else { continue };
+                        self.store.learn_words(kept.n, &words)?;
+                        self.events.push(Event::Message(*id, kept.n));
+                    }
+                }
+            }
+            let is_harmless = |a: &Arc<Message>| {
+                matches!(a.head.kind, Kind::Join | Kind::Profile | Kind::Info | Kind::Channel | Kind::Prekey)
+            };
             let mut people: Vec<Id> = if acts.iter().all(is_harmless) && !acts.is_empty() {
                 Vec::new()
             } else {
@@ -408,9 +439,12 @@ impl Engine {
             },
         };
         let verdict = platform.judge(&self.store, &message, author)?;
-        if let (true, Some(payload)) = (verdict.erased, message.payload()) {
-            self.store.drop_payload(n, &payload)?;
+        if verdict.erased && message.payload().is_some() {
+            self.store.drop_payload(n, platform.words(&message))?;
             batch.erased = true;
+        }
+        if message.head.kind == Kind::Whisper && new.is_some() && matches!(verdict.hidden, Hidden::No) {
+            self.hear(&message)?;
         }
         let changed = before != (verdict.hidden, verdict.purged);
         if changed {
@@ -429,7 +463,8 @@ impl Engine {
         let banned = platform.authority.now(me).banned;
         let place = platform.place.n;
         if banned && platform.place.joined {
-            self.store.clear(place, false)?;
+            self.store.clear(place, false, |m| platform.words(m))?;
+            platform.secrets.clear();
             self.store.set_joined(place, false)?;
             platform.place.joined = false;
             *erased = true;
@@ -469,7 +504,8 @@ impl Engine {
         self.transaction(now_ms, |engine, batch| due.into_iter().try_for_each(|m| engine.settle(m, batch)))
     }
 
-    /// Says something as this device; `platform` is `None` for a new one. It is durable when this returns.
+    /// Says something as this device; `platform` is `None` for a new one. It is durable when this returns. On a private platform
+    /// it is sealed for those who take part: the secrets that it takes are made and handed out before.
     pub fn write(
         &mut self,
         now_ms: u64,
@@ -478,7 +514,13 @@ impl Engine {
         body: &Body,
         target: Option<Id>,
     ) -> std::result::Result<Arc<Message>, Refusal> {
-        let payload = payload_of(body);
+        let mut payload = payload_of(body);
+        if let Some(id) = platform
+            && kind.is_sealed()
+            && self.platforms.get(&id).is_some_and(|p| p.private)
+        {
+            payload = self.seal(now_ms, id, (channel, kind), &payload)?;
+        }
         if payload.len() > MAX_PAYLOAD {
             return Err(Refusal::no(format!("too long: {} bytes, and at most {MAX_PAYLOAD} fit", payload.len())));
         }
@@ -503,6 +545,7 @@ impl Engine {
             engine.store.set_own(&kept.platform, kept.head.seq, &kept.id)?;
             engine.settle(kept, batch)
         })?;
+        self.written.push(Arc::clone(&message));
         Ok(message)
     }
 
@@ -518,8 +561,10 @@ impl Engine {
         if let Some(platform) = self.platforms.remove(&id) {
             self.transaction(0, |engine, batch| {
                 batch.erased = true;
-                engine.store.clear(platform.place.n, true)
+                engine.store.drop_invitation(&id)?;
+                engine.store.clear(platform.place.n, true, |m| platform.words(m))
             })?;
+            self.invitations.retain(|i| i.platform != id);
         }
         Ok(())
     }

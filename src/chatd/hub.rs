@@ -17,6 +17,8 @@ use crate::chat::{Hlc, Id, Message, wire, wire::frame::What};
 const PROTOCOL: u32 = 1;
 /// Relays of others that are remembered.
 const MAX_KNOWN: usize = 64;
+/// How often it is looked whether a new key to seal to is due.
+const REFRESH_MS: u64 = 3_600_000;
 /// The setting that keeps the relays, a line each.
 pub const RELAYS: &str = "relays";
 /// Messages that are taken in together at most: of more, each would wait longer than a disk needs.
@@ -44,6 +46,8 @@ pub struct Hub {
     pub known_relays: BTreeSet<String>,
     events: Vec<(u64, Event)>,
     last_event: u64,
+    /// When keys to seal to are looked at again.
+    refresh_ms: u64,
     /// Messages that are admitted and not taken in yet, with what their sources have left.
     backlog: Vec<(f64, LinkId, Vec<u8>)>,
 }
@@ -66,6 +70,7 @@ impl Hub {
             known_relays: BTreeSet::new(),
             events: Vec::new(),
             last_event: 0,
+            refresh_ms: 0,
             backlog: Vec::new(),
         }
     }
@@ -113,6 +118,12 @@ impl Hub {
         for link in stuck {
             self.links.close(link, "it does not send what it was asked for");
         }
+        if now_ms >= self.refresh_ms {
+            self.refresh_ms = now_ms + REFRESH_MS;
+            if let Err(error) = self.be_reachable(now_ms) {
+                tracing::warn!(%error, "cannot publish a key to seal to");
+            }
+        }
         self.advance(now_ms)?;
         Ok(self.links.take())
     }
@@ -132,6 +143,8 @@ impl Hub {
     fn hello(&mut self) -> wire::Hello {
         let carried = self.ours().into_iter().map(|(id, acts_only)| {
             let platform = self.engine.platforms.get(&id);
+            // What a private one is called is nobody's business.
+            let platform = platform.filter(|p| !p.private);
             let name = platform.map(super::platform::Platform::name).unwrap_or_default();
             let members = platform.map_or(0, |p| p.authority.members().len());
             wire::Carried {
@@ -360,6 +373,12 @@ impl Hub {
         }
     }
 
+    /// Hands on what this node has written.
+    pub fn spread_written(&mut self) {
+        let written: Vec<_> = self.engine.take_written().into_iter().map(|m| (m, Vec::new())).collect();
+        self.spread(&written);
+    }
+
     /// What follows from what was taken in.
     pub fn after(&mut self, now_ms: u64) -> Result<()> {
         for event in self.engine.take_events() {
@@ -369,6 +388,12 @@ impl Hub {
                     self.greet_again(now_ms);
                 }
                 Event::Unbanned(id) => self.keep_ban(id, false),
+                Event::Platform(_) if self.engine.keys.is_unlocked() => {
+                    if let Err(error) = self.engine.share_with_own(now_ms) {
+                        tracing::warn!(%error, "this identity's other devices get no secrets");
+                    }
+                    self.spread_written();
+                }
                 _ => {}
             }
             self.last_event += 1;
@@ -376,6 +401,7 @@ impl Hub {
         }
         let over = self.events.len().saturating_sub(MAX_EVENTS);
         self.events.drain(..over);
+        self.accept_direct(now_ms);
         self.join_what_came(now_ms);
         Ok(())
     }

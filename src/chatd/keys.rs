@@ -135,6 +135,12 @@ impl Keys {
         Ok(())
     }
 
+    /// The 24 words of the identity.
+    pub fn words(&self, password: &str) -> Result<String, KeyError> {
+        let (root, _) = self.seeds(password)?;
+        Ok(Mnemonic::from_entropy(&root).map_err(|e| KeyError::Words(e.to_string()))?.to_string())
+    }
+
     fn seeds(&self, password: &str) -> Result<([u8; 32], [u8; 32]), KeyError> {
         let file = self.file.as_ref().ok_or(KeyError::None)?;
         let wrong = || KeyError::Password(self.name());

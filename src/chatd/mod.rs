@@ -13,6 +13,7 @@ mod net;
 mod page;
 mod payload;
 mod platform;
+mod private;
 mod relay;
 pub mod request;
 mod rooms;

@@ -20,6 +20,9 @@ pub enum Request {
     Unlock { password: String },
     /// Forget the password until the next `unlock`
     Lock,
+    /// The words of the identity, again.
+    #[command(skip)]
+    Words { password: String },
     #[command(skip)]
     Password { old: String, new: String },
     /// Make a platform with one channel, `general`: you are its founder
@@ -28,8 +31,30 @@ pub enum Request {
         /// What you are called there
         #[arg(long)]
         nick: String,
+        /// Sealed end to end; takes part who is invited
+        #[arg(long)]
+        #[serde(default)]
+        private: bool,
     },
-    /// Platforms that others offer
+    /// Let somebody in to a private platform, whom you know from another one
+    Invite {
+        platform: String,
+        who: String,
+        /// The platform where they are called so
+        #[arg(long)]
+        from: String,
+        /// They may read what was said before
+        #[arg(long)]
+        #[serde(default)]
+        history: bool,
+    },
+    /// Talk with one person alone, sealed end to end: prints the conversation's id, which is also called @NICK
+    Direct {
+        /// Where you know them from
+        platform: String,
+        who: String,
+    },
+    /// Platforms that others offer, and invitations
     Discover,
     /// Take part in a platform
     Join {
@@ -221,6 +246,10 @@ pub struct PlatformInfo {
     pub description: String,
     pub role: Role,
     pub members: usize,
+    /// Sealed end to end.
+    pub private: bool,
+    /// A conversation of two.
+    pub direct: bool,
     pub channels: Vec<ChannelInfo>,
 }
 
@@ -242,6 +271,9 @@ pub struct Offer {
     pub members: u32,
     pub joined: bool,
     pub banned: bool,
+    /// Who invites to it: it is a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// A message as it is shown.
@@ -276,6 +308,8 @@ pub enum State {
     Text,
     /// The bytes are not here; they may come.
     Absent,
+    /// The secret that opens it is not here: it was written before one was let in, say.
+    Sealed,
     Purged,
     /// Not to be shown any more.
     Hidden,
@@ -323,8 +357,23 @@ pub struct Peer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Happened {
-    Message { entry: Box<Entry> },
-    Platform { platform: String },
-    Banned { platform: String },
-    Unbanned { platform: String },
+    Message {
+        entry: Box<Entry>,
+    },
+    Platform {
+        platform: String,
+    },
+    Banned {
+        platform: String,
+    },
+    Unbanned {
+        platform: String,
+    },
+    /// To a private platform.
+    Invited {
+        platform: String,
+        nick: String,
+        name: String,
+        direct: bool,
+    },
 }

@@ -2,7 +2,7 @@
 
 use super::{
     engine::{Engine, Refusal},
-    payload::{reaction_of, text_of},
+    payload::reaction_of,
     platform::Platform,
     request::{Answer, AuditEntry, ChannelInfo, Entry, Member, PlatformInfo, Reaction, Role, State},
     store::{From, Kept},
@@ -90,7 +90,13 @@ impl Engine {
             let nick = platform.nick(me);
             let mut channels = Vec::new();
             for (id, channel) in &platform.names.channels {
-                let (unread, mentions) = self.store.unread(platform.place.n, id, me, &nick)?;
+                let (unread, mut mentions) = self.store.unread(platform.place.n, id, me, &nick)?;
+                if platform.private && unread > 0 {
+                    let newest = self.store.newest_unread(platform.place.n, id, me, MAX_PAGE)?;
+                    let name = format!("@{nick}");
+                    let to_me = |k: &&Kept| platform.words(&k.message).is_some_and(|words| words.contains(&name));
+                    mentions = if platform.direct.is_some() { unread } else { newest.iter().filter(to_me).count() };
+                }
                 let (name, topic, archived) = (channel.name.clone(), channel.topic.clone(), channel.archived);
                 channels.push(ChannelInfo { id: hex(id), name, topic, archived, unread, mentions });
             }
@@ -101,6 +107,8 @@ impl Engine {
                 description: platform.names.description.clone(),
                 role: role(platform.authority.now(me).role),
                 members: platform.authority.members().len(),
+                private: platform.private,
+                direct: platform.direct.is_some(),
                 channels,
             });
         }
@@ -154,16 +162,18 @@ impl Engine {
         let (m, me) = (&kept.message, self.me());
         let author = kept.author.unwrap_or_default();
         let own = author == me;
-        let mut payload = m.payload();
+        let mut said = m;
+        let mut edit;
         let (mut edited, mut reactions) = (false, Vec::<Reaction>::new());
         for (about, by) in self.store.about(&m.id, me)? {
             match about.head.kind {
                 Kind::Edit if by == author => {
-                    payload = about.payload();
+                    edit = about;
+                    said = &edit;
                     edited = true;
                 }
                 Kind::Reaction => {
-                    let Some(what) = about.payload().as_deref().and_then(reaction_of) else { continue };
+                    let Some(what) = platform.plain(&about).as_deref().and_then(reaction_of) else { continue };
                     let at = reactions.iter().position(|r| r.what == what).unwrap_or_else(|| {
                         reactions.push(Reaction { what, who: Vec::new(), own: false });
                         reactions.len() - 1
@@ -177,11 +187,12 @@ impl Engine {
                 _ => {}
             }
         }
-        let text = payload.as_deref().and_then(text_of);
+        let text = platform.words(said);
         let state = match &text {
             _ if !kept.is_seen_by(me) => State::Hidden,
             _ if kept.purged => State::Purged,
-            None => State::Absent,
+            None if said.payload().is_none() => State::Absent,
+            None => State::Sealed,
             Some(_) => State::Text,
         };
         if matches!(state, State::Purged | State::Hidden) {
@@ -233,7 +244,7 @@ impl Engine {
         }
         let mut messages: Vec<Entry> = Vec::new();
         for kept in self.store.search(platform.place.n, &quoted.join(" "), self.me(), limit)? {
-            let text = kept.message.payload().as_deref().and_then(text_of);
+            let text = platform.words(&kept.message);
             let Some(entry) = self.entry_of(platform, &kept)? else { continue };
             // What was edited away is not found.
             if entry.state == State::Text && Some(&entry.text) == text.as_ref() && !messages.contains(&entry) {
@@ -281,7 +292,14 @@ impl Engine {
                     ("GENESIS".to_owned(), String::new(), String::new())
                 }
                 Body::Join { .. } => ("JOIN".to_owned(), String::new(), String::new()),
-                Body::Profile { .. } | Body::Content(_) => return None,
+                Body::Seal(seal) if seal.admits.is_empty() => return None,
+                Body::Seal(seal) => {
+                    let all: Vec<String> = seal.admits.iter().map(person).collect();
+                    ("INVITE".to_owned(), all.join(" "), String::new())
+                }
+                Body::Sealed(_) if m.head.kind == Kind::Profile => return None,
+                Body::Sealed(_) => (format!("{:?}", m.head.kind).to_uppercase(), String::new(), String::new()),
+                Body::Profile { .. } | Body::Prekey { .. } | Body::Content(_) => return None,
             };
             let (id, time_ms) = (m.id.to_string(), m.head.hlc.ms());
             Some(AuditEntry {

@@ -2,6 +2,7 @@
 
 mod aead;
 mod hash;
+mod hpke;
 mod kem;
 mod noise;
 mod rng;
@@ -11,6 +12,7 @@ mod sign;
 pub use aead::PLAINTEXT;
 pub use aead::{AeadKey, Cipher, TAG_LEN};
 pub use hash::{HmacKey, hkdf_sha256, hmac_sha1, md5, sha256};
+pub use hpke::{SEAL_OVERHEAD, open_sealed, seal_to};
 pub use kem::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KemSecret, encapsulate};
 pub use noise::{NoiseResolver, X25519_LEN, x25519_public};
 pub use rng::Rng;

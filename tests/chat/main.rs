@@ -11,6 +11,7 @@ mod irc;
 mod moderation;
 mod page;
 mod people;
+mod private;
 mod relay;
 #[path = "../e2e/running.rs"]
 mod running;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("two_people_in_browsers", page::two_people_in_browsers),
         ("irssi_joins_talks_and_is_kicked_by_a_ban", irc::irssi),
         ("a_relay_under_ten_thousand_sources", flood::ten_thousand_sources),
+        ("sealed_over_a_relay", private::sealed_over_a_relay),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
     ])
 }

@@ -93,6 +93,43 @@ pub fn two_people_in_browsers() {
         "  two people made identities, found each other, talked, answered, reacted, searched; pictures in target/pictures"
     );
 
+    // Alone, and on a platform of their own.
+    ann.click("bob");
+    ann.click("Talk alone");
+    ann.need_text("Sealed for the two of you", true);
+    ann.say("just the two of us");
+    ann.need_text("just the two of us", true);
+    bob.click("@ann");
+    bob.need_text("just the two of us", true);
+    bob.say("and nobody else");
+    ann.need_text("and nobody else", true);
+    ann.picture(&pictures().join("chat-direct.png"), (1440, 900));
+    if let Some(found) = ann.axe() {
+        assert_eq!(found, Vec::<String>::new(), "axe, alone");
+    }
+    for one in &all {
+        assert_eq!(one.grep("just the two"), Vec::<PathBuf>::new(), "no file has it in the clear");
+    }
+    ann.click("Join or found");
+    ann.fill("Name or id", "Loft");
+    ann.fill("What you are called", "ann");
+    ann.eval("document.querySelector('dialog .check').checked = true");
+    ann.click("Found a new one");
+    ann.need_text("Loft (private)", true);
+    ann.click("# general");
+    ann.need_text("are there any ducks?", true);
+    ann.click("bob");
+    ann.click("Invite to Loft");
+    bob.need_text("ann invites you to Loft", true);
+    bob.click("Join or found");
+    bob.click("Loft (ann invites you)");
+    bob.fill("What you are called", "bob");
+    bob.click("Join");
+    bob.need_text("Loft (private)", true);
+    bob.click("# general");
+    bob.need_text("are there any ducks?", true);
+    println!("  they talk alone, and one lets the other in to a private platform");
+
     // Moderation by hand.
     ann.click("Purge the message of bob");
     ann.fill("Reason", "too many ducks");

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -101,7 +101,7 @@ impl Person {
     }
 
     pub fn found(&self) -> String {
-        self.done(Ask::Found { name: PLATFORM.to_owned(), nick: self.daemon.name.clone() })
+        self.done(Ask::Found { name: PLATFORM.to_owned(), nick: self.daemon.name.clone(), private: false })
     }
 
     /// Joins, as soon as somebody offers it.
@@ -187,18 +187,19 @@ impl Person {
 
     /// Files of this node in which these bytes are.
     pub fn grep(&self, needle: &str) -> Vec<PathBuf> {
-        fn walk(dir: &std::path::Path, needle: &[u8], out: &mut Vec<PathBuf>) {
-            for entry in fs::read_dir(dir).unwrap().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    walk(&path, needle, out);
-                } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|w| w == needle)) {
-                    out.push(path);
-                }
-            }
-        }
-        let mut out = Vec::new();
-        walk(&self.daemon.dir, needle.as_bytes(), &mut out);
-        out
+        files_with(&self.daemon.dir, needle)
     }
+}
+
+/// Files in and beneath a directory in which these bytes are.
+pub fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for path in fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            out.extend(files_with(&path, needle));
+        } else if fs::read(&path).is_ok_and(|b| b.windows(needle.len()).any(|w| w == needle.as_bytes())) {
+            out.push(path);
+        }
+    }
+    out
 }

@@ -36,7 +36,10 @@ const channelHere = () => here()?.channels.find(c => c.id === state.channel)
 const mayModerate = () => ['moderator', 'powernode', 'founder'].includes(here()?.role)
 const mayRule = () => ['powernode', 'founder'].includes(here()?.role)
 
-function notice(text) {
+// What has happened stays to be read until somebody goes elsewhere; what failed, until something works.
+let stays = false
+function notice(text, news = false) {
+  stays = news
   $('notice').textContent = text
   $('notice').hidden = !text
 }
@@ -45,7 +48,7 @@ function notice(text) {
 async function attempt(work) {
   try {
     const result = await work()
-    notice('')
+    if (!stays) notice('')
     return result
   } catch (error) {
     notice(error.message)
@@ -85,6 +88,11 @@ const field = (label, props = {}) => {
   return [el('label', {}, label, input), input]
 }
 
+const check = label => {
+  const input = el('input', { type: 'checkbox', className: 'check' })
+  return [el('label', {}, input, ' ' + label), input]
+}
+
 function welcome() {
   const [one, password] = field('Master password, at least 8 characters', { type: 'password', autocomplete: 'new-password' })
   const [two, again] = field('The same again', { type: 'password', autocomplete: 'new-password' })
@@ -122,14 +130,16 @@ async function joinOrFound() {
   const open = offers.filter(o => !o.joined && !o.banned)
   const list = el('ul')
   for (const offer of open) {
+    const about = offer.by ? `${offer.by} invites you` : `${offer.members} members`
     list.append(el('li', {}, el('button', {
-      type: 'button', textContent: `${offer.name || offer.id.slice(0, 8)} (${offer.members} members)`, onclick: () => { name.value = offer.id },
+      type: 'button', textContent: `${offer.name || offer.id.slice(0, 8)} (${about})`, onclick: () => { name.value = offer.id },
     })))
   }
+  const [secretLabel, secret] = check('If you found one: private, sealed end to end for who is invited')
   const intro = el('p', { textContent: open.length ? 'Your neighbours offer:' : 'No neighbour offers a platform that you are not in.' })
-  dialog('Join or found a platform', [intro, list, nameLabel, nickLabel], [
+  dialog('Join or found a platform', [intro, list, nameLabel, nickLabel, secretLabel], [
     ['Join', async () => { await ask({ do: 'join', platform: name.value.trim(), nick: nick.value.trim() }); await refresh() }],
-    ['Found a new one of this name', async () => { await ask({ do: 'found', name: name.value.trim(), nick: nick.value.trim() }); await refresh() }, ''],
+    ['Found a new one of this name', async () => { await ask({ do: 'found', name: name.value.trim(), nick: nick.value.trim(), private: secret.checked }); await refresh() }, ''],
   ])
 }
 
@@ -183,6 +193,15 @@ function aboutPerson(m) {
     const [label, nick] = field('What you are called here', { value: m.nick, maxLength: 32 })
     return dialog('You', [el('p', { textContent: `${m.role}. Key ${m.id.slice(0, 16)}…` }), label], [['Change', () => ask({ do: 'nick', platform, nick: nick.value.trim() })]])
   }
+  if (!m.banned && !here().private) {
+    buttons.push(['Talk alone', async () => {
+      const { id } = await ask({ do: 'direct', platform, who })
+      await refresh()
+      const place = state.platforms.find(p => p.id === id)
+      if (place?.channels.length) await open(id, place.channels[0].id)
+    }])
+    for (const p of state.platforms.filter(p => p.private && !p.direct)) add(`Invite to ${p.name}`, { do: 'invite', platform: p.id, who, from: platform, history: false })
+  }
   if (mayRule() && !m.banned) {
     if (m.role === 'member') add('Make moderator', { do: 'grant', platform, who, role: 'moderator' })
     if (['member', 'moderator'].includes(m.role)) add('Make powernode', { do: 'grant', platform, who, role: 'powernode' })
@@ -191,9 +210,7 @@ function aboutPerson(m) {
   if (mayModerate() && m.banned) add('Unban', { do: 'unban', platform, who })
   if (mayModerate() && !m.banned) {
     buttons.push(['Ban …', () => {
-      const purge = el('input', { type: 'checkbox' })
-      purge.style.width = 'auto'
-      const box = el('label', {}, purge, ' Delete what they wrote before, too')
+      const [box, purge] = check('Delete what they wrote before, too')
       confirmAct(`Ban ${m.nick}`, 'Their own node deletes its copy of this platform, and nobody takes messages of theirs any more. Modified software may keep what it has, and nothing keeps a person from coming back with a new key.',
         reason => ({ do: 'ban', platform, who, reason, purge: purge.checked }), [box])
       return false
@@ -212,23 +229,29 @@ function aboutPerson(m) {
 function drawPlaces() {
   const list = $('platforms')
   const focused = document.activeElement?.dataset?.channel
-  list.replaceChildren(...state.platforms.map(p => {
+  const drawChannel = (p, c, name) => {
+    const unread = c.unread ? el('span', { className: 'unread', textContent: c.mentions ? `${c.unread} @` : c.unread }) : null
+    unread?.setAttribute('aria-label', `${c.unread} unread${c.mentions ? `, ${c.mentions} to you` : ''}`)
+    const button = el('button', { className: 'channel', dataset: { channel: c.id }, onclick: () => { notice(''); open(p.id, c.id) } }, name, unread)
+    button.setAttribute('aria-current', String(c.id === state.channel))
+    return el('li', {}, button)
+  }
+  const alone = state.platforms.filter(p => p.direct && p.channels.length)
+  const direct = el('ul', {}, ...alone.map(p => drawChannel(p, p.channels[0], p.name)))
+  const places = alone.length ? [el('li', {}, el('h3', { textContent: 'You and' }), direct)] : []
+  list.replaceChildren(...state.platforms.filter(p => !p.direct).map(p => {
     const channels = el('ul')
     for (const c of p.channels.filter(c => !c.archived || c.id === state.channel)) {
-      const unread = c.unread ? el('span', { className: 'unread', textContent: c.mentions ? `${c.unread} @` : c.unread }) : null
-      unread?.setAttribute('aria-label', `${c.unread} unread${c.mentions ? `, ${c.mentions} to you` : ''}`)
-      const button = el('button', { className: 'channel', dataset: { channel: c.id }, onclick: () => open(p.id, c.id) }, `# ${c.name}`, unread)
-      button.setAttribute('aria-current', String(c.id === state.channel))
-      channels.append(el('li', {}, button))
+      channels.append(drawChannel(p, c, `# ${c.name}`))
     }
-    const head = el('h3', {}, p.name)
+    const head = el('h3', {}, p.private ? `${p.name} (private)` : p.name)
     if (['powernode', 'founder'].includes(p.role)) {
       const make = el('button', { textContent: '+', onclick: () => newChannel(p) })
       make.setAttribute('aria-label', `New channel on ${p.name}`)
       head.append(make)
     }
     return el('li', {}, head, channels)
-  }))
+  }), ...places)
   if (focused) list.querySelector(`[data-channel="${focused}"]`)?.focus()
 }
 
@@ -238,14 +261,20 @@ function newChannel(p) {
   dialog(`New channel on ${p.name}`, [one, two], [['Make it', () => ask({ do: 'channel', platform: p.id, name: name.value.trim(), topic: topic.value, rename: null, archived: null })]])
 }
 
+function drawTitle() {
+  const [p, c] = [here(), channelHere()]
+  $('channel').textContent = p?.direct ? p.name : `# ${c?.name ?? ''}`
+  const sealed = p?.direct ? 'Sealed for the two of you' : p?.private ? 'Sealed for who takes part' : ''
+  $('topic').textContent = [c?.topic, sealed].filter(Boolean).join('. ')
+  $('composer').hidden = !!c?.archived
+}
+
 async function open(platform, channel) {
   Object.assign(state, { platform, channel, entries: new Map(), more: false })
   answer(null)
   close()
   drawPlaces()
-  $('channel').textContent = `# ${channelHere()?.name ?? ''}`
-  $('topic').textContent = channelHere()?.topic ?? ''
-  $('composer').hidden = !!channelHere()?.archived
+  drawTitle()
   $('log').replaceChildren()
   const page = await attempt(() => ask({ do: 'read', platform, channel, before: null, after: null, limit: 50 }))
   if (!page || state.channel !== channel) return
@@ -289,7 +318,7 @@ function drawEntry(e) {
   }
   const time = el('time', { className: 'when', textContent: when(e.time_ms), dateTime: new Date(e.time_ms).toISOString(), title: when(e.time_ms, true) })
   item.append(el('p', {}, el('span', { className: 'who', textContent: e.nick }), ' ', time))
-  const text = { text: e.text, absent: 'Not here yet', purged: '[Purged by Powernode]' }[e.state]
+  const text = { text: e.text, absent: 'Not here yet', sealed: 'Sealed: its secret is not here', purged: '[Purged by Powernode]' }[e.state]
   item.append(el('p', { className: e.state === 'text' ? 'text' : 'gone', textContent: text }))
   const marks = [e.edited ? 'edited' : '', e.late ? 'arrived late' : '', e.forked ? 'its device contradicts itself' : '', sent(e)].filter(Boolean)
   if (marks.length) item.append(el('p', { className: 'marks', textContent: marks.join(' · ') }))
@@ -344,6 +373,8 @@ function answer(e) {
   $('answered').textContent = e ? `Answering ${e.nick}: ${e.text.slice(0, 60)}` : ''
   if (e) $('text').focus()
 }
+
+$('answer-nobody').onclick = () => answer(null)
 
 function atEnd() {
   const s = $('scroll')
@@ -443,11 +474,7 @@ async function refresh() {
       $('channel').textContent = 'No channel'
       $('topic').textContent = state.platforms.length ? '' : 'Join a platform, or found one.'
     }
-  } else {
-    $('channel').textContent = `# ${channelHere().name}`
-    $('topic').textContent = channelHere().topic
-    $('composer').hidden = channelHere().archived
-  }
+  } else drawTitle()
 }
 
 function happened(event) {
@@ -461,7 +488,9 @@ function happened(event) {
     put(e)
     if (follow) { toEnd(); markRead() }
   } else if (event.what === 'banned') {
-    notice(`You are banned from ${state.platforms.find(p => p.id === event.platform)?.name ?? 'a platform'}. What was kept of it here is deleted.`)
+    notice(`You are banned from ${state.platforms.find(p => p.id === event.platform)?.name ?? 'a platform'}. What was kept of it here is deleted.`, true)
+  } else if (event.what === 'invited') {
+    if (!event.direct) notice(`${event.nick} invites you to ${event.name}: see “Join or found a platform”.`, true)
   } else if (event.what === 'platform' && event.platform === state.platform) drawMembers().catch(() => {})
 }
 

@@ -1,5 +1,6 @@
 //! Nodes that talk, without sockets: frames go from one hub to the other.
 
+mod private;
 mod relay;
 
 use std::{
@@ -139,7 +140,7 @@ impl Net {
 
     /// Founds a platform at the first node; all others join.
     fn platform(&mut self) -> String {
-        let id = self.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into() });
+        let id = self.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
         for i in 1..self.hubs.len() {
             let nick = ["ann", "bob", "cid", "dot", "eve"][i].to_owned();
             self.done(i, Request::Join { platform: "ducks".into(), nick });

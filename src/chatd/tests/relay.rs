@@ -28,7 +28,7 @@ impl Net {
     }
 
     /// A message as this node has it.
-    fn message(&self, who: usize, id: &str) -> Message {
+    pub fn message(&self, who: usize, id: &str) -> Message {
         let id = Id::of(&data_encoding::HEXLOWER.decode(id.as_bytes()).unwrap()).unwrap();
         self.hubs[who].engine.store.get(&id).unwrap().unwrap().message
     }
@@ -46,7 +46,7 @@ fn a_relay_takes_in_at_its_own_pace_and_loses_nothing() {
     net.add_relay();
     net.connect(0, 2);
     net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into() });
+    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
     net.done(1, Request::Join { platform, nick: "bob".into() });
     for i in 0..300 {
         net.say(0, &format!("number {i}"));
@@ -69,7 +69,7 @@ fn a_relay_lets_go_of_what_is_old_or_too_much() {
     net.add_relay();
     net.connect(0, 2);
     net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into() });
+    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
     net.done(1, Request::Join { platform, nick: "bob".into() });
     net.say(1, "a quiet word");
     for i in 0..1200 {
@@ -117,7 +117,7 @@ fn a_relay_takes_nothing_of_who_is_banned() {
     net.add_relay();
     net.connect(0, 2);
     net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into() });
+    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
     net.done(1, Request::Join { platform, nick: "bob".into() });
     let before = net.say(1, "hello");
     net.disconnect(1, 2);

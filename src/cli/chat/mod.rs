@@ -90,6 +90,8 @@ enum IdentityCommand {
     New,
     /// Bring one back by its 24 words, on a new device; they are read from the standard input
     Restore,
+    /// Print its 24 words again
+    Words,
     /// Change the master password
     Password,
 }
@@ -110,6 +112,7 @@ pub(super) fn run(args: &ChatArgs, socket: impl FnOnce() -> Result<PathBuf, Fail
         ChatCommand::Identity(IdentityCommand::Password) => {
             Request::Password { old: password("Master password: ")?, new: rpassword::prompt_password("New one: ")? }
         }
+        ChatCommand::Identity(IdentityCommand::Words) => Request::Words { password: password("Master password: ")? },
         ChatCommand::Unlock => Request::Unlock { password: password("Master password: ")? },
         ChatCommand::Page => Request::Page,
         ChatCommand::Send { platform, channel, text: words, reply } => {
@@ -216,6 +219,12 @@ fn tail(socket: &Path, platform: Option<&str>, json: bool) -> Result<(), Failure
                     println!("you are banned from {}: what was here of it is deleted", &platform[..8])
                 }
                 Happened::Unbanned { platform } => println!("you may join {} again", &platform[..8]),
+                Happened::Invited { nick, direct: true, .. } => {
+                    println!("{nick} begins a conversation with you: @{nick}")
+                }
+                Happened::Invited { platform, nick, name, .. } => {
+                    println!("{nick} invites you to {name}: `aegisray chat join {} --nick NAME`", &platform[..8]);
+                }
                 Happened::Platform { .. } => {}
             }
         }

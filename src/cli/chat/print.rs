@@ -42,7 +42,12 @@ pub(super) fn answer(answer: &Answer) -> Result<(), Failure> {
         }
         Answer::Platforms { platforms } => {
             for p in platforms {
-                println!("{} ({}): {}, {} members", p.name, &p.id[..8], role(p.role), p.members);
+                let kind = match (p.direct, p.private) {
+                    (true, _) => ", a conversation of two, sealed",
+                    (_, true) => ", private, sealed",
+                    _ => "",
+                };
+                println!("{} ({}): {}, {} members{kind}", p.name, &p.id[..8], role(p.role), p.members);
                 for c in &p.channels {
                     let unread = match (c.unread, c.mentions) {
                         (0, _) => String::new(),
@@ -65,7 +70,11 @@ pub(super) fn answer(answer: &Answer) -> Result<(), Failure> {
                     } else {
                         ""
                     };
-                    vec![o.name.clone(), o.members.to_string(), standing.to_owned(), o.id.clone()]
+                    let members = match &o.by {
+                        Some(by) => format!("by invitation of {by}"),
+                        None => o.members.to_string(),
+                    };
+                    vec![o.name.clone(), members, standing.to_owned(), o.id.clone()]
                 })
                 .collect();
             print!("{}", table(&["PLATFORM", "MEMBERS", "JOINED", "ID"], &rows));
@@ -127,6 +136,7 @@ pub(super) fn line(m: &Entry) -> String {
     let text = match m.state {
         State::Text => m.text.replace('\n', "\n             "),
         State::Absent => "[not here yet]".to_owned(),
+        State::Sealed => "[sealed: the secret is not here]".to_owned(),
         State::Purged => "[Purged by Powernode]".to_owned(),
         State::Hidden => "[hidden]".to_owned(),
     };

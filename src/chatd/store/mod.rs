@@ -5,6 +5,12 @@ use std::{collections::HashMap, path::Path};
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
+mod look;
+mod secrets;
+
+pub use look::From;
+pub use secrets::{Invitation, Prekey};
+
 use super::sync::Scope;
 use crate::chat::{Hlc, Id, Invalid, Kind, Message};
 
@@ -20,7 +26,7 @@ pub enum StoreError {
 
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Prepared statements that are kept.
 const STATEMENTS: usize = 64;
 
@@ -61,8 +67,6 @@ CREATE INDEX message_set ON message (platform, hlc, id, kind, hidden);
 CREATE INDEX message_target ON message (target) WHERE target IS NOT NULL;
 CREATE INDEX message_prev ON message (prev) WHERE prev IS NOT NULL;
 CREATE INDEX message_seq ON message (platform, device, seq);
--- Content whose bytes may still come.
-CREATE INDEX message_absent ON message (platform) WHERE payload IS NULL AND purged = 0 AND hidden = 0 AND kind < 16;
 CREATE TABLE mark (
     platform INTEGER NOT NULL,
     channel BLOB NOT NULL,
@@ -74,6 +78,31 @@ CREATE TABLE own (platform BLOB NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, id B
 CREATE TABLE setting (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE VIRTUAL TABLE word USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2');
 INSERT INTO word (word, rank) VALUES ('secure-delete', 1);
+";
+
+/// What version 1 did not have.
+const SINCE_1: &str = "
+-- Content whose bytes may still come.
+CREATE INDEX message_absent ON message (platform) WHERE payload IS NULL AND purged = 0 AND hidden = 0 AND kind < 16;
+-- Of private platforms.
+CREATE TABLE secret (
+    platform INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    secret BLOB NOT NULL,
+    PRIMARY KEY (platform, id)
+) STRICT, WITHOUT ROWID;
+-- What is sealed to this device is sealed to one of these.
+CREATE TABLE prekey (public BLOB NOT NULL PRIMARY KEY, private BLOB NOT NULL, made INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- To private platforms; and with whom one's conversations of two are.
+CREATE TABLE invitation (
+    platform BLOB NOT NULL PRIMARY KEY,
+    other BLOB NOT NULL,
+    nick TEXT NOT NULL,
+    own_nick TEXT NOT NULL,
+    name TEXT NOT NULL,
+    direct INTEGER NOT NULL,
+    accepted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Why a message is not shown to all.
@@ -124,15 +153,6 @@ impl Kept {
     }
 }
 
-/// Where a page of messages begins.
-#[derive(Clone, Copy, Debug)]
-pub enum From {
-    /// The newest before this point.
-    Before(Hlc, Id),
-    /// The oldest after it.
-    After(Hlc, Id),
-}
-
 pub struct Store {
     db: Connection,
 }
@@ -167,7 +187,8 @@ impl Store {
              PRAGMA cache_size = -16000; PRAGMA wal_autocheckpoint = 4000; PRAGMA foreign_keys = ON;",
         )?;
         match db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))? {
-            0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))?,
+            0 => db.execute_batch(&format!("BEGIN; {SCHEMA} {SINCE_1} PRAGMA user_version = {VERSION}; COMMIT;"))?,
+            1 => db.execute_batch(&format!("BEGIN; {SINCE_1} PRAGMA user_version = {VERSION}; COMMIT;"))?,
             VERSION => {}
             newer => return Err(StoreError::TooNew(newer)),
         }
@@ -230,34 +251,34 @@ impl Store {
         Ok(())
     }
 
-    /// Takes away a platform's messages, or with `acts` everything about it.
-    pub fn clear(&self, place: i64, acts: bool) -> Result<()> {
-        let sql = "SELECT n, payload FROM message WHERE platform = ? AND indexed = 1 AND n > ? ORDER BY n LIMIT 1000";
+    /// Takes away a platform's messages, or with `acts` everything about it; `words` are those that the index has of each.
+    pub fn clear(&self, place: i64, acts: bool, words: impl Fn(&Message) -> Option<String>) -> Result<()> {
         let mut last = 0;
-        loop {
-            let mut statement = self.db.prepare_cached(sql)?;
-            let rows = statement.query_map([place, last], |r| Ok((r.get(0)?, r.get(1)?)))?;
-            let some = rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()?;
-            let Some((n, _)) = some.last() else { break };
-            last = *n;
-            some.iter().try_for_each(|(n, payload)| self.forget_words(*n, payload))?;
+        while let some = self.by_index(place, true, last)?
+            && let Some(kept) = some.last()
+        {
+            last = kept.n;
+            some.iter().try_for_each(|kept| self.forget_words(kept.n, words(&kept.message)))?;
         }
         let limit: i64 = if acts { i64::MAX } else { 16 };
         self.run("DELETE FROM message WHERE platform = ? AND kind < ?", &[&place, &limit])?;
         self.run("DELETE FROM mark WHERE platform = ?", &[&place])?;
+        self.run("DELETE FROM secret WHERE platform = ?", &[&place])?;
         if acts {
             self.run("DELETE FROM platform WHERE n = ?", &[&place])?;
         }
         Ok(())
     }
 
-    /// Keeps a message that came at this time, in the index of words too if `indexed`; returns its number.
-    pub fn insert(&self, place: i64, m: &Message, author: Option<Id>, (now_ms, indexed): (u64, bool)) -> Result<i64> {
+    /// Keeps a message that came at this time, with its words in the index; returns its number.
+    pub fn insert(
+        &self,
+        place: i64,
+        m: &Message,
+        author: Option<Id>,
+        (now_ms, words): (u64, Option<String>),
+    ) -> Result<i64> {
         let payload = m.payload();
-        let words = match (&payload, m.head.kind) {
-            (Some(payload), Kind::Text | Kind::Edit) if indexed => super::payload::text_of(payload),
-            _ => None,
-        };
         let sql = "INSERT INTO message (platform, id, device, author, seq, prev, hlc, kind, channel, target, header, signature,
              payload, hidden, purged, received, indexed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)";
         let head = &m.head;
@@ -368,63 +389,6 @@ impl Store {
         };
         let sql = format!("SELECT {COLUMNS} FROM message WHERE id BETWEEN ? AND ? AND platform = ? LIMIT 2");
         self.all(&sql, &[&bound("0"), &bound("f"), &place])
-    }
-
-    /// Messages of a channel as somebody sees it: before a point newest first, after one oldest first.
-    pub fn page(&self, place: i64, channel: &[u8; 16], viewer: Id, from: From, limit: usize) -> Result<Vec<Kept>> {
-        let (compare, order, (hlc, id)) = match from {
-            From::Before(hlc, id) => ("<", "DESC", (hlc, id)),
-            From::After(hlc, id) => (">", "ASC", (hlc, id)),
-        };
-        let sql = format!(
-            "SELECT {COLUMNS} FROM message WHERE platform = ? AND channel = ? AND kind = 1
-             AND (hidden = 0 OR (hidden = 2 AND author = ?)) AND (hlc, id) {compare} (?, ?)
-             ORDER BY hlc {order}, id {order} LIMIT ?"
-        );
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.all(&sql, &[&place, &&channel[..], &viewer.0, &time(hlc), &id.0, &limit])
-    }
-
-    /// Edits of a message and reactions to it that somebody sees, with their authors, by hybrid time.
-    pub fn about(&self, id: &Id, viewer: Id) -> Result<Vec<(Message, Id)>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM message WHERE target = ? AND kind IN (2, 3) AND purged = 0
-             AND (hidden = 0 OR (hidden = 2 AND author = ?)) ORDER BY hlc, id"
-        );
-        let all = self.all(&sql, &[&id.0, &viewer.0])?;
-        Ok(all.into_iter().filter_map(|k| Some((k.message, k.author?))).collect())
-    }
-
-    /// Messages of others in a channel that are not read yet, and how many of them name `nick`.
-    pub fn unread(&self, place: i64, channel: &[u8; 16], viewer: Id, nick: &str) -> Result<(usize, usize)> {
-        let sql =
-            "SELECT count(*), coalesce(sum(instr(payload, ?) > 0), 0) FROM message WHERE platform = ? AND channel = ?
-             AND kind = 1 AND hidden = 0 AND purged = 0 AND author <> ?
-             AND hlc > coalesce((SELECT hlc FROM mark WHERE platform = ?2 AND channel = ?3), 0)";
-        let name = format!("@{nick}").into_bytes();
-        let mut statement = self.db.prepare_cached(sql)?;
-        let row = statement.query_row(params![name, place, &channel[..], viewer.0], |r| {
-            Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?))
-        })?;
-        Ok((usize::try_from(row.0).unwrap_or(0), usize::try_from(row.1).unwrap_or(0)))
-    }
-
-    /// All up to this point is read. What was read stays so.
-    pub fn mark(&self, place: i64, channel: &[u8; 16], hlc: Hlc) -> Result<()> {
-        let sql = "INSERT INTO mark (platform, channel, hlc) VALUES (?, ?, ?)
-             ON CONFLICT DO UPDATE SET hlc = max(hlc, excluded.hlc)";
-        self.run(sql, &[&place, &&channel[..], &time(hlc)])?;
-        Ok(())
-    }
-
-    /// Texts and edits with these words (FTS5's query syntax), newest first.
-    pub fn search(&self, place: i64, query: &str, viewer: Id, limit: usize) -> Result<Vec<Kept>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM message WHERE n IN (SELECT rowid FROM word WHERE word MATCH ?) AND platform = ?
-             AND purged = 0 AND (hidden = 0 OR (hidden = 2 AND author = ?)) ORDER BY hlc DESC LIMIT ?"
-        );
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.all(&sql, &[&query, &place, &viewer.0, &limit])
     }
 
     pub fn acts(&self, place: i64) -> Result<Vec<Message>> {
@@ -549,9 +513,9 @@ impl Store {
         Ok(())
     }
 
-    /// Overwrites the payload of a message.
-    pub fn drop_payload(&self, n: i64, payload: &[u8]) -> Result<()> {
-        self.forget_words(n, payload)?;
+    /// Overwrites the payload of a message, and its words in the index.
+    pub fn drop_payload(&self, n: i64, words: Option<String>) -> Result<()> {
+        self.forget_words(n, words)?;
         self.run("UPDATE message SET payload = NULL WHERE n = ?", &[&n])?;
         Ok(())
     }
@@ -570,17 +534,25 @@ impl Store {
     }
 
     /// Takes words into the index.
-    pub fn learn_words(&self, n: i64, payload: &[u8]) -> Result<()> {
-        let Some(text) = super::payload::text_of(payload) else { return Ok(()) };
-        self.run("INSERT INTO word (rowid, text) VALUES (?, ?)", &[&n, &text])?;
+    pub fn learn_words(&self, n: i64, words: &str) -> Result<()> {
+        self.run("INSERT INTO word (rowid, text) VALUES (?, ?)", &[&n, &words])?;
         self.run("UPDATE message SET indexed = 1 WHERE n = ?", &[&n]).map(drop)
     }
 
-    fn forget_words(&self, n: i64, payload: &[u8]) -> Result<()> {
+    /// Texts and edits with their bytes, a thousand after a number: those whose words are in the index, or are not.
+    pub fn by_index(&self, place: i64, indexed: bool, after: i64) -> Result<Vec<Kept>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM message WHERE platform = ? AND indexed = ? AND n > ? AND kind IN (1, 2)
+             AND payload IS NOT NULL ORDER BY n LIMIT 1000"
+        );
+        self.all(&sql, &[&place, &indexed, &after])
+    }
+
+    fn forget_words(&self, n: i64, words: Option<String>) -> Result<()> {
         if self.run("UPDATE message SET indexed = 0 WHERE n = ? AND indexed = 1", &[&n])? == 0 {
             return Ok(());
         }
-        let Some(text) = super::payload::text_of(payload) else { return Ok(()) };
+        let Some(text) = words else { return Ok(()) };
         self.run("INSERT INTO word (word, rowid, text) VALUES ('delete', ?, ?)", &[&n, &text])?;
         Ok(())
     }
