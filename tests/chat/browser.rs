@@ -135,7 +135,7 @@ impl Browser {
 
     /// Types a message and sends it.
     pub fn say(&mut self, text: &str) {
-        self.need("!document.getElementById('composer').hidden", "composer");
+        self.need("!document.getElementById('composer').hidden && !document.querySelector('dialog[open]')", "composer");
         self.eval("document.getElementById('text').focus()");
         self.call("Input.insertText", json!({ "text": text }));
         for kind in ["keyDown", "keyUp"] {
