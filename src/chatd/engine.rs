@@ -411,14 +411,10 @@ impl Engine {
             }
             self.events.push(Event::Platform(*id));
         }
-        let mut targets = Vec::new();
-        for (id, n) in doubtful {
-            targets.extend(self.judge(id, n, batch)?);
-        }
-        // What was taken back.
-        for (id, target) in targets {
-            if let Some(n) = self.store.number_of(&target)? {
-                self.judge(id, n, batch)?;
+        let mut next: Vec<(Id, i64)> = doubtful.into_iter().collect();
+        while let Some((id, n)) = next.pop() {
+            for n in self.judge(id, n, batch)? {
+                next.push((id, n));
             }
         }
         for id in batch.dirty.keys() {
@@ -427,15 +423,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Judges one message of content. Returns what it takes back.
-    fn judge(&mut self, id: Id, n: i64, batch: &mut Batch) -> Result<Option<(Id, Id)>> {
-        let Some(platform) = self.platforms.get(&id) else { return Ok(None) };
+    /// Judges one message of content. Returns what has to be judged for it.
+    fn judge(&mut self, id: Id, n: i64, batch: &mut Batch) -> Result<Vec<i64>> {
+        let Some(platform) = self.platforms.get(&id) else { return Ok(Vec::new()) };
         let new = batch.new.get(&n);
         let (message, author, before) = match new {
             Some(m) => (Arc::clone(m), platform.authority.identity(m.device), (Hidden::No, false)),
             None => match self.store.by_number(n)? {
                 Some(kept) => (Arc::new(kept.message), kept.author, (kept.hidden, kept.purged)),
-                None => return Ok(None),
+                None => return Ok(Vec::new()),
             },
         };
         let verdict = platform.judge(&self.store, &message, author)?;
@@ -453,8 +449,14 @@ impl Engine {
         if new.is_some() || changed {
             self.events.push(Event::Message(id, n));
         }
-        let takes_back = message.head.kind == Kind::Retract;
-        Ok(message.head.refs.first().filter(|_| takes_back).map(|target| (id, *target)))
+        // What is taken back, and what edits this or reacts to it. Neither leads back here.
+        match (message.head.kind, message.head.refs.first()) {
+            (Kind::Retract, Some(target)) if new.is_some() || changed => {
+                Ok(self.store.number_of(target)?.into_iter().collect())
+            }
+            (Kind::Text, _) if before.1 != verdict.purged => self.store.following(&message.id),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// A banned identity's own node deletes what it has, and remembers not to come back.

@@ -226,10 +226,23 @@ impl Platform {
         } else {
             Hidden::No
         };
-        let stones = self.tombstones.get(&m.id).map_or(&[][..], |all| all);
-        let purged = stones.iter().any(|t| self.authority.purges(t, author)) || store.is_retracted(&m.id, author)?;
+        let purged = self.is_purged(store, &m.id, author)?;
+        // What edits a message or reacts to it goes with it.
+        let follows = match m.head.refs.first() {
+            Some(target) if matches!(m.head.kind, Kind::Edit | Kind::Reaction) => {
+                let whose = store.author_of(target)?.unwrap_or(author);
+                self.is_purged(store, target, whose)?
+            }
+            _ => false,
+        };
+        let purged = purged || follows;
         let erased = purged || self.authority.erases(m, author);
         Ok(Verdict { hidden, purged, erased })
+    }
+
+    fn is_purged(&self, store: &Store, id: &Id, author: Id) -> Result<bool> {
+        let stones = self.tombstones.get(id).map_or(&[][..], |all| all);
+        Ok(stones.iter().any(|t| self.authority.purges(t, author)) || store.is_retracted(id, author)?)
     }
 
     /// What somebody is called here: the name they gave themselves, or the beginning of their key.

@@ -482,6 +482,17 @@ impl Store {
         self.one("SELECT n FROM message WHERE id = ?", &[&id.0])
     }
 
+    /// Whose message this is, if it is here and that is known.
+    pub fn author_of(&self, id: &Id) -> Result<Option<Id>> {
+        let author: Option<Option<[u8; 32]>> = self.one("SELECT author FROM message WHERE id = ?", &[&id.0])?;
+        Ok(author.flatten().map(Id))
+    }
+
+    /// Edits of a message and reactions to it.
+    pub fn following(&self, id: &Id) -> Result<Vec<i64>> {
+        self.numbers("SELECT n FROM message WHERE target = ? AND kind IN (2, 3)", &[&id.0])
+    }
+
     /// What is compared with other nodes, in no order. What a ban keeps out is not.
     pub fn items(&self, place: i64, scope: &Scope) -> Result<Vec<(Hlc, Id)>> {
         let sql = if scope.acts {

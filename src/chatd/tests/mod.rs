@@ -309,6 +309,26 @@ fn moderation_is_what_it_is_called() {
         assert_eq!(net.texts(who), ["Purged", "cid says hello", "and dot"], "{who}");
         assert_eq!(net.grep(who, "quicksilver"), Vec::<PathBuf>::new(), "{who}");
     }
+    // What edits or names what is purged goes with it, whichever comes first.
+    let text = net.say(2, "harmless");
+    net.done(2, Request::Edit { platform: ducks(), message: text.clone(), text: "mercury fulminate".into() });
+    net.done(3, Request::React { platform: ducks(), message: text.clone(), reaction: "kaboom".into() });
+    assert!(!net.grep(0, "fulminate").is_empty() && !net.grep(0, "kaboom").is_empty());
+    net.disconnect(1, 3);
+    net.done(1, stone(&text));
+    net.done(3, Request::React { platform: ducks(), message: text.clone(), reaction: "badaboom".into() });
+    net.connect(1, 3);
+    for who in 0..4 {
+        assert_eq!(net.texts(who).last().unwrap(), "Purged", "{who}");
+        for words in ["fulminate", "kaboom", "badaboom"] {
+            assert_eq!(net.grep(who, words), Vec::<PathBuf>::new(), "{who}: {words}");
+        }
+    }
+    let kept = net.say(2, "taken back later");
+    net.done(2, Request::Edit { platform: ducks(), message: kept.clone(), text: "nitroglycerin".into() });
+    net.done(2, Request::Retract { platform: ducks(), message: kept });
+    assert!((0..4).all(|who| net.grep(who, "nitroglycerin").is_empty()));
+    net.done(3, Request::Send { platform: ducks(), channel: "general".into(), text: "and dot".into(), reply_to: None });
     // A shadow ban: the target sees its own messages, and nobody else does.
     net.done(1, Request::ShadowBan { platform: ducks(), who: "@dot".into(), reason: "noise".into() });
     net.say(3, "can you hear me?");
