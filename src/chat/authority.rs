@@ -422,6 +422,12 @@ impl Authority {
         bans.into_iter().any(|ban| purges(ban) && !self.knows_end(ban, message))
     }
 
+    /// Whether a shadow ban on somebody is in force.
+    #[must_use]
+    pub fn is_silenced(&self, who: Id) -> bool {
+        !self.bans(who, &self.all(), Kind::ShadowBan, Kind::Unshadow).is_empty()
+    }
+
     /// Who is kept out of something by a ban or a shadow ban.
     pub fn restricted(&self) -> impl Iterator<Item = Id> {
         self.bans_on.keys().copied()

@@ -118,6 +118,10 @@ impl DeviceKey {
         Self { key, device, join, identity }
     }
 
+    pub(super) fn sign_bytes(&self, text: &[u8]) -> [u8; 64] {
+        self.key.sign(text).into()
+    }
+
     /// The payload of a GENESIS of a private platform.
     #[must_use]
     pub fn founds_private(&self) -> Vec<u8> {
@@ -338,6 +342,6 @@ pub(super) fn verify_device(identity: Id, device: Id, signature: &[u8]) -> Resul
     verify(identity, &[DEVICE, &device.0].concat(), &signature)
 }
 
-fn verify(key: Id, text: &[u8], signature: &[u8; 64]) -> Result<(), Invalid> {
+pub(super) fn verify(key: Id, text: &[u8], signature: &[u8; 64]) -> Result<(), Invalid> {
     check_key(key)?.verify(&Signature::from(*signature), text).map_err(|_| Invalid("a signature of its author"))
 }

@@ -8,6 +8,7 @@ mod clock;
 mod envelope;
 mod replica;
 pub mod sealed;
+mod signal;
 pub mod sim;
 #[cfg(test)]
 mod tests;
@@ -24,4 +25,5 @@ pub use body::{Ban, Body, Channel, Kind, MAX_NAME, Role, Seal, check_names, open
 pub use clock::{Clock, Hlc};
 pub use envelope::{DeviceKey, Draft, Head, Id, Invalid, MAX_PAYLOAD, Message, check_key, verify_all};
 pub use replica::{Acts, Author, Replica, Taken};
+pub use signal::{LIFE_MS, Signal};
 pub use view::{Entry, Shown, Timeline, View, forks};

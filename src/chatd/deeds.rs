@@ -59,6 +59,10 @@ impl Hub {
                 self.spread_written();
                 done?;
             }
+            Request::Signal { platform, who, data } => {
+                let to = self.person(&platform, &who)?;
+                self.signal(now_ms, to, data)?;
+            }
             Request::Direct { platform, who } => {
                 let (via, who) = self.person(&platform, &who)?;
                 let id = self.direct(now_ms, via, who);
@@ -183,6 +187,7 @@ impl Hub {
             platforms: self.engine.platforms.values().filter(|p| p.place.joined).count(),
             peers: self.links.all.values().filter(|l| l.greeted).count(),
             pending: self.links.all.values().map(super::links::Link::pending).sum(),
+            addresses: self.addresses.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -509,6 +514,10 @@ impl Hub {
                 Event::Platform(id) => Some(Happened::Platform { platform: id.to_string() }),
                 Event::Banned(id) => Some(Happened::Banned { platform: id.to_string() }),
                 Event::Unbanned(id) => Some(Happened::Unbanned { platform: id.to_string() }),
+                Event::Signal { platform, from, data } => {
+                    let nick = self.engine.platforms.get(&platform).map(|p| p.nick(from)).unwrap_or_default();
+                    Some(Happened::Signal { platform: platform.to_string(), from: from.to_string(), nick, data })
+                }
                 Event::Invited(id) => {
                     let invitation = self.engine.invitations.iter().find(|i| i.platform == id);
                     invitation.map(|i| Happened::Invited {

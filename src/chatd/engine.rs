@@ -55,6 +55,8 @@ pub enum Event {
     Unbanned(Id),
     /// Somebody invites to a private platform.
     Invited(Id),
+    /// Another person's page says something to one's own.
+    Signal { platform: Id, from: Id, data: String },
 }
 
 /// Why something asked for can't be done.

@@ -1,6 +1,9 @@
 //! One node of the chat: its engine and its links. Everything that comes in passes here, one thing after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use prost::Message as _;
 
@@ -9,6 +12,7 @@ use super::{
     gate::Gate,
     links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
     net::parse_url,
+    signals::Seen,
     store::Result,
     sync::{Comparison, Scope},
 };
@@ -46,6 +50,10 @@ pub struct Hub {
     pub known_relays: BTreeSet<String>,
     events: Vec<(u64, Event)>,
     last_event: u64,
+    /// Signals of the last minutes.
+    pub(super) seen: Seen,
+    /// This node's addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
     /// When keys to seal to are looked at again.
     refresh_ms: u64,
     /// Messages that are admitted and not taken in yet, with what their sources have left.
@@ -70,6 +78,8 @@ impl Hub {
             known_relays: BTreeSet::new(),
             events: Vec::new(),
             last_event: 0,
+            seen: Seen::default(),
+            addresses: Vec::new(),
             refresh_ms: 0,
             backlog: Vec::new(),
         }
@@ -250,6 +260,7 @@ impl Hub {
                 let good = |u: &String| u.len() < 256 && parse_url(u).is_some();
                 self.known_relays.extend(peers.urls.into_iter().filter(good).take(room));
             }
+            What::Signal(signal) => self.take_signal(now_ms, from, signal)?,
             What::Bundle(_) => {}
         }
         Ok(())

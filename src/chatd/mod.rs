@@ -18,6 +18,7 @@ mod relay;
 pub mod request;
 mod rooms;
 mod service;
+mod signals;
 mod store;
 mod sync;
 pub use relay::Limits;

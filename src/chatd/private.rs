@@ -257,12 +257,25 @@ impl Engine {
         self.whisper(now_ms, via, &devices, What::Invitation(invitation))
     }
 
-    fn whisper(&mut self, now_ms: u64, via: Id, devices: &[Id], what: What) -> Result<()> {
+    /// Something for the devices of one person on a platform.
+    pub(super) fn seal_for(&mut self, via: Id, who: Id, what: What) -> Result<Vec<u8>> {
+        let devices: Vec<Id> = self.devices_of(|whose| *whose == who).into_keys().collect();
+        if devices.is_empty() {
+            return Err(Refusal::no("their node has published no key to seal to yet: it does when they unlock"));
+        }
+        self.seal_whisper(via, &devices, what)
+    }
+
+    fn seal_whisper(&mut self, via: Id, devices: &[Id], what: What) -> Result<Vec<u8>> {
         let from = self.keys.unlocked()?.device;
         let known = self.devices_of(|_| true);
         let prekeys: Vec<(Id, [u8; 32])> = devices.iter().filter_map(|d| Some((*d, known.get(d)?.1))).collect();
         let plain = wire::Whispered { what: Some(what) }.encode_to_vec();
-        let payload = sealed::whisper(&prekeys, &via, &from, &plain, &mut self.rng)?;
+        Ok(sealed::whisper(&prekeys, &via, &from, &plain, &mut self.rng)?)
+    }
+
+    fn whisper(&mut self, now_ms: u64, via: Id, devices: &[Id], what: What) -> Result<()> {
+        let payload = self.seal_whisper(via, devices, what)?;
         self.write(now_ms, Some(via), ([0; 16], Kind::Whisper), &Body::Content(Some(payload)), None)?;
         Ok(())
     }

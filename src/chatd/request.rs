@@ -1,5 +1,7 @@
 //! What people ask their node, and what it answers: the same for the command line, the page and the gateways. One JSON object each.
 
+use std::net::IpAddr;
+
 use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +157,9 @@ pub enum Request {
     Checkpoint { platform: String },
     /// Who did what, and whether it counts
     Audit { platform: String },
+    /// Tells the pages of another person something, at once or never: how calls are set up.
+    #[command(skip)]
+    Signal { platform: String, who: String, data: String },
     /// The nodes and relays of the chat that this one talks to
     Peers,
     /// Keep a connection to a relay, which keeps messages for who is away: ws://HOST[:PORT] or wss://HOST[:PORT]
@@ -236,6 +241,8 @@ pub struct Status {
     pub peers: usize,
     /// Messages that are known to be elsewhere and are on their way.
     pub pending: usize,
+    /// This node's addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
     pub version: String,
 }
 
@@ -368,6 +375,13 @@ pub enum Happened {
     },
     Unbanned {
         platform: String,
+    },
+    /// From another person's page.
+    Signal {
+        platform: String,
+        from: String,
+        nick: String,
+        data: String,
     },
     /// To a private platform.
     Invited {

@@ -360,6 +360,7 @@ impl Work {
             self.links.remove(&link);
         }
         if is_tick && let Ok(outputs) = &mut done {
+            self.hub.addresses.clone_from(&self.targets.borrow().own);
             match self.hub.tick(now_ms) {
                 Ok(more) => outputs.extend(more),
                 Err(e) => done = Err(e),

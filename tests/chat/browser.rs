@@ -16,6 +16,10 @@ use super::{harness::Dir, running::Running};
 const PORT: u16 = 9222;
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Keeps the connections of calls where a test finds them.
+const WATCH_CALLS: &str = "window.connections = []; const Plain = RTCPeerConnection; \
+    window.RTCPeerConnection = class extends Plain { constructor(...all) { super(...all); connections.push(this) } }";
+
 pub struct Browser {
     socket: WebSocket<TcpStream>,
     next: u64,
@@ -53,6 +57,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
+        browser.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": WATCH_CALLS }));
         browser.call("Page.navigate", json!({ "url": url }));
         browser.need("document.readyState === 'complete'", "the page");
         Some(browser)
@@ -131,6 +136,18 @@ impl Browser {
         );
         self.need(&format!("!!{find}"), &format!("field {label}"));
         self.eval(&format!("{{ const l = {find}; (l.control ?? l.querySelector('input')).value = {} }}", json!(text)));
+    }
+
+    /// What the statistics of the last call say (RFC 8829, webrtc-stats): frames of the other that were decoded, sound that came, and
+    /// the addresses it goes between.
+    pub fn call_statistics(&mut self) -> Value {
+        self.eval(
+            "(async () => { const all = [...(await connections.at(-1).getStats()).values()]; \
+             const inbound = kind => all.find(s => s.type === 'inbound-rtp' && s.kind === kind); \
+             const pair = all.find(s => s.type === 'candidate-pair' && s.nominated); const at = id => all.find(s => s.id === id)?.address; \
+             return { frames: inbound('video')?.framesDecoded ?? 0, sound: inbound('audio')?.packetsReceived ?? 0, \
+             from: at(pair?.localCandidateId), to: at(pair?.remoteCandidateId) } })()",
+        )
     }
 
     /// Types a message and sends it.

@@ -1,6 +1,9 @@
 //! The page in a real browser: two people, each at a daemon of their own.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use aegisray::{
     chatd::{Answer, Request as Ask},
@@ -107,6 +110,33 @@ pub fn two_people_in_browsers() {
     if let Some(found) = ann.axe() {
         assert_eq!(found, Vec::<String>::new(), "axe, alone");
     }
+    // A call, with the pictures and the sound that Chromium makes up.
+    ann.click("Video call");
+    bob.need_text("ann calls you", true);
+    bob.click("Answer");
+    for browser in [&mut ann, &mut bob] {
+        browser.need_text("Talking to", true);
+        let shown = "document.querySelector('.call .remote').getVideoPlaybackQuality().totalVideoFrames > 30";
+        browser.need(shown, "pictures of the other");
+        let seen = browser.call_statistics();
+        assert!(seen["frames"].as_u64() > Some(30) && seen["sound"].as_u64() > Some(0), "{seen}");
+        // From mesh address to mesh address, and nowhere else.
+        let mesh = |end: &str| {
+            let ip: IpAddr = seen[end].as_str().unwrap_or_default().parse().expect(end);
+            all.iter().any(|one| matches!(one.daemon.addresses(), Some((v4, v6)) if ip == v4 || ip == v6))
+        };
+        assert!(mesh("from") && mesh("to"), "{seen}");
+        println!("  a video call, as one side has it: {seen}");
+    }
+    ann.picture(&pictures().join("chat-call.png"), (1440, 900));
+    if let Some(found) = ann.axe() {
+        assert_eq!(found, Vec::<String>::new(), "axe, in a call");
+    }
+    ann.click("Hang up");
+    bob.need_text("ann has hung up", true);
+    ann.click("Call");
+    bob.click("Decline");
+    ann.need_text("bob has hung up", true);
     for one in &all {
         assert_eq!(one.grep("just the two"), Vec::<PathBuf>::new(), "no file has it in the clear");
     }

@@ -1,4 +1,6 @@
 // The chat's page. It asks the daemon on this machine and nothing else; text of others is only ever set as text.
+import { calls } from './call.js'
+
 const $ = id => document.getElementById(id)
 const el = (tag, props = {}, ...children) => {
   const { dataset, ...plain } = props
@@ -29,7 +31,7 @@ async function ask(request) {
   return answer
 }
 
-const state = { platforms: [], platform: null, channel: null, entries: new Map(), members: [], last: 0, more: false, me: null, answering: null }
+const state = { platforms: [], platform: null, channel: null, entries: new Map(), members: [], last: 0, more: false, me: null, addresses: [], answering: null }
 
 const here = () => state.platforms.find(p => p.id === state.platform)
 const channelHere = () => here()?.channels.find(c => c.id === state.channel)
@@ -267,6 +269,7 @@ function drawTitle() {
   const sealed = p?.direct ? 'Sealed for the two of you' : p?.private ? 'Sealed for who takes part' : ''
   $('topic').textContent = [c?.topic, sealed].filter(Boolean).join('. ')
   $('composer').hidden = !!c?.archived
+  $('call').hidden = !p?.direct || p.members < 2
 }
 
 async function open(platform, channel) {
@@ -456,6 +459,7 @@ async function jump(e) {
 async function refresh() {
   const status = await ask({ do: 'status' })
   state.me = status.identity
+  state.addresses = status.addresses
   $('peers').textContent = `Peers (${status.peers})`
   $('state').textContent = status.pending ? `Catching up: ${status.pending} messages to come` : status.peers ? '' : 'Nobody is reached: what you write is sent later'
   if (!status.identity) return welcome()
@@ -471,14 +475,24 @@ async function refresh() {
       $('log').replaceChildren()
       $('members').replaceChildren()
       $('composer').hidden = true
+      $('call').hidden = true
       $('channel').textContent = 'No channel'
       $('topic').textContent = state.platforms.length ? '' : 'Join a platform, or found one.'
     }
   } else drawTitle()
 }
 
+const calling = calls({ ask, el, dialog, notice, addresses: () => state.addresses })
+for (const [button, video] of [['voice', false], ['video', true]]) {
+  $(button).onclick = () => attempt(async () => {
+    const other = state.members.find(m => !m.own)
+    await calling.start(state.platform, other.id, other.nick, video)
+  })
+}
+
 function happened(event) {
-  if (event.what === 'message') {
+  if (event.what === 'signal') calling.heard(event).catch(error => notice(error.message))
+  else if (event.what === 'message') {
     const e = event.entry
     if (e.channel !== state.channel || e.platform !== state.platform) return
     const oldest = $('log').firstElementChild?.dataset.order

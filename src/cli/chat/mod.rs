@@ -225,7 +225,7 @@ fn tail(socket: &Path, platform: Option<&str>, json: bool) -> Result<(), Failure
                 Happened::Invited { platform, nick, name, .. } => {
                     println!("{nick} invites you to {name}: `aegisray chat join {} --nick NAME`", &platform[..8]);
                 }
-                Happened::Platform { .. } => {}
+                Happened::Platform { .. } | Happened::Signal { .. } => {}
             }
         }
     }
