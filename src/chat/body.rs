@@ -23,6 +23,7 @@ pub enum Kind {
     Reaction = 3,
     Retract = 4,
     Whisper = 5,
+    File = 6,
     Genesis = 16,
     Join = 17,
     Grant = 18,
@@ -42,12 +43,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 21] = [
+    pub(super) const ALL: [Kind; 22] = [
         Kind::Text,
         Kind::Edit,
         Kind::Reaction,
         Kind::Retract,
         Kind::Whisper,
+        Kind::File,
         Kind::Genesis,
         Kind::Join,
         Kind::Grant,

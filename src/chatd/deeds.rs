@@ -90,14 +90,33 @@ impl Hub {
                 let id = self.own(&platform)?;
                 return self.act(now_ms, id, Kind::Profile, &Body::Profile { nick });
             }
-            Request::Send { platform, channel, text, reply_to } => {
+            Request::FileNew { name, kind } => return engine.file_new(&name, kind),
+            Request::FilePut { upload, bytes } => return engine.file_put(now_ms, upload, bytes.0),
+            Request::FileGet { platform, message, file, piece } => {
+                let (answer, fetch) = engine.file_get(&platform, &message, &file, piece)?;
+                if let Some(n) = fetch {
+                    engine.store.want_file(n, true)?;
+                    engine.has_new_files = true;
+                }
+                return Ok(answer);
+            }
+            Request::Send { platform, channel, text, reply_to, files } => {
                 let found = engine.find_platform(&platform)?;
                 let channel = engine.find_channel(found, &channel)?;
                 if found.names.channels.get(&channel).is_some_and(|c| c.archived) {
                     return Err(Refusal::no("this channel is archived"));
                 }
                 let target = reply_to.map(|r| engine.find_message(found, &r).map(|k| k.message.id)).transpose()?;
-                return self.say(now_ms, &platform, (channel, Kind::Text), &text, target);
+                if files.is_empty() {
+                    return self.say(now_ms, &platform, (channel, Kind::Text), &text, target);
+                }
+                let id = self.own(&platform)?;
+                let payload = self.engine.with_files(&text, &files)?;
+                let body = Body::Content(Some(payload));
+                let written = self.engine.write(now_ms, Some(id), (channel, Kind::Text), &body, target);
+                let attached = written.and_then(|m| self.engine.attach(now_ms, &m, &files).map(|()| m.id.to_string()));
+                self.spread_written();
+                return attached.map(|id| Answer::Id { id });
             }
             Request::Edit { platform, message, text } => {
                 let (channel, target) = self.own_message(&platform, &message)?;
@@ -363,7 +382,11 @@ impl Hub {
             return Err(Refusal::no("that is you"));
         }
         if let Some(known) = self.engine.invitations.iter().find(|i| i.direct && i.other == other) {
-            return Ok(known.platform);
+            let id = known.platform;
+            if self.engine.platforms.get(&id).is_some_and(|p| p.left.contains(&other)) {
+                self.engine.invite(now_ms, id, (via, other), false)?;
+            }
+            return Ok(id);
         }
         let from = &self.engine.platforms[&via];
         let (nick, own_nick) = (from.nick(other), from.nick(self.engine.me()));

@@ -104,6 +104,8 @@ pub struct Engine {
     /// What this device has written since it was asked last.
     written: Vec<Arc<Message>>,
     pub invitations: Vec<Invitation>,
+    /// Files have come that are to be fetched.
+    pub has_new_files: bool,
 }
 
 /// Messages taken in together.
@@ -144,6 +146,7 @@ impl Engine {
             events: Vec::new(),
             written: Vec::new(),
             invitations,
+            has_new_files: false,
         })
     }
 
@@ -439,10 +442,16 @@ impl Engine {
         let verdict = platform.judge(&self.store, &message, author)?;
         if verdict.erased && message.payload().is_some() {
             self.store.drop_payload(n, platform.words(&message))?;
+            if message.head.kind == Kind::File {
+                self.store.forget_file(n)?;
+            }
             batch.erased = true;
         }
         if message.head.kind == Kind::Whisper && new.is_some() && matches!(verdict.hidden, Hidden::No) {
             self.hear(&message)?;
+        }
+        if message.head.kind == Kind::File && new.is_some() && !verdict.erased && verdict.hidden != Hidden::Banned {
+            self.has_new_files |= self.note_file(n, &message, author)?;
         }
         let changed = before != (verdict.hidden, verdict.purged);
         if changed {

@@ -12,6 +12,7 @@ use super::{
     gate::Gate,
     links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
     net::parse_url,
+    pieces::Fetching,
     signals::Seen,
     store::Result,
     sync::{Comparison, Scope},
@@ -50,6 +51,7 @@ pub struct Hub {
     pub known_relays: BTreeSet<String>,
     events: Vec<(u64, Event)>,
     last_event: u64,
+    pub(super) fetching: Fetching,
     /// Signals of the last minutes.
     pub(super) seen: Seen,
     /// This node's addresses in the mesh.
@@ -78,6 +80,7 @@ impl Hub {
             known_relays: BTreeSet::new(),
             events: Vec::new(),
             last_event: 0,
+            fetching: Fetching::new(),
             seen: Seen::default(),
             addresses: Vec::new(),
             refresh_ms: 0,
@@ -101,6 +104,7 @@ impl Hub {
                 Input::Frame { link, bytes } => self.frame(now_ms, link, &bytes)?,
                 Input::Disconnected(link) => {
                     self.links.all.remove(&link);
+                    self.fetching.forget_link(link);
                     if let Some(gate) = &mut self.gate {
                         gate.closed(link);
                     }
@@ -260,6 +264,8 @@ impl Hub {
                 let good = |u: &String| u.len() < 256 && parse_url(u).is_some();
                 self.known_relays.extend(peers.urls.into_iter().filter(good).take(room));
             }
+            What::WantPieces(list) => self.give_pieces(from, &list)?,
+            What::Piece(piece) => self.take_piece(now_ms, from, piece)?,
             What::Signal(signal) => self.take_signal(now_ms, from, signal)?,
             What::Bundle(_) => {}
         }
@@ -437,6 +443,8 @@ impl Hub {
 
     /// Compares what is to be compared, and asks for what may be asked for by now.
     fn advance(&mut self, now_ms: u64) -> Result<()> {
+        self.fetching.stale |= std::mem::take(&mut self.engine.has_new_files);
+        self.ask_for_pieces(now_ms)?;
         for id in self.links.all.keys().copied().collect::<Vec<_>>() {
             while let Some(scope) = self.links.all.get_mut(&id).and_then(Link::next_scope) {
                 let items = self.engine.items(&scope)?;

@@ -24,13 +24,15 @@ use crate::{
 };
 
 const HEAD_TIME: Duration = Duration::from_secs(30);
-const MAX_REQUEST: usize = 256 << 10;
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+/// A piece of a file, and something around it.
+const MAX_REQUEST: usize = 512 << 10;
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 6] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/app.js", "text/javascript; charset=utf-8", include_str!("page/app.js")),
     ("/call.js", "text/javascript; charset=utf-8", include_str!("page/call.js")),
+    ("/files.js", "text/javascript; charset=utf-8", include_str!("page/files.js")),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
 ];

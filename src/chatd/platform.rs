@@ -229,7 +229,7 @@ impl Platform {
         let purged = self.is_purged(store, &m.id, author)?;
         // What edits a message or reacts to it goes with it.
         let follows = match m.head.refs.first() {
-            Some(target) if matches!(m.head.kind, Kind::Edit | Kind::Reaction) => {
+            Some(target) if matches!(m.head.kind, Kind::Edit | Kind::Reaction | Kind::File) => {
                 let whose = store.author_of(target)?.unwrap_or(author);
                 self.is_purged(store, target, whose)?
             }

@@ -37,7 +37,11 @@ pub fn sweep(store: &Store, limits: &Limits, now_ms: u64) -> Result<usize> {
 pub fn make_room(store: &Store, limits: &Limits) -> Result<usize> {
     let mut gone = 0;
     while store.bytes()? > limits.quota {
-        let n = store.delete_oldest()?;
+        // Files first.
+        let n = match store.drop_oldest_pieces()? {
+            0 => store.delete_oldest()?,
+            n => n,
+        };
         if n == 0 {
             break;
         }

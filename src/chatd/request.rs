@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use clap::{Subcommand, ValueEnum};
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 /// Platforms, people and messages are named by the beginning of their id, platforms and channels by their names too, people by
@@ -92,7 +93,24 @@ pub enum Request {
     /// Call yourself something else
     Nick { platform: String, nick: String },
     #[command(skip)]
-    Send { platform: String, channel: String, text: String, reply_to: Option<String> },
+    Send {
+        platform: String,
+        channel: String,
+        text: String,
+        reply_to: Option<String>,
+        /// Files that were handed in, by their numbers.
+        #[serde(default)]
+        files: Vec<i64>,
+    },
+    /// A file to be handed in, piece by piece.
+    #[command(skip)]
+    FileNew { name: String, kind: String },
+    /// The next 256 KiB of it; less in the last piece alone.
+    #[command(skip)]
+    FilePut { upload: i64, bytes: Bytes },
+    /// A piece of a file that is attached to a message; if it is not here, it is fetched.
+    #[command(skip)]
+    FileGet { platform: String, message: String, file: String, piece: usize },
     #[command(skip)]
     Edit { platform: String, message: String, text: String },
     /// React to a message
@@ -162,13 +180,30 @@ pub enum Request {
     Signal { platform: String, who: String, data: String },
     /// The nodes and relays of the chat that this one talks to
     Peers,
-    /// Keep a connection to a relay, which keeps messages for who is away: ws://HOST[:PORT] or wss://HOST[:PORT]
+    /// Keep a connection to a relay, which keeps messages for who is away: `ws://HOST` or `wss://HOST`, with `:PORT` if it is another one
     AddRelay { url: String },
     /// Leave a relay
     RemoveRelay { url: String },
     /// What has happened since the event of this number; waits for something for up to 10 s.
     #[command(skip)]
     Events { after: u64 },
+}
+
+/// Bytes, as BASE64 in JSON (RFC 4648).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -192,6 +227,18 @@ pub enum Answer {
     },
     Page {
         url: String,
+    },
+    Upload {
+        upload: i64,
+    },
+    /// A piece of a file.
+    Piece {
+        bytes: Bytes,
+    },
+    /// It is not here yet: so many of so many pieces are.
+    Fetching {
+        here: usize,
+        pieces: usize,
     },
     Platforms {
         platforms: Vec<PlatformInfo>,
@@ -299,6 +346,7 @@ pub struct Entry {
     pub text: String,
     pub edited: bool,
     pub reply_to: Option<String>,
+    pub files: Vec<File>,
     pub reactions: Vec<Reaction>,
     /// It came long after its author's clock says it was written.
     pub late: bool,
@@ -320,6 +368,30 @@ pub enum State {
     Purged,
     /// Not to be shown any more.
     Hidden,
+}
+
+impl Entry {
+    /// The text, and a line for each file.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let file = |f: &File| format!("[file: {}, {} bytes]", f.name, f.size);
+        let text = Some(self.text.clone()).filter(|t| !t.is_empty());
+        text.into_iter().chain(self.files.iter().map(file)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A file that is attached to a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// By which it is asked for.
+    pub file: String,
+    pub name: String,
+    /// A media type, as its author says.
+    pub kind: String,
+    pub size: u64,
+    /// Pieces of 256 KiB, and how many of them are here.
+    pub pieces: usize,
+    pub here: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

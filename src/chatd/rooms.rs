@@ -192,7 +192,8 @@ impl Engine {
             _ if !kept.is_seen_by(me) => State::Hidden,
             _ if kept.purged => State::Purged,
             None if said.payload().is_none() => State::Absent,
-            None => State::Sealed,
+            None if platform.plain(said).is_none() => State::Sealed,
+            None => State::Text,
             Some(_) => State::Text,
         };
         if matches!(state, State::Purged | State::Hidden) {
@@ -211,6 +212,7 @@ impl Engine {
             text: text.filter(|_| state == State::Text).unwrap_or_default(),
             edited,
             reply_to: m.head.refs.first().map(Id::to_string),
+            files: if state == State::Text { self.files(platform, kept)? } else { Vec::new() },
             reactions,
             late: kept.received_ms.saturating_sub(time_ms) > LATE_MS,
             forked: platform.forks.get(&m.device).is_some_and(|from| m.head.seq >= *from),

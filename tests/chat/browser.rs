@@ -138,6 +138,13 @@ impl Browser {
         self.eval(&format!("{{ const l = {find}; (l.control ?? l.querySelector('input')).value = {} }}", json!(text)));
     }
 
+    /// Picks a file, as somebody would in the browser's dialog.
+    pub fn pick(&mut self, input: &str, file: &Path) {
+        let found = json!({ "expression": format!("document.getElementById('{input}')") });
+        let object = self.call("Runtime.evaluate", found)["result"]["objectId"].clone();
+        self.call("DOM.setFileInputFiles", json!({ "files": [file], "objectId": object }));
+    }
+
     /// What the statistics of the last call say (RFC 8829, webrtc-stats): frames of the other that were decoded, sound that came, and
     /// the addresses it goes between.
     pub fn call_statistics(&mut self) -> Value {

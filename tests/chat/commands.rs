@@ -25,7 +25,7 @@ impl Person {
     }
 
     #[track_caller]
-    fn prints(&self, line: &[&str]) -> String {
+    pub fn prints(&self, line: &[&str]) -> String {
         let output = self.types(line);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: chat {line:?}: {errors}", self.daemon.name);

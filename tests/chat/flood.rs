@@ -93,7 +93,9 @@ async fn flood(relay: u32) {
     let mut bad: Vec<Author> = (2..66).map(|i| Author::new(key(i), Some(genesis.platform))).collect();
     joins.extend(bad.iter_mut().map(|b| b.join(&mut replica, now_ms()).encode()));
     let heads = replica.auth_heads();
-    let text = |n: usize| Body::Content(Some(wire::Text { text: format!("buy more ducks, {n}") }.encode_to_vec()));
+    let text = |n: usize| {
+        Body::Content(Some(wire::Text { text: format!("buy more ducks, {n}"), files: Vec::new() }.encode_to_vec()))
+    };
     let pool: Vec<Vec<u8>> =
         (0..POOL).map(|n| bad[n % 64].say(now(n), heads.clone(), Kind::Text, &text(n), Vec::new()).encode()).collect();
     let mut mine = connect(Ipv4Addr::new(127, 200, 0, 1)).await.unwrap();

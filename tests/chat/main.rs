@@ -4,6 +4,7 @@ mod browser;
 #[path = "../e2e/certify.rs"]
 mod certify;
 mod commands;
+mod files;
 mod flood;
 #[path = "../e2e/harness.rs"]
 mod harness;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ("two_people_in_browsers", page::two_people_in_browsers),
         ("irssi_joins_talks_and_is_kicked_by_a_ban", irc::irssi),
         ("a_relay_under_ten_thousand_sources", flood::ten_thousand_sources),
+        ("files_over_a_relay", files::files),
         ("sealed_over_a_relay", private::sealed_over_a_relay),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),
     ])

@@ -110,6 +110,15 @@ pub fn two_people_in_browsers() {
     if let Some(found) = ann.axe() {
         assert_eq!(found, Vec::<String>::new(), "axe, alone");
     }
+    // A picture goes with a message.
+    let picture = pictures().join("chat.png");
+    ann.pick("picked", &picture);
+    ann.need_text("With chat.png", true);
+    ann.say("see");
+    for browser in [&mut ann, &mut bob] {
+        browser.need("!!document.querySelector('img.attached')?.naturalWidth", "the picture");
+    }
+    bob.picture(&pictures().join("chat-file.png"), (1440, 900));
     // A call, with the pictures and the sound that Chromium makes up.
     ann.click("Video call");
     bob.need_text("ann calls you", true);

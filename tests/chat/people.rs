@@ -117,7 +117,7 @@ impl Person {
 
     pub fn say(&self, text: &str) -> String {
         let (platform, channel) = (PLATFORM.to_owned(), "general".to_owned());
-        self.done(Ask::Send { platform, channel, text: text.to_owned(), reply_to: None })
+        self.done(Ask::Send { platform, channel, text: text.to_owned(), reply_to: None, files: Vec::new() })
     }
 
     pub fn read(&self) -> Vec<Entry> {

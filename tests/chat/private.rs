@@ -19,7 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 impl Person {
     fn say_at(&self, platform: &str, text: &str) -> String {
         let channel = "general".to_owned();
-        self.done(Ask::Send { platform: platform.to_owned(), channel, text: text.to_owned(), reply_to: None })
+        self.done(Ask::Send {
+            platform: platform.to_owned(),
+            channel,
+            text: text.to_owned(),
+            reply_to: None,
+            files: Vec::new(),
+        })
     }
 
     fn texts_at(&self, platform: &str) -> Vec<String> {

@@ -77,7 +77,13 @@ pub fn people_talk() {
     let first = ann.say("are there any ducks?");
     bob.need_text("are there any ducks?");
     let reply_to = Some(first[..10].to_owned());
-    bob.done(Ask::Send { platform: PLATFORM.into(), channel: "general".into(), text: "yes, @ann".into(), reply_to });
+    bob.done(Ask::Send {
+        platform: PLATFORM.into(),
+        channel: "general".into(),
+        text: "yes, @ann".into(),
+        reply_to,
+        files: Vec::new(),
+    });
     for one in &all {
         one.need_texts(&["are there any ducks?", "yes, @ann"]);
     }
@@ -122,7 +128,7 @@ pub fn crash() {
         while start.elapsed() < Duration::from_millis(1400) {
             let n = confirmed.load(Ordering::Relaxed);
             let (platform, channel, text) = (PLATFORM.to_owned(), "general".to_owned(), format!("message {n}"));
-            let ask = Ask::Send { platform, channel, text, reply_to: None };
+            let ask = Ask::Send { platform, channel, text, reply_to: None, files: Vec::new() };
             let answer = all[0].daemon.ask(&aegisray::api::Request::Chat { ask: Box::new(ask) });
             match answer {
                 Ok(_) => drop(confirmed.fetch_add(1, Ordering::Relaxed)),

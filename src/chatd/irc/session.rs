@@ -241,7 +241,7 @@ impl Session {
             tags.extend(entry.reply_to.as_ref().map(|id| format!("+draft/reply={id}")));
         }
         let tags = if tags.is_empty() { String::new() } else { format!("@{} ", tags.join(";")) };
-        lines(&entry.text).into_iter().map(|l| format!("{tags}:{source} PRIVMSG {channel} :{l}")).collect()
+        lines(&entry.lines()).into_iter().map(|l| format!("{tags}:{source} PRIVMSG {channel} :{l}")).collect()
     }
 
     pub async fn happened(&mut self, events: Vec<Happened>) -> Vec<String> {
@@ -360,7 +360,8 @@ impl Session {
             None if text.starts_with('\u{1}') => return Vec::new(),
             None => text.to_owned(),
         };
-        let send = Request::Send { platform: place.platform, channel: place.channel, text, reply_to: None };
+        let send =
+            Request::Send { platform: place.platform, channel: place.channel, text, reply_to: None, files: Vec::new() };
         match self.handle.ask(send).await {
             Answer::Id { id } => {
                 if !self.can("echo-message") {

@@ -1,5 +1,6 @@
 // The chat's page. It asks the daemon on this machine and nothing else; text of others is only ever set as text.
 import { calls } from './call.js'
+import { drawFiles, handIn } from './files.js'
 
 const $ = id => document.getElementById(id)
 const el = (tag, props = {}, ...children) => {
@@ -31,7 +32,7 @@ async function ask(request) {
   return answer
 }
 
-const state = { platforms: [], platform: null, channel: null, entries: new Map(), members: [], last: 0, more: false, me: null, addresses: [], answering: null }
+const state = { platforms: [], platform: null, channel: null, entries: new Map(), members: [], last: 0, more: false, me: null, addresses: [], picked: [], answering: null }
 
 const here = () => state.platforms.find(p => p.id === state.platform)
 const channelHere = () => here()?.channels.find(c => c.id === state.channel)
@@ -275,6 +276,7 @@ function drawTitle() {
 async function open(platform, channel) {
   Object.assign(state, { platform, channel, entries: new Map(), more: false })
   answer(null)
+  pick([])
   close()
   drawPlaces()
   drawTitle()
@@ -323,6 +325,7 @@ function drawEntry(e) {
   item.append(el('p', {}, el('span', { className: 'who', textContent: e.nick }), ' ', time))
   const text = { text: e.text, absent: 'Not here yet', sealed: 'Sealed: its secret is not here', purged: '[Purged by Powernode]' }[e.state]
   item.append(el('p', { className: e.state === 'text' ? 'text' : 'gone', textContent: text }))
+  if (e.files.length) item.append(drawFiles(e, { ask, el, attempt }))
   const marks = [e.edited ? 'edited' : '', e.late ? 'arrived late' : '', e.forked ? 'its device contradicts itself' : '', sent(e)].filter(Boolean)
   if (marks.length) item.append(el('p', { className: 'marks', textContent: marks.join(' · ') }))
   if (e.reactions.length) {
@@ -415,10 +418,14 @@ document.addEventListener('visibilitychange', () => markRead())
 $('composer').onsubmit = event => {
   event.preventDefault()
   const text = $('text').value.trim()
-  if (!text) return
+  if (!text && !state.picked.length) return
+  const { platform, channel, answering } = state
   attempt(async () => {
-    await ask({ do: 'send', platform: state.platform, channel: state.channel, text, reply_to: state.answering })
+    const files = []
+    for (const file of state.picked) files.push(await handIn(file, ask, text => { $('attached').textContent = text }))
+    await ask({ do: 'send', platform, channel, text, reply_to: answering, files })
     $('text').value = ''
+    pick([])
     answer(null)
     toEnd()
   })
@@ -429,6 +436,15 @@ $('text').onkeydown = event => {
     $('composer').requestSubmit()
   } else if (event.key === 'Escape') answer(null)
 }
+
+function pick(files) {
+  state.picked = files
+  $('picked').value = ''
+  $('attached').hidden = !files.length
+  $('attached').textContent = files.length ? `With ${files.map(f => f.name).join(', ')}` : ''
+}
+$('attach').onclick = () => $('picked').click()
+$('picked').onchange = () => { if ($('picked').files.length) pick([...$('picked').files]) }
 
 $('search').onsubmit = event => {
   event.preventDefault()

@@ -41,8 +41,10 @@ export function calls({ ask, el, dialog, notice, addresses }) {
     Object.assign(call, { panel, remote, local, state })
   }
 
-  // Only addresses of the mesh are told: what else this machine has is nobody's business.
+  // Only addresses of the mesh are told: what else this machine has is nobody's business. And nobody makes this machine knock elsewhere.
   const inMesh = candidate => addresses().includes(candidate.address)
+  const network = address => (address.includes(':') ? address.split(':').slice(0, 3).join(':') : address.split('.')[0])
+  const isNear = candidate => addresses().some(own => network(own) === network(new RTCIceCandidate(candidate).address ?? ''))
 
   async function begin(video) {
     const mine = call
@@ -67,7 +69,7 @@ export function calls({ ask, el, dialog, notice, addresses }) {
 
   // Candidates that come before the description wait for it.
   async function describe(mine, description) {
-    await mine.connection.setRemoteDescription(description)
+    await mine.connection.setRemoteDescription(bare(description))
     for (const candidate of mine.waiting.splice(0)) await mine.connection.addIceCandidate(candidate)
   }
 
@@ -130,7 +132,7 @@ export function calls({ ask, el, dialog, notice, addresses }) {
       return ring(event, said)
     }
     if (!call || event.from !== call.who || (said.to && said.to !== own)) return
-    if (said.is === 'ice' && (!call.other || call.other === said.from)) {
+    if (said.is === 'ice' && (!call.other || call.other === said.from) && isNear(said.candidate)) {
       if (call.connection?.remoteDescription) await call.connection.addIceCandidate(said.candidate)
       else call.waiting.push(said.candidate)
     }

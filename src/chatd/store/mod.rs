@@ -5,10 +5,14 @@ use std::{collections::HashMap, path::Path};
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
+mod files;
 mod look;
+mod schema;
 mod secrets;
 
+pub use files::{FileRow, Upload};
 pub use look::From;
+use schema::{SCHEMA, SINCE_1};
 pub use secrets::{Invitation, Prekey};
 
 use super::sync::Scope;
@@ -29,81 +33,6 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 const VERSION: i64 = 2;
 /// Prepared statements that are kept.
 const STATEMENTS: usize = 64;
-
-const SCHEMA: &str = "
-CREATE TABLE platform (
-    n INTEGER PRIMARY KEY,
-    id BLOB NOT NULL UNIQUE,
-    -- Whether this node's identity takes part.
-    joined INTEGER NOT NULL
-) STRICT;
-CREATE TABLE message (
-    n INTEGER PRIMARY KEY,
-    platform INTEGER NOT NULL REFERENCES platform (n),
-    id BLOB NOT NULL UNIQUE,
-    device BLOB NOT NULL,
-    -- The identity whose device it is, once that is known.
-    author BLOB,
-    seq INTEGER NOT NULL,
-    prev BLOB,
-    hlc INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
-    channel BLOB NOT NULL,
-    -- What it answers, edits, reacts to, retracts.
-    target BLOB,
-    header BLOB NOT NULL,
-    signature BLOB NOT NULL,
-    payload BLOB,
-    hidden INTEGER NOT NULL,
-    purged INTEGER NOT NULL,
-    received INTEGER NOT NULL,
-    -- Others that have confirmed it.
-    copies INTEGER NOT NULL DEFAULT 0,
-    -- Whether the index has its words.
-    indexed INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX message_shown ON message (platform, channel, hlc, id) WHERE kind = 1;
-CREATE INDEX message_set ON message (platform, hlc, id, kind, hidden);
-CREATE INDEX message_target ON message (target) WHERE target IS NOT NULL;
-CREATE INDEX message_prev ON message (prev) WHERE prev IS NOT NULL;
-CREATE INDEX message_seq ON message (platform, device, seq);
-CREATE TABLE mark (
-    platform INTEGER NOT NULL,
-    channel BLOB NOT NULL,
-    hlc INTEGER NOT NULL,
-    PRIMARY KEY (platform, channel)
-) STRICT, WITHOUT ROWID;
--- This device's last message by platform: its number is not to come twice, whatever else is deleted.
-CREATE TABLE own (platform BLOB NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, id BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE setting (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE VIRTUAL TABLE word USING fts5 (text, content = '', tokenize = 'unicode61 remove_diacritics 2');
-INSERT INTO word (word, rank) VALUES ('secure-delete', 1);
-";
-
-/// What version 1 did not have.
-const SINCE_1: &str = "
--- Content whose bytes may still come.
-CREATE INDEX message_absent ON message (platform) WHERE payload IS NULL AND purged = 0 AND hidden = 0 AND kind < 16;
--- Of private platforms.
-CREATE TABLE secret (
-    platform INTEGER NOT NULL,
-    id BLOB NOT NULL,
-    secret BLOB NOT NULL,
-    PRIMARY KEY (platform, id)
-) STRICT, WITHOUT ROWID;
--- What is sealed to this device is sealed to one of these.
-CREATE TABLE prekey (public BLOB NOT NULL PRIMARY KEY, private BLOB NOT NULL, made INTEGER NOT NULL) STRICT, WITHOUT ROWID;
--- To private platforms; and with whom one's conversations of two are.
-CREATE TABLE invitation (
-    platform BLOB NOT NULL PRIMARY KEY,
-    other BLOB NOT NULL,
-    nick TEXT NOT NULL,
-    own_nick TEXT NOT NULL,
-    name TEXT NOT NULL,
-    direct INTEGER NOT NULL,
-    accepted INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-";
 
 /// Why a message is not shown to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +123,7 @@ impl Store {
         }
         let store = Self { db };
         // A crash may have come between overwriting bytes and the journal's end.
+        store.drop_uploads()?;
         store.clean_journal()?;
         Ok(store)
     }
@@ -488,9 +418,9 @@ impl Store {
         Ok(author.flatten().map(Id))
     }
 
-    /// Edits of a message and reactions to it.
+    /// Edits of a message, reactions to it, and its files.
     pub fn following(&self, id: &Id) -> Result<Vec<i64>> {
-        self.numbers("SELECT n FROM message WHERE target = ? AND kind IN (2, 3)", &[&id.0])
+        self.numbers("SELECT n FROM message WHERE target = ? AND kind IN (2, 3, 6)", &[&id.0])
     }
 
     /// What is compared with other nodes, in no order. What a ban keeps out is not.

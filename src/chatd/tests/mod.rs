@@ -1,5 +1,6 @@
 //! Nodes that talk, without sockets: frames go from one hub to the other.
 
+mod files;
 mod private;
 mod relay;
 
@@ -151,7 +152,13 @@ impl Net {
     fn say(&mut self, who: usize, text: &str) -> String {
         self.done(
             who,
-            Request::Send { platform: "ducks".into(), channel: "#general".into(), text: text.into(), reply_to: None },
+            Request::Send {
+                platform: "ducks".into(),
+                channel: "#general".into(),
+                text: text.into(),
+                reply_to: None,
+                files: Vec::new(),
+            },
         )
     }
 
@@ -212,8 +219,13 @@ fn people_talk() {
 
     net.done(1, Request::React { platform: ducks(), message: last[..12].into(), reaction: "🦆".into() });
     net.done(2, Request::Edit { platform: ducks(), message: last.clone(), text: "hundreds, @ann".into() });
-    let reply =
-        Request::Send { platform: id, channel: "general".into(), text: "where?".into(), reply_to: Some(last.clone()) };
+    let reply = Request::Send {
+        platform: id,
+        channel: "general".into(),
+        text: "where?".into(),
+        reply_to: Some(last.clone()),
+        files: Vec::new(),
+    };
     net.done(0, reply);
     assert!(
         net.refused(1, Request::Edit { platform: ducks(), message: last.clone(), text: "x".into() })
@@ -328,7 +340,16 @@ fn moderation_is_what_it_is_called() {
     net.done(2, Request::Edit { platform: ducks(), message: kept.clone(), text: "nitroglycerin".into() });
     net.done(2, Request::Retract { platform: ducks(), message: kept });
     assert!((0..4).all(|who| net.grep(who, "nitroglycerin").is_empty()));
-    net.done(3, Request::Send { platform: ducks(), channel: "general".into(), text: "and dot".into(), reply_to: None });
+    net.done(
+        3,
+        Request::Send {
+            platform: ducks(),
+            channel: "general".into(),
+            text: "and dot".into(),
+            reply_to: None,
+            files: Vec::new(),
+        },
+    );
     // A shadow ban: the target sees its own messages, and nobody else does.
     net.done(1, Request::ShadowBan { platform: ducks(), who: "@dot".into(), reason: "noise".into() });
     net.say(3, "can you hear me?");
@@ -349,7 +370,13 @@ fn moderation_is_what_it_is_called() {
     assert_eq!(net.grep(2, "and dot"), Vec::<PathBuf>::new(), "its own copy of the platform");
     let file = std::fs::read_to_string(net.dir.join("2/identity.json")).unwrap();
     assert!(file.split("\"BannedFrom\"").nth(1).is_some_and(|rest| rest.contains(&id)), "{file}");
-    let send = || Request::Send { platform: ducks(), channel: "general".into(), text: "hi".into(), reply_to: None };
+    let send = || Request::Send {
+        platform: ducks(),
+        channel: "general".into(),
+        text: "hi".into(),
+        reply_to: None,
+        files: Vec::new(),
+    };
     assert!(net.refused(2, send()).contains("you are banned from Ducks"));
     let join = || Request::Join { platform: "Ducks".into(), nick: "cid".into() };
     assert!(net.refused(2, join()).contains("you are banned"));
@@ -420,9 +447,13 @@ fn the_store_shows_what_the_core_says() {
                 9 => Request::Edit { platform, message: some, text: format!("edit {step}") },
                 10 => Request::React { platform, message: some, reaction: "+".into() },
                 11 => Request::Join { platform, nick: names[who].into() },
-                _ => {
-                    Request::Send { platform, channel: "general".into(), text: format!("text {step}"), reply_to: None }
-                }
+                _ => Request::Send {
+                    platform,
+                    channel: "general".into(),
+                    text: format!("text {step}"),
+                    reply_to: None,
+                    files: Vec::new(),
+                },
             };
             refused += usize::from(matches!(net.ask(who, request), Answer::Error { .. }));
         }

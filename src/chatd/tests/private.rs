@@ -10,10 +10,10 @@ use super::{
 impl Net {
     fn send(&mut self, who: usize, platform: &str, text: &str) -> String {
         let (platform, channel) = (platform.to_owned(), "general".to_owned());
-        self.done(who, Request::Send { platform, channel, text: text.to_owned(), reply_to: None })
+        self.done(who, Request::Send { platform, channel, text: text.to_owned(), reply_to: None, files: Vec::new() })
     }
 
-    fn seen(&mut self, who: usize, platform: &str) -> Vec<String> {
+    pub fn seen(&mut self, who: usize, platform: &str) -> Vec<String> {
         let (platform, channel) = (platform.to_owned(), "general".to_owned());
         match self.ask(who, Request::Read { platform, channel, before: None, after: None, limit: None }) {
             Answer::Messages { messages, .. } => messages
@@ -89,6 +89,15 @@ fn two_talk_alone() {
     };
     assert_eq!(net.seen(1, "@ann").len(), 3);
     net.done(1, Request::Unlock { password: PASSWORD.into() });
+    // Who left is asked again by the next who wants to talk.
+    net.disconnect(0, 1);
+    net.connect(0, 1);
+    net.done(1, Request::Leave { platform: "@ann".into() });
+    net.send(0, "@bob", "are you gone?");
+    net.done(0, Request::Direct { platform: ducks(), who: "bob".into() });
+    net.send(0, "@bob", "and back?");
+    let seen = net.seen(1, "@ann");
+    assert_eq!((seen.last().unwrap().as_str(), &seen[seen.len() - 2][..]), ("and back?", "Sealed"));
 }
 
 #[test]

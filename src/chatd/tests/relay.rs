@@ -19,7 +19,7 @@ use crate::{
 
 impl Net {
     /// A relay, as the last node.
-    fn add_relay(&mut self) {
+    pub fn add_relay(&mut self) {
         std::fs::create_dir_all(self.dir.join("relay")).unwrap();
         let store = Store::open(&self.dir.join("relay/chat.db")).unwrap();
         let keys = Keys::open(&self.dir.join("relay/identity.json")).unwrap();

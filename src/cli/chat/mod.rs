@@ -1,5 +1,6 @@
 //! `aegisray chat`.
 
+mod files;
 mod print;
 mod simulate;
 
@@ -42,11 +43,22 @@ enum ChatCommand {
         platform: String,
         channel: String,
         /// What; `-` reads it from the standard input
-        #[arg(required = true)]
+        #[arg(required_unless_present = "file")]
         text: Vec<String>,
         /// The beginning of the id of the message that this answers
         #[arg(long, value_name = "MESSAGE")]
         reply: Option<String>,
+        /// A file that goes with it; may be given several times
+        #[arg(long, value_name = "PATH")]
+        file: Vec<PathBuf>,
+    },
+    /// Fetch the files of a message
+    Get {
+        platform: String,
+        message: String,
+        /// Where to
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        to: PathBuf,
     },
     /// Say something of yours otherwise
     Edit {
@@ -96,7 +108,7 @@ enum IdentityCommand {
     Password,
 }
 
-pub(super) fn run(args: &ChatArgs, socket: impl FnOnce() -> Result<PathBuf, Failure>) -> Result<(), Failure> {
+pub(super) fn run(args: &ChatArgs, socket: impl Fn() -> Result<PathBuf, Failure>) -> Result<(), Failure> {
     let request = match &args.command {
         ChatCommand::Simulate(simulate) => return simulate::run(simulate, args.json),
         ChatCommand::Bench { messages, relay, dir } => return bench(*messages, *relay, dir, args.json),
@@ -115,9 +127,18 @@ pub(super) fn run(args: &ChatArgs, socket: impl FnOnce() -> Result<PathBuf, Fail
         ChatCommand::Identity(IdentityCommand::Words) => Request::Words { password: password("Master password: ")? },
         ChatCommand::Unlock => Request::Unlock { password: password("Master password: ")? },
         ChatCommand::Page => Request::Page,
-        ChatCommand::Send { platform, channel, text: words, reply } => {
+        ChatCommand::Get { platform, message, to } => {
+            let paths = files::fetch(&socket()?, platform, message, to)?;
+            if args.json {
+                return print_json(&paths);
+            }
+            paths.iter().for_each(|path| println!("{}", path.display()));
+            return Ok(());
+        }
+        ChatCommand::Send { platform, channel, text: words, reply, file: files } => {
             let (platform, channel, reply_to) = (platform.clone(), channel.clone(), reply.clone());
-            Request::Send { platform, channel, text: text(words)?, reply_to }
+            let files = files::hand_in(&socket()?, files)?;
+            Request::Send { platform, channel, text: text(words)?, reply_to, files }
         }
         ChatCommand::Edit { platform, message, text: words } => {
             Request::Edit { platform: platform.clone(), message: message.clone(), text: text(words)? }

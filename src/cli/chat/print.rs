@@ -11,7 +11,13 @@ use crate::chatd::{
 /// Prints an answer.
 pub(super) fn answer(answer: &Answer) -> Result<(), Failure> {
     match answer {
-        Answer::Done | Answer::Events { .. } | Answer::Error { .. } => {}
+        // The rest is for programs.
+        Answer::Done
+        | Answer::Events { .. }
+        | Answer::Error { .. }
+        | Answer::Upload { .. }
+        | Answer::Piece { .. }
+        | Answer::Fetching { .. } => {}
         Answer::Id { id: line } | Answer::Page { url: line } => println!("{line}"),
         Answer::Joining { platform } => {
             println!("{platform}: joining; it is in `aegisray chat platforms` once its first messages are here");
@@ -134,7 +140,7 @@ pub(super) fn place((platform, channel): (Option<&str>, Option<&str>)) -> String
 /// A message on one line, or more where it has more.
 pub(super) fn line(m: &Entry) -> String {
     let text = match m.state {
-        State::Text => m.text.replace('\n', "\n             "),
+        State::Text => m.lines().replace('\n', "\n             "),
         State::Absent => "[not here yet]".to_owned(),
         State::Sealed => "[sealed: the secret is not here]".to_owned(),
         State::Purged => "[Purged by Powernode]".to_owned(),

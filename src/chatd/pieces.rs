@@ -1,0 +1,157 @@
+//! Fetching files: pieces are asked of whoever carries their platform, a few at a time, so that messages get through beside them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::{
+    engine::Event,
+    hub::Hub,
+    links::{LinkId, ids, to_wire},
+    payload::Hash,
+    store::Result,
+};
+use crate::chat::{
+    Id,
+    wire::{self, frame::What},
+};
+
+/// Pieces that are asked of a link at once.
+const WINDOW: usize = 3;
+/// Files that are fetched at the same time.
+const MAX_FILES: usize = 256;
+/// Pieces that a frame may ask for.
+const MAX_ASKED: usize = 16;
+/// How long a link is left alone that does not have a file, and how long it may take to send a piece.
+const ABSENT_MS: u64 = 3_000;
+const ANSWER_MS: u64 = 30_000;
+
+/// What is being fetched.
+#[derive(Default)]
+pub struct Fetching {
+    /// By the number of its FILE.
+    files: BTreeMap<i64, Fetch>,
+    /// Pieces that were asked for: of whom, of which file, and when.
+    asked: HashMap<Hash, (LinkId, i64, u64)>,
+    /// Who does not have a file, until when.
+    absent: HashMap<(LinkId, i64), u64>,
+    /// There may be more in the store than is here.
+    pub stale: bool,
+}
+
+struct Fetch {
+    platform: Id,
+    left: VecDeque<Hash>,
+}
+
+impl Fetching {
+    pub fn new() -> Self {
+        Self { stale: true, ..Self::default() }
+    }
+
+    pub fn forget_link(&mut self, link: LinkId) {
+        let gone: Vec<(Hash, i64)> =
+            self.asked.iter().filter(|(_, (l, ..))| *l == link).map(|(hash, (_, n, _))| (*hash, *n)).collect();
+        for (hash, n) in gone {
+            self.asked.remove(&hash);
+            self.put_back(n, hash);
+        }
+        self.absent.retain(|(l, _), _| *l != link);
+    }
+
+    fn put_back(&mut self, n: i64, hash: Hash) {
+        if let Some(file) = self.files.get_mut(&n) {
+            file.left.push_front(hash);
+        }
+    }
+}
+
+impl Hub {
+    /// Asks for pieces, as many as may be under way.
+    pub(super) fn ask_for_pieces(&mut self, now_ms: u64) -> Result<()> {
+        if std::mem::take(&mut self.fetching.stale) {
+            for (n, platform) in self.engine.store.wanted_files(MAX_FILES)? {
+                if let std::collections::btree_map::Entry::Vacant(entry) = self.fetching.files.entry(n) {
+                    entry.insert(Fetch { platform, left: self.engine.store.missing_pieces(n)?.into() });
+                }
+            }
+        }
+        let fetching = &mut self.fetching;
+        if fetching.files.is_empty() {
+            return Ok(());
+        }
+        let late: Vec<Hash> =
+            fetching.asked.iter().filter(|(_, a)| now_ms.saturating_sub(a.2) > ANSWER_MS).map(|(h, _)| *h).collect();
+        for hash in late {
+            if let Some((link, n, _)) = fetching.asked.remove(&hash) {
+                fetching.absent.insert((link, n), now_ms + ABSENT_MS);
+                fetching.put_back(n, hash);
+            }
+        }
+        fetching.absent.retain(|_, until| *until > now_ms);
+        let mut questions: Vec<(LinkId, Vec<Id>)> = Vec::new();
+        for (id, link) in self.links.all.iter().filter(|(_, l)| l.greeted) {
+            let mut free = WINDOW.saturating_sub(fetching.asked.values().filter(|a| a.0 == *id).count());
+            let mut ask = Vec::new();
+            for (n, file) in &mut fetching.files {
+                if free == 0 || !link.carries(&file.platform, false) || fetching.absent.contains_key(&(*id, *n)) {
+                    continue;
+                }
+                while free > 0
+                    && let Some(hash) = file.left.pop_front()
+                {
+                    // Two files may have a piece in common.
+                    if fetching.asked.insert(hash, (*id, *n, now_ms)).is_none() {
+                        ask.push(Id(hash));
+                        free -= 1;
+                    }
+                }
+            }
+            if !ask.is_empty() {
+                questions.push((*id, ask));
+            }
+        }
+        for (link, ask) in questions {
+            self.links.send(link, What::WantPieces(to_wire(&ask)));
+        }
+        Ok(())
+    }
+
+    /// Somebody asks for pieces.
+    pub(super) fn give_pieces(&mut self, to: LinkId, list: &wire::Ids) -> Result<()> {
+        for id in ids(list).into_iter().take(MAX_ASKED) {
+            let here = if self.links.is_full() { None } else { self.engine.store.piece(&id.0)? };
+            let piece = wire::Piece { hash: id.0.to_vec(), bytes: here.unwrap_or_default() };
+            self.links.send(to, What::Piece(piece));
+        }
+        Ok(())
+    }
+
+    /// A piece comes that was asked for, or word that it is not there.
+    pub(super) fn take_piece(&mut self, now_ms: u64, from: LinkId, piece: wire::Piece) -> Result<()> {
+        let Ok(hash) = Hash::try_from(piece.hash) else { return Ok(()) };
+        let Some((_, n, _)) = self.fetching.asked.get(&hash).copied().filter(|a| a.0 == from) else { return Ok(()) };
+        self.fetching.asked.remove(&hash);
+        let gate = self.gate.as_mut();
+        let admitted = gate.is_none_or(|gate| gate.admit(now_ms, from, piece.bytes.len(), true).is_some());
+        if piece.bytes.is_empty() || !admitted {
+            self.fetching.absent.insert((from, n), now_ms + ABSENT_MS);
+            self.fetching.put_back(n, hash);
+            return Ok(());
+        }
+        if !self.engine.take_piece(now_ms, &hash, &piece.bytes)? {
+            self.fetching.put_back(n, hash);
+            self.links.close(from, "it sends what is not the piece that was asked for");
+            return Ok(());
+        }
+        let done = self.fetching.files.get(&n).is_some_and(|f| f.left.is_empty())
+            && self.fetching.asked.values().all(|(_, other, _)| *other != n);
+        if done {
+            self.fetching.files.remove(&n);
+            // Pieces that were asked for on behalf of another file.
+            self.fetching.stale = true;
+            if let Some(kept) = self.engine.store.by_number(n)? {
+                self.engine.events.push(Event::Message(kept.message.platform, n));
+            }
+        }
+        Ok(())
+    }
+}
