@@ -28,6 +28,8 @@ const REFRESH_MS: u64 = 3_600_000;
 pub const RELAYS: &str = "relays";
 /// Messages that are taken in together at most: of more, each would wait longer than a disk needs.
 pub const BATCH: usize = 256;
+/// The same for a relay: those who bring little are not to wait long for those who bring much.
+const RELAY_BATCH: usize = 64;
 
 /// Something that happened outside.
 pub enum Input {
@@ -63,7 +65,7 @@ pub struct Hub {
 }
 
 /// Admitted messages that may wait; of more than that, those of who brings most are dropped.
-const MAX_BACKLOG: usize = 64 * BATCH;
+const MAX_BACKLOG: usize = 128 * RELAY_BATCH;
 /// Events that are kept for who asks later.
 const MAX_EVENTS: usize = 4096;
 
@@ -339,7 +341,7 @@ impl Hub {
             return Ok(());
         }
         self.sort();
-        let now = self.backlog.len().min(BATCH);
+        let now = self.backlog.len().min(if self.gate.is_some() { RELAY_BATCH } else { BATCH });
         let (from, batch): (Vec<LinkId>, Vec<Vec<u8>>) =
             self.backlog.drain(..now).map(|(_, link, bytes)| (link, bytes)).unzip();
         let as_relay = self.gate.is_some();
