@@ -48,6 +48,9 @@ impl Hub {
             Request::Lock => engine.keys.lock(),
             Request::Password { old, new } => engine.keys.change_password(&old, &new, &mut engine.rng)?,
             Request::Words { password } => return Ok(Answer::Identity { words: engine.keys.words(&password)? }),
+            Request::LinkNew { password } => return self.link_new(now_ms, password),
+            Request::LinkCodes => return Ok(self.link_codes()),
+            Request::LinkAllow { code, password } => return self.link_allow(now_ms, &code, &password),
             Request::Found { name, nick, private } => {
                 let id = self.found(now_ms, &name, &nick, private)?;
                 return Ok(Answer::Id { id: id.to_string() });
@@ -536,6 +539,7 @@ impl Hub {
                 Event::Message(id, n) => self.seen(id, n)?,
                 Event::Platform(id) => Some(Happened::Platform { platform: id.to_string() }),
                 Event::Banned(id) => Some(Happened::Banned { platform: id.to_string() }),
+                Event::Linked => Some(Happened::Linked),
                 Event::Unbanned(id) => Some(Happened::Unbanned { platform: id.to_string() }),
                 Event::Signal { platform, from, data } => {
                     let nick = self.engine.platforms.get(&platform).map(|p| p.nick(from)).unwrap_or_default();

@@ -53,6 +53,8 @@ pub enum Event {
     Banned(Id),
     /// It no longer is.
     Unbanned(Id),
+    /// This device has got an identity from another one.
+    Linked,
     /// Somebody invites to a private platform.
     Invited(Id),
     /// Another person's page says something to one's own.

@@ -10,6 +10,7 @@ use prost::Message as _;
 use super::{
     engine::{Engine, Event, Fate, Taken},
     gate::Gate,
+    linking::Linkings,
     links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
     net::parse_url,
     pieces::Fetching,
@@ -54,6 +55,7 @@ pub struct Hub {
     events: Vec<(u64, Event)>,
     last_event: u64,
     pub(super) fetching: Fetching,
+    pub(super) linkings: Linkings,
     /// Signals of the last minutes.
     pub(super) seen: Seen,
     /// This node's addresses in the mesh.
@@ -83,6 +85,7 @@ impl Hub {
             events: Vec::new(),
             last_event: 0,
             fetching: Fetching::new(),
+            linkings: Linkings::default(),
             seen: Seen::default(),
             addresses: Vec::new(),
             refresh_ms: 0,
@@ -134,6 +137,7 @@ impl Hub {
         for link in stuck {
             self.links.close(link, "it does not send what it was asked for");
         }
+        self.reveal(now_ms);
         if now_ms >= self.refresh_ms {
             self.refresh_ms = now_ms + REFRESH_MS;
             if let Err(error) = self.be_reachable(now_ms) {
@@ -268,6 +272,7 @@ impl Hub {
             }
             What::WantPieces(list) => self.give_pieces(from, &list)?,
             What::Piece(piece) => self.take_piece(now_ms, from, piece)?,
+            What::Linking(linking) => self.take_linking(now_ms, from, linking),
             What::Signal(signal) => self.take_signal(now_ms, from, signal)?,
             What::Bundle(_) => {}
         }

@@ -97,9 +97,7 @@ impl Keys {
 
     /// Makes an identity, or with its words a new device of it. Returns the words, which nothing else keeps.
     pub fn create(&mut self, password: &str, words: Option<&str>, rng: &mut Rng) -> Result<String, KeyError> {
-        if let Some(identity) = self.identity() {
-            return Err(KeyError::Exists(identity));
-        }
+        self.check_new(password)?;
         let mnemonic = match words {
             None => Mnemonic::from_entropy(&rng.bytes::<32>()),
             Some(words) => {
@@ -110,12 +108,33 @@ impl Keys {
         let mnemonic = mnemonic.map_err(|e| KeyError::Words(e.to_string()))?;
         let (entropy, len) = mnemonic.to_entropy_array();
         let root: [u8; 32] = entropy[..len].try_into().map_err(|_| KeyError::Words("there are fewer".to_owned()))?;
+        self.take(&root, password, rng)?;
+        Ok(mnemonic.to_string())
+    }
+
+    /// Whether an identity can be made or taken, and sealed with this password.
+    pub fn check_new(&self, password: &str) -> Result<(), KeyError> {
+        match self.identity() {
+            Some(identity) => Err(KeyError::Exists(identity)),
+            None if password.chars().count() < MIN_PASSWORD => Err(KeyError::Short),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes this a device of the identity with these 32 bytes.
+    pub fn take(&mut self, root: &[u8; 32], password: &str, rng: &mut Rng) -> Result<(), KeyError> {
+        self.check_new(password)?;
         let device = rng.bytes();
-        let key = DeviceKey::new(&root, &device);
-        let file = seal(&key, (&root, &device), password, Vec::new(), rng)?;
+        let key = DeviceKey::new(root, &device);
+        let file = seal(&key, (root, &device), password, Vec::new(), rng)?;
         self.save(file)?;
         self.key = Some(key);
-        Ok(mnemonic.to_string())
+        Ok(())
+    }
+
+    /// The 32 bytes of the identity.
+    pub fn root(&self, password: &str) -> Result<[u8; 32], KeyError> {
+        self.seeds(password).map(|(root, _)| root)
     }
 
     fn save(&mut self, file: File) -> Result<(), KeyError> {

@@ -9,6 +9,7 @@ mod gate;
 mod hub;
 mod irc;
 mod keys;
+mod linking;
 mod links;
 mod net;
 mod page;

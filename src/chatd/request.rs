@@ -26,6 +26,15 @@ pub enum Request {
     /// The words of the identity, again.
     #[command(skip)]
     Words { password: String },
+    /// Asks for the identity of another device, which this one is to get too.
+    #[command(skip)]
+    LinkNew { password: String },
+    /// The codes to type in there.
+    #[command(skip)]
+    LinkCodes,
+    /// Gives the identity to the device that shows this code.
+    #[command(skip)]
+    LinkAllow { code: String, password: String },
     #[command(skip)]
     Password { old: String, new: String },
     /// Make a platform with one channel, `general`: you are its founder
@@ -228,6 +237,15 @@ pub enum Answer {
     Page {
         url: String,
     },
+    /// This node has the identity now, too.
+    Linked {
+        node: String,
+    },
+    /// By node; and whether it is done.
+    Codes {
+        codes: Vec<Code>,
+        linked: bool,
+    },
     Upload {
         upload: i64,
     },
@@ -380,6 +398,13 @@ impl Entry {
     }
 }
 
+/// What to type in at another device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    pub node: String,
+    pub code: String,
+}
+
 /// A file that is attached to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
@@ -448,6 +473,8 @@ pub enum Happened {
     Unbanned {
         platform: String,
     },
+    /// This device has an identity now, from another one.
+    Linked,
     /// From another person's page.
     Signal {
         platform: String,

@@ -360,7 +360,15 @@ impl Work {
             self.links.remove(&link);
         }
         if is_tick && let Ok(outputs) = &mut done {
-            self.hub.addresses.clone_from(&self.targets.borrow().own);
+            let targets = self.targets.borrow();
+            self.hub.addresses.clone_from(&targets.own);
+            // Who came before the mesh had told what they are called.
+            for link in self.hub.links.all.values_mut() {
+                if let Some(name) = link.name.parse().ok().and_then(|ip: IpAddr| targets.neighbours.get(&ip)) {
+                    link.name.clone_from(name);
+                }
+            }
+            drop(targets);
             match self.hub.tick(now_ms) {
                 Ok(more) => outputs.extend(more),
                 Err(e) => done = Err(e),

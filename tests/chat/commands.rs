@@ -43,7 +43,7 @@ impl Person {
 pub fn documented() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let all = people_without_identity(&dir, &mut internet, &["ann", "bob"], "  page: 8006\n");
+    let all = people_without_identity(&dir, &mut internet, &["ann", "bob", "third"], "  page: 8006\n");
     let (ann, bob) = (&all[0], &all[1]);
     let no = ann.fails(&["found", "Ducks", "--nick", "ann"]);
     assert!(no.contains("aegisray chat identity new"), "{no}");
@@ -101,6 +101,20 @@ pub fn documented() {
     let out = || Some(bob.prints(&["status"])).filter(|s| s.contains(&format!("banned from  {id}")));
     println!("  {}", wait_for(Duration::from_secs(10), out).expect("bob's node knows").replace('\n', "\n  "));
     assert!(bob.fails(&["join", "Ducks", "--nick", "bob"]).contains("UNBAN"));
+
+    // A third device gets bob's identity.
+    let third = &all[2];
+    let mut link = third.daemon.command(&third.host);
+    link.args(["chat", "identity", "link", "--socket"]).arg(third.daemon.socket()).env("AEGISRAY_CHAT_PASSWORD", WORDS);
+    let mut link = link.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said =
+        BufReader::new(link.stdout.take().unwrap()).lines().map_while(Result::ok).inspect(|line| println!("  {line}"));
+    let line = said.find(|line| line.starts_with("bob ")).expect("a code for bob's node");
+    let given = bob.prints(&["identity", "allow", line.split(' ').next_back().unwrap()]);
+    assert!(given.starts_with("third has your identity"), "{given}");
+    assert!(said.any(|line| line.contains("this device has the identity")) && link.wait().unwrap().success());
+    let identity = |who: &Person| who.prints(&["status"]).lines().next().map(str::to_owned);
+    assert_eq!(identity(third), identity(bob));
 
     bob.prints(&["lock"]);
     assert!(bob.fails(&["found", "Geese", "--nick", "bob"]).contains("aegisray chat unlock"));

@@ -1,6 +1,7 @@
 //! Nodes that talk, without sockets: frames go from one hub to the other.
 
 mod files;
+mod linking;
 mod private;
 mod relay;
 
@@ -93,6 +94,10 @@ impl Net {
 
     fn feed(&mut self, who: usize, inputs: Vec<Input>) -> bool {
         let outputs = self.hubs[who].handle(self.now_ms, inputs).unwrap();
+        self.carry(who, outputs)
+    }
+
+    fn carry(&mut self, who: usize, outputs: Vec<Output>) -> bool {
         let busy = !outputs.is_empty();
         for output in outputs {
             match output {

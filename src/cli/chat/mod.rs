@@ -7,6 +7,7 @@ mod simulate;
 use std::{
     io::{IsTerminal as _, Read as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use clap::{Args, Subcommand};
@@ -17,6 +18,8 @@ use crate::{
     chatd::{self, Answer, Request, request::Happened},
 };
 
+/// How long codes are good.
+const LINK_TIME: Duration = Duration::from_secs(600);
 /// Holds the master password where no person is there to type it.
 const PASSWORD: &str = "AEGISRAY_CHAT_PASSWORD";
 
@@ -102,6 +105,10 @@ enum IdentityCommand {
     New,
     /// Bring one back by its 24 words, on a new device; they are read from the standard input
     Restore,
+    /// On a new device: get the identity from another one of yours in the mesh; prints the code to type in there
+    Link,
+    /// On a device that has it: give the identity to the new one that shows this code
+    Allow { code: String },
     /// Print its 24 words again
     Words,
     /// Change the master password
@@ -123,6 +130,10 @@ pub(super) fn run(args: &ChatArgs, socket: impl Fn() -> Result<PathBuf, Failure>
         }
         ChatCommand::Identity(IdentityCommand::Password) => {
             Request::Password { old: password("Master password: ")?, new: rpassword::prompt_password("New one: ")? }
+        }
+        ChatCommand::Identity(IdentityCommand::Link) => return link(&socket()?, new_password()?),
+        ChatCommand::Identity(IdentityCommand::Allow { code }) => {
+            Request::LinkAllow { code: code.clone(), password: password("Master password: ")? }
         }
         ChatCommand::Identity(IdentityCommand::Words) => Request::Words { password: password("Master password: ")? },
         ChatCommand::Unlock => Request::Unlock { password: password("Master password: ")? },
@@ -180,6 +191,29 @@ fn ask(socket: &Path, request: Request) -> Result<Answer, Failure> {
         Ok(_) => Err(Failure::Other(anyhow::anyhow!("the daemon is of another version than this program"))),
         Err(e) => Err(Failure::Other(hint(e))),
     }
+}
+
+/// Asks for the identity of another device, and says what to type in there until it is here.
+fn link(socket: &Path, password: String) -> Result<(), Failure> {
+    ask(socket, Request::LinkNew { password })?;
+    eprintln!("At a device of yours that has the identity, type in the line beside its name:");
+    let mut said = Vec::new();
+    let deadline = Instant::now() + LINK_TIME;
+    while Instant::now() < deadline {
+        let Answer::Codes { codes, linked } = ask(socket, Request::LinkCodes)? else {
+            return Err(Failure::Other(anyhow::anyhow!("the daemon is of another version than this program")));
+        };
+        if linked {
+            println!("this device has the identity now");
+            return Ok(());
+        }
+        for new in codes.iter().filter(|code| !said.contains(*code)) {
+            println!("{:<20} aegisray chat identity allow {}", new.node, new.code);
+        }
+        said = codes;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    Err(Failure::Other(anyhow::anyhow!("no device has given it within ten minutes: try again")))
 }
 
 /// The master password, from the environment or the terminal.
@@ -246,7 +280,7 @@ fn tail(socket: &Path, platform: Option<&str>, json: bool) -> Result<(), Failure
                 Happened::Invited { platform, nick, name, .. } => {
                     println!("{nick} invites you to {name}: `aegisray chat join {} --nick NAME`", &platform[..8]);
                 }
-                Happened::Platform { .. } | Happened::Signal { .. } => {}
+                Happened::Platform { .. } | Happened::Signal { .. } | Happened::Linked => {}
             }
         }
     }

@@ -15,9 +15,13 @@ pub(super) fn answer(answer: &Answer) -> Result<(), Failure> {
         Answer::Done
         | Answer::Events { .. }
         | Answer::Error { .. }
+        | Answer::Codes { .. }
         | Answer::Upload { .. }
         | Answer::Piece { .. }
         | Answer::Fetching { .. } => {}
+        Answer::Linked { node } => {
+            println!("{node} has your identity now: if that is no device of yours, tell all who know you")
+        }
         Answer::Id { id: line } | Answer::Page { url: line } => println!("{line}"),
         Answer::Joining { platform } => {
             println!("{platform}: joining; it is in `aegisray chat platforms` once its first messages are here");
