@@ -50,6 +50,7 @@ impl Hub {
             Request::Words { password } => return Ok(Answer::Identity { words: engine.keys.words(&password)? }),
             Request::LinkNew { password } => return self.link_new(now_ms, password),
             Request::LinkCodes => return Ok(self.link_codes()),
+            Request::LinkTake { code } => return self.link_take(now_ms, &code),
             Request::LinkAllow { code, password } => return self.link_allow(now_ms, &code, &password),
             Request::Found { name, nick, private } => {
                 let id = self.found(now_ms, &name, &nick, private)?;
@@ -98,7 +99,7 @@ impl Hub {
             Request::FileGet { platform, message, file, piece } => {
                 let (answer, fetch) = engine.file_get(&platform, &message, &file, piece)?;
                 if let Some(n) = fetch {
-                    engine.store.want_file(n, true)?;
+                    engine.store.want_file(n, 2)?;
                     engine.has_new_files = true;
                 }
                 return Ok(answer);
@@ -539,7 +540,6 @@ impl Hub {
                 Event::Message(id, n) => self.seen(id, n)?,
                 Event::Platform(id) => Some(Happened::Platform { platform: id.to_string() }),
                 Event::Banned(id) => Some(Happened::Banned { platform: id.to_string() }),
-                Event::Linked => Some(Happened::Linked),
                 Event::Unbanned(id) => Some(Happened::Unbanned { platform: id.to_string() }),
                 Event::Signal { platform, from, data } => {
                     let nick = self.engine.platforms.get(&platform).map(|p| p.nick(from)).unwrap_or_default();

@@ -53,8 +53,6 @@ pub enum Event {
     Banned(Id),
     /// It no longer is.
     Unbanned(Id),
-    /// This device has got an identity from another one.
-    Linked,
     /// Somebody invites to a private platform.
     Invited(Id),
     /// Another person's page says something to one's own.
@@ -239,6 +237,9 @@ impl Engine {
                 let verdict = platform.judge(&self.store, &kept.message, kept.author)?;
                 if !verdict.erased {
                     self.store.fill_payload(kept.n, &payload)?;
+                    if m.head.kind == Kind::File {
+                        self.has_new_files |= self.note_file(kept.n, m, kept.author)?;
+                    }
                     if let (false, Some(words)) = (self.is_relay, platform.words(m)) {
                         self.store.learn_words(kept.n, &words)?;
                     }

@@ -88,7 +88,7 @@ impl Engine {
             wanted = files.iter().any(|(_, key)| mark_of(key) == mark);
         }
         if wanted {
-            self.store.want_file(n, true)?;
+            self.store.want_file(n, 1)?;
         }
         Ok(wanted)
     }

@@ -137,7 +137,7 @@ impl Hub {
         for link in stuck {
             self.links.close(link, "it does not send what it was asked for");
         }
-        self.reveal(now_ms);
+        self.go_on_linking(now_ms);
         if now_ms >= self.refresh_ms {
             self.refresh_ms = now_ms + REFRESH_MS;
             if let Err(error) = self.be_reachable(now_ms) {

@@ -4,13 +4,14 @@
 //! The new device commits to a key before it sees the others' random bytes, and reveals it to all when it takes no more of those; the code is
 //! a hash of all three. Who is in between has other bytes on each side, and one guess in a million (Vaudenay, "Secure Communications over
 //! Insecure Channels Based on Short Authenticated Strings", 2005). Few may guess at a time, and three wrong codes end all that was begun.
+//! Nor does the new device take what somebody else gives it: the person says at last which code was accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
 
 use super::{
-    engine::{Engine, Event, Refusal},
+    engine::{Engine, Refusal},
     hub::Hub,
     links::LinkId,
     request::{Answer, Code},
@@ -32,7 +33,7 @@ const LINK: &[u8] = b"aegis/link/1";
 const LIFE_MS: u64 = 600_000;
 const MAX_WRONG: u32 = 3;
 /// How long others may take to send their random bytes.
-const COLLECT_MS: u64 = 1_500;
+const COLLECT_MS: u64 = 3_000;
 /// Devices that may ask while a code is good: each is a guess.
 const MAX_ASKING: usize = 8;
 
@@ -55,8 +56,12 @@ struct New {
     reveal_ms: u64,
     revealed: bool,
     until_ms: u64,
+    /// Who was told to what this device commits.
+    told: BTreeSet<LinkId>,
     /// The random bytes of those that could give it one.
     others: BTreeMap<LinkId, [u8; 32]>,
+    /// What they give, until the person has said that it was their code.
+    given: BTreeMap<LinkId, Grant>,
 }
 
 /// Another device has none.
@@ -94,31 +99,44 @@ impl Hub {
             reveal_ms: now_ms + COLLECT_MS,
             revealed: false,
             until_ms: now_ms + LIFE_MS,
+            told: BTreeSet::new(),
             others: BTreeMap::new(),
+            given: BTreeMap::new(),
         };
-        let commitment = commitment(&x25519_public(&new.private), &new.nonce);
         self.linkings.new = Some(new);
-        let all: Vec<LinkId> =
-            self.links.all.iter().filter(|(_, l)| l.greeted && !l.is_relay).map(|(id, _)| *id).collect();
-        if all.is_empty() {
-            return Err(Refusal::no("no other node of the chat is reached: is this one in the mesh?"));
-        }
-        for link in all {
-            self.step(link, Step::Commitment(commitment.to_vec()));
-        }
+        self.go_on_linking(now_ms);
         Ok(Answer::Done)
     }
 
     /// What to type in at the other device, by the node that it would be.
     pub(super) fn link_codes(&self) -> Answer {
         let codes = self.linkings.new.iter().filter(|new| new.revealed).flat_map(|new| {
-            let key = x25519_public(&new.private);
-            new.others.iter().filter_map(move |(link, random)| {
+            new.others.keys().filter_map(move |link| {
                 let node = self.links.all.get(link)?.name.clone();
-                Some(Code { node, code: code(&transcript(random, &key, &new.nonce)) })
+                Some(Code { node, code: new.code(*link)?, given: new.given.contains_key(link) })
             })
         });
-        Answer::Codes { codes: codes.collect(), linked: self.engine.keys.identity().is_some() }
+        Answer::Codes { codes: codes.collect() }
+    }
+
+    /// Takes the identity that was given for this code, which the person has typed in there.
+    pub(super) fn link_take(&mut self, now_ms: u64, typed: &str) -> Result<Answer, Refusal> {
+        let new = self.linkings.new.as_mut().ok_or_else(|| Refusal::no("this device asks for no identity"))?;
+        let links: Vec<LinkId> = new.given.keys().copied().collect();
+        let link = links.into_iter().find(|link| new.code(*link).is_some_and(|code| code == typed.trim()));
+        let grant = link.and_then(|link| new.given.remove(&link));
+        let grant = grant.ok_or_else(|| Refusal::no("nothing was given for this code"))?;
+        let password = new.password.clone();
+        let root: [u8; 32] = grant.root.try_into().map_err(|_| Refusal::no("what was given is no identity"))?;
+        self.engine.keys.take(&root, &password, &mut self.engine.rng)?;
+        self.linkings.new = None;
+        for Membership { platform, nick } in grant.platforms {
+            let Ok(id) = Id::of(&platform) else { continue };
+            self.joining.insert(id, nick);
+            self.engine.expected.insert(id);
+        }
+        self.greet_again(now_ms);
+        Ok(Answer::Done)
     }
 
     /// Gives this identity to the device that shows this code.
@@ -148,12 +166,19 @@ impl Hub {
         Ok(Answer::Linked { node })
     }
 
-    /// Reveals the key, once all have had their time.
-    pub(super) fn reveal(&mut self, now_ms: u64) {
-        let Some(new) = self.linkings.new.as_mut().filter(|new| !new.revealed && now_ms >= new.reveal_ms) else {
-            return;
-        };
-        new.revealed = true;
+    /// Commits to the key at all who are reached, and reveals it once they have had their time and somebody has answered.
+    pub(super) fn go_on_linking(&mut self, now_ms: u64) {
+        let Some(new) = self.linkings.new.as_mut().filter(|new| !new.revealed) else { return };
+        let reached = self.links.all.iter().filter(|(id, l)| l.greeted && !l.is_relay && !new.told.contains(*id));
+        let reached: Vec<LinkId> = reached.map(|(id, _)| *id).collect();
+        let commitment = commitment(&x25519_public(&new.private), &new.nonce).to_vec();
+        new.told.extend(&reached);
+        let is_due = now_ms >= new.reveal_ms && !new.others.is_empty();
+        new.revealed = is_due;
+        for link in reached {
+            self.step(link, Step::Commitment(commitment.clone()));
+        }
+        let Some(new) = self.linkings.new.as_ref().filter(|_| is_due) else { return };
         let reveal = Reveal { key: x25519_public(&new.private).to_vec(), nonce: new.nonce.to_vec() };
         let others: Vec<LinkId> = new.others.keys().copied().collect();
         for link in others {
@@ -198,31 +223,23 @@ impl Hub {
                 }
             }
             Step::Sealed(sealed) => {
-                if let Err(error) = self.take_identity(now_ms, from, &sealed) {
-                    tracing::warn!(%error, "an identity that was given to this device");
+                let Some(new) = self.linkings.new.as_mut().filter(|new| new.until_ms > now_ms) else { return };
+                let opened = new.transcript(from).and_then(|t| open_sealed(&new.private, &t, &sealed).ok());
+                if let Some(grant) = opened.and_then(|plain| Grant::decode(&*plain).ok()) {
+                    new.given.entry(from).or_insert(grant);
                 }
             }
         }
     }
+}
 
-    fn take_identity(&mut self, now_ms: u64, from: LinkId, sealed: &[u8]) -> Result<(), Refusal> {
-        let Some(new) = self.linkings.new.as_ref().filter(|new| new.until_ms > now_ms) else { return Ok(()) };
-        let Some(random) = new.others.get(&from) else { return Ok(()) };
-        let transcript = transcript(random, &x25519_public(&new.private), &new.nonce);
-        let plain = open_sealed(&new.private, &transcript, sealed)?;
-        let grant = Grant::decode(&*plain).map_err(|_| Refusal::no("it has another form"))?;
-        let root: [u8; 32] = grant.root.try_into().map_err(|_| Refusal::no("it has another form"))?;
-        let password = new.password.clone();
-        self.linkings.new = None;
-        self.engine.keys.take(&root, &password, &mut self.engine.rng)?;
-        for Membership { platform, nick } in grant.platforms {
-            let Ok(id) = Id::of(&platform) else { continue };
-            self.joining.insert(id, nick);
-            self.engine.expected.insert(id);
-        }
-        self.greet_again(now_ms);
-        self.engine.events.push(Event::Linked);
-        Ok(())
+impl New {
+    fn transcript(&self, link: LinkId) -> Option<[u8; 32]> {
+        Some(transcript(self.others.get(&link)?, &x25519_public(&self.private), &self.nonce))
+    }
+
+    fn code(&self, link: LinkId) -> Option<String> {
+        self.transcript(link).map(|t| code(&t))
     }
 }
 

@@ -37,6 +37,8 @@ const MAX_CARRIED: usize = 256;
 #[derive(Debug)]
 pub enum Output {
     Send(LinkId, Vec<u8>),
+    /// To be sent if little else waits to be: it is asked for again.
+    SendLarge(LinkId, Vec<u8>),
     Close(LinkId, String),
 }
 
@@ -202,6 +204,13 @@ impl Links {
         let frame = wire::Frame { what: Some(what) }.encode_to_vec();
         self.bytes += frame.len();
         self.outputs.push(Output::Send(to, frame));
+    }
+
+    /// Sends a piece of a file, unless the link is slow.
+    pub fn send_piece(&mut self, to: LinkId, piece: wire::Piece) {
+        let frame = wire::Frame { what: Some(wire::frame::What::Piece(piece)) }.encode_to_vec();
+        self.bytes += frame.len();
+        self.outputs.push(Output::SendLarge(to, frame));
     }
 
     /// What is to be done; nothing is, after that.

@@ -20,8 +20,10 @@ const WINDOW: usize = 3;
 const MAX_FILES: usize = 256;
 /// Pieces that a frame may ask for.
 const MAX_ASKED: usize = 16;
-/// How long a link is left alone that does not have a file, and how long it may take to send a piece.
-const ABSENT_MS: u64 = 3_000;
+/// How long a link is left alone that does not have a file: at first, and at most.
+const ABSENT_MS: u64 = 1_000;
+const MAX_ABSENT_MS: u64 = 600_000;
+/// How long it may take to send a piece.
 const ANSWER_MS: u64 = 30_000;
 
 /// What is being fetched.
@@ -31,8 +33,8 @@ pub struct Fetching {
     files: BTreeMap<i64, Fetch>,
     /// Pieces that were asked for: of whom, of which file, and when.
     asked: HashMap<Hash, (LinkId, i64, u64)>,
-    /// Who does not have a file, until when.
-    absent: HashMap<(LinkId, i64), u64>,
+    /// Who does not have a file: until when it is not asked, and for how long that is.
+    absent: HashMap<(LinkId, i64), (u64, u64)>,
     /// There may be more in the store than is here.
     pub stale: bool,
 }
@@ -57,6 +59,12 @@ impl Fetching {
         self.absent.retain(|(l, _), _| *l != link);
     }
 
+    /// It is asked again later, and ever later.
+    fn is_absent(&mut self, now_ms: u64, link: LinkId, n: i64) {
+        let pause = self.absent.get(&(link, n)).map_or(ABSENT_MS, |(_, pause)| (pause * 2).min(MAX_ABSENT_MS));
+        self.absent.insert((link, n), (now_ms + pause, pause));
+    }
+
     fn put_back(&mut self, n: i64, hash: Hash) {
         if let Some(file) = self.files.get_mut(&n) {
             file.left.push_front(hash);
@@ -68,7 +76,12 @@ impl Hub {
     /// Asks for pieces, as many as may be under way.
     pub(super) fn ask_for_pieces(&mut self, now_ms: u64) -> Result<()> {
         if std::mem::take(&mut self.fetching.stale) {
-            for (n, platform) in self.engine.store.wanted_files(MAX_FILES)? {
+            let wanted = self.engine.store.wanted_files(MAX_FILES)?;
+            let under_way: Vec<i64> = self.fetching.asked.values().map(|(_, n, _)| *n).collect();
+            let stays = |n: &i64| under_way.contains(n) || wanted.iter().any(|(w, _)| w == n);
+            self.fetching.files.retain(|n, _| stays(n));
+            self.fetching.absent.retain(|(_, n), _| stays(n));
+            for (n, platform) in wanted {
                 if let std::collections::btree_map::Entry::Vacant(entry) = self.fetching.files.entry(n) {
                     entry.insert(Fetch { platform, left: self.engine.store.missing_pieces(n)?.into() });
                 }
@@ -82,17 +95,17 @@ impl Hub {
             fetching.asked.iter().filter(|(_, a)| now_ms.saturating_sub(a.2) > ANSWER_MS).map(|(h, _)| *h).collect();
         for hash in late {
             if let Some((link, n, _)) = fetching.asked.remove(&hash) {
-                fetching.absent.insert((link, n), now_ms + ABSENT_MS);
+                fetching.is_absent(now_ms, link, n);
                 fetching.put_back(n, hash);
             }
         }
-        fetching.absent.retain(|_, until| *until > now_ms);
         let mut questions: Vec<(LinkId, Vec<Id>)> = Vec::new();
         for (id, link) in self.links.all.iter().filter(|(_, l)| l.greeted) {
             let mut free = WINDOW.saturating_sub(fetching.asked.values().filter(|a| a.0 == *id).count());
             let mut ask = Vec::new();
             for (n, file) in &mut fetching.files {
-                if free == 0 || !link.carries(&file.platform, false) || fetching.absent.contains_key(&(*id, *n)) {
+                let is_absent = fetching.absent.get(&(*id, *n)).is_some_and(|(until, _)| *until > now_ms);
+                if free == 0 || !link.carries(&file.platform, false) || is_absent {
                     continue;
                 }
                 while free > 0
@@ -120,7 +133,7 @@ impl Hub {
         for id in ids(list).into_iter().take(MAX_ASKED) {
             let here = if self.links.is_full() { None } else { self.engine.store.piece(&id.0)? };
             let piece = wire::Piece { hash: id.0.to_vec(), bytes: here.unwrap_or_default() };
-            self.links.send(to, What::Piece(piece));
+            self.links.send_piece(to, piece);
         }
         Ok(())
     }
@@ -133,10 +146,11 @@ impl Hub {
         let gate = self.gate.as_mut();
         let admitted = gate.is_none_or(|gate| gate.admit(now_ms, from, piece.bytes.len(), true).is_some());
         if piece.bytes.is_empty() || !admitted {
-            self.fetching.absent.insert((from, n), now_ms + ABSENT_MS);
+            self.fetching.is_absent(now_ms, from, n);
             self.fetching.put_back(n, hash);
             return Ok(());
         }
+        self.fetching.absent.remove(&(from, n));
         if !self.engine.take_piece(now_ms, &hash, &piece.bytes)? {
             self.fetching.put_back(n, hash);
             self.links.close(from, "it sends what is not the piece that was asked for");

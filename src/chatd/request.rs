@@ -32,6 +32,9 @@ pub enum Request {
     /// The codes to type in there.
     #[command(skip)]
     LinkCodes,
+    /// Takes the identity from where this code was typed in.
+    #[command(skip)]
+    LinkTake { code: String },
     /// Gives the identity to the device that shows this code.
     #[command(skip)]
     LinkAllow { code: String, password: String },
@@ -241,10 +244,8 @@ pub enum Answer {
     Linked {
         node: String,
     },
-    /// By node; and whether it is done.
     Codes {
         codes: Vec<Code>,
-        linked: bool,
     },
     Upload {
         upload: i64,
@@ -403,6 +404,8 @@ impl Entry {
 pub struct Code {
     pub node: String,
     pub code: String,
+    /// Somebody there says that it was typed in.
+    pub given: bool,
 }
 
 /// A file that is attached to a message.
@@ -473,8 +476,6 @@ pub enum Happened {
     Unbanned {
         platform: String,
     },
-    /// This device has an identity now, from another one.
-    Linked,
     /// From another person's page.
     Signal {
         platform: String,

@@ -46,6 +46,8 @@ const EVENT_TIME: Duration = Duration::from_secs(10);
 /// Inputs that are handled together.
 const TOGETHER: usize = 4096;
 const BACKLOG: i32 = 1024;
+/// Frames that may wait for a link before no large one is added.
+const MAX_LARGE: usize = 4;
 
 /// How a node of the chat runs.
 #[derive(Default)]
@@ -411,6 +413,14 @@ impl Work {
                     if sent.is_some_and(|s| s.is_err()) {
                         // It reads more slowly than it is told things: it ends, and compares when it is back.
                         self.links.remove(&link);
+                    }
+                }
+                Output::SendLarge(link, frame) => {
+                    if let Some(out) =
+                        self.links.get(&link).filter(|out| out.max_capacity() - out.capacity() < MAX_LARGE)
+                    {
+                        // It is asked for again.
+                        let _ = out.try_send(frame);
                     }
                 }
                 Output::Close(link, why) => {

@@ -1,7 +1,7 @@
 //! The commands of the documentation, as somebody types them.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     process::{Output, Stdio},
     sync::mpsc,
     thread,
@@ -106,12 +106,16 @@ pub fn documented() {
     let third = &all[2];
     let mut link = third.daemon.command(&third.host);
     link.args(["chat", "identity", "link", "--socket"]).arg(third.daemon.socket()).env("AEGISRAY_CHAT_PASSWORD", WORDS);
-    let mut link = link.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut link = link.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut said =
         BufReader::new(link.stdout.take().unwrap()).lines().map_while(Result::ok).inspect(|line| println!("  {line}"));
+    // Codes come with the names of nodes as far as those are known yet.
     let line = said.find(|line| line.starts_with("bob ")).expect("a code for bob's node");
     let given = bob.prints(&["identity", "allow", line.split(' ').next_back().unwrap()]);
     assert!(given.starts_with("third has your identity"), "{given}");
+    let asked = format!("bob says that you typed in {}", line.split(' ').next_back().unwrap());
+    assert!(said.any(|line| line.starts_with(&asked)), "the new device asks whether it was that one");
+    link.stdin.take().unwrap().write_all(b"yes\n").unwrap();
     assert!(said.any(|line| line.contains("this device has the identity")) && link.wait().unwrap().success());
     let identity = |who: &Person| who.prints(&["status"]).lines().next().map(str::to_owned);
     assert_eq!(identity(third), identity(bob));

@@ -62,17 +62,17 @@ impl Store {
         Ok(row.optional()?)
     }
 
-    /// It is to be fetched, or no longer.
-    pub fn want_file(&self, n: i64, wanted: bool) -> Result<()> {
-        self.run("UPDATE file SET wanted = ? WHERE message = ?", &[&wanted, &n]).map(drop)
+    /// It is to be fetched: 2 if somebody waits for it, 1 else.
+    pub fn want_file(&self, n: i64, wanted: u8) -> Result<()> {
+        self.run("UPDATE file SET wanted = max(wanted, ?) WHERE message = ?", &[&wanted, &n]).map(drop)
     }
 
-    /// Files that are to be fetched and are not whole yet: their numbers, and to what messages they belong.
+    /// Files that are to be fetched and are not whole yet, with their platforms: those that somebody waits for first, then the newest.
     pub fn wanted_files(&self, limit: usize) -> Result<Vec<(i64, Id)>> {
         let sql =
             "SELECT f.message, p.id FROM file f JOIN message m ON m.n = f.message JOIN platform p ON p.n = m.platform
-             WHERE f.wanted = 1 AND EXISTS (SELECT 1 FROM piece_use u LEFT JOIN piece x ON x.hash = u.hash
-             WHERE u.message = f.message AND x.hash IS NULL) LIMIT ?";
+             WHERE f.wanted > 0 AND EXISTS (SELECT 1 FROM piece_use u LEFT JOIN piece x ON x.hash = u.hash
+             WHERE u.message = f.message AND x.hash IS NULL) ORDER BY f.wanted DESC, f.message DESC LIMIT ?";
         let mut statement = self.db.prepare_cached(sql)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = statement.query_map([limit], |r| Ok((r.get(0)?, Id(r.get(1)?))))?;

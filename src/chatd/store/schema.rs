@@ -79,11 +79,11 @@ CREATE TABLE file (
     target BLOB NOT NULL,
     mark BLOB NOT NULL,
     size INTEGER NOT NULL,
-    -- To be fetched.
+    -- To be fetched: 1, or 2 if somebody waits for it.
     wanted INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX file_target ON file (target, mark);
-CREATE INDEX file_wanted ON file (message) WHERE wanted = 1;
+CREATE INDEX file_wanted ON file (message) WHERE wanted > 0;
 -- `message` is a FILE, or less than 0 and a file that is being handed in.
 CREATE TABLE piece_use (message INTEGER NOT NULL, i INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (message, i)) STRICT, WITHOUT ROWID;
 CREATE INDEX piece_use_hash ON piece_use (hash);

@@ -102,7 +102,6 @@ fn files_go_with_messages_and_are_purged_with_them() {
     assert_eq!(net.fetch(1, "ducks", &id, 0).unwrap(), small);
     assert_eq!(net.fetch(1, "ducks", &id, 1), Err((0, 40)));
     net.now_ms += 5000;
-    net.hubs[1].tick(net.now_ms).unwrap();
     net.settle();
     assert_eq!(net.fetch(1, "ducks", &id, 1).unwrap(), large);
     // With nobody else there but the relay; and a restart on the way.

@@ -18,13 +18,13 @@ impl Net {
         who
     }
 
-    fn codes(&mut self, who: usize) -> (Vec<Code>, bool) {
-        self.now_ms += 2000;
+    fn codes(&mut self, who: usize) -> Vec<Code> {
+        self.now_ms += 4000;
         let outputs = self.hubs[who].tick(self.now_ms).unwrap();
         self.carry(who, outputs);
         self.settle();
         match self.ask(who, Request::LinkCodes) {
-            Answer::Codes { codes, linked } => (codes, linked),
+            Answer::Codes { codes } => codes,
             other => panic!("{other:?}"),
         }
     }
@@ -54,8 +54,8 @@ fn a_new_device_gets_the_identity_by_a_code() {
     assert!(net.refused(new, Request::LinkNew { password: "short".into() }).contains("at least 8"));
     assert!(net.refused(0, Request::LinkNew { password: OTHER.into() }).contains("an identity already"));
     net.done(new, Request::LinkNew { password: OTHER.into() });
-    let (codes, linked) = net.codes(new);
-    assert!(!linked && codes.len() == 2 && codes.iter().all(|c| c.code.len() == 6), "{codes:?}");
+    let codes = net.codes(new);
+    assert!(codes.len() == 2 && codes.iter().all(|c| c.code.len() == 6), "{codes:?}");
     let of = |n: &str| codes.iter().find(|c| c.node.ends_with(n)).unwrap().code.clone();
     // The code for another node is none here; nor is a password that is not the master's.
     let (anns, bobs) = (of("0"), of("1"));
@@ -63,9 +63,14 @@ fn a_new_device_gets_the_identity_by_a_code() {
     let wrong = Request::LinkAllow { code: bobs.clone(), password: "no such horse".into() };
     assert!(net.refused(1, wrong).contains("not the master password"));
     assert!(matches!(net.allow(1, &bobs), Answer::Linked { node } if node == format!("node {new}")));
+    // Somebody else may give it one as well: it takes none but what the person has typed in.
+    assert!(matches!(net.allow(0, &anns), Answer::Linked { .. }));
+    let take = |code: &str| Request::LinkTake { code: code.to_owned() };
+    assert!(net.codes(new).iter().all(|c| c.given) && net.hubs[new].engine.keys.identity().is_none());
+    assert!(net.refused(new, take("1234567")).contains("nothing was given"));
+    net.done(new, take(&bobs));
     assert_eq!(net.hubs[new].engine.keys.identity(), net.hubs[1].engine.keys.identity());
     assert_ne!(net.hubs[new].engine.keys.device(), net.hubs[1].engine.keys.device());
-    assert!(net.codes(new).1);
     // It takes part where the other does, in what is sealed too.
     net.done(
         0,
@@ -88,7 +93,7 @@ fn guessing_ends_soon() {
     let mut net = Net::new(1);
     let new = net.add_bare(&[0]);
     net.done(new, Request::LinkNew { password: OTHER.into() });
-    let (codes, _) = net.codes(new);
+    let codes = net.codes(new);
     let good = codes[0].code.clone();
     let wrong = if good == "000000" { "000001" } else { "000000" };
     for _ in 0..3 {
@@ -98,10 +103,10 @@ fn guessing_ends_soon() {
     // Only so many may try while a code is good.
     for n in 0..10 {
         net.done(new, Request::LinkNew { password: OTHER.into() });
-        assert_eq!(net.codes(new).0.len(), usize::from(n < 7), "{n}");
+        assert_eq!(net.codes(new).len(), usize::from(n < 7), "{n}");
     }
     net.now_ms += 700_000;
     net.done(new, Request::LinkNew { password: OTHER.into() });
-    let (codes, _) = net.codes(new);
+    let codes = net.codes(new);
     assert!(matches!(net.allow(0, &codes[0].code), Answer::Linked { .. }));
 }

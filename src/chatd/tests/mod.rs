@@ -101,7 +101,7 @@ impl Net {
         let busy = !outputs.is_empty();
         for output in outputs {
             match output {
-                Output::Send(link, bytes) => {
+                Output::Send(link, bytes) | Output::SendLarge(link, bytes) => {
                     if let Some(end) = self.ends.get(&(who, link)) {
                         self.under_way.entry(*end).or_default().push(bytes);
                     }

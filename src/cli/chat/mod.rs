@@ -200,15 +200,26 @@ fn link(socket: &Path, password: String) -> Result<(), Failure> {
     let mut said = Vec::new();
     let deadline = Instant::now() + LINK_TIME;
     while Instant::now() < deadline {
-        let Answer::Codes { codes, linked } = ask(socket, Request::LinkCodes)? else {
+        let Answer::Codes { codes } = ask(socket, Request::LinkCodes)? else {
             return Err(Failure::Other(anyhow::anyhow!("the daemon is of another version than this program")));
         };
-        if linked {
-            println!("this device has the identity now");
-            return Ok(());
-        }
-        for new in codes.iter().filter(|code| !said.contains(*code)) {
-            println!("{:<20} aegisray chat identity allow {}", new.node, new.code);
+        for code in codes.iter().filter(|code| !said.contains(*code)) {
+            if !code.given {
+                println!("{:<20} aegisray chat identity allow {}", code.node, code.code);
+                continue;
+            }
+            // Anybody in the mesh can give this device an identity: only the person knows whether it was theirs.
+            println!(
+                "{} says that you typed in {} there, and that it was accepted. Is that so? (yes/no)",
+                code.node, code.code
+            );
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line)?;
+            if line.trim() == "yes" {
+                ask(socket, Request::LinkTake { code: code.code.clone() })?;
+                println!("this device has the identity now");
+                return Ok(());
+            }
         }
         said = codes;
         std::thread::sleep(Duration::from_millis(300));
@@ -280,7 +291,7 @@ fn tail(socket: &Path, platform: Option<&str>, json: bool) -> Result<(), Failure
                 Happened::Invited { platform, nick, name, .. } => {
                     println!("{nick} invites you to {name}: `aegisray chat join {} --nick NAME`", &platform[..8]);
                 }
-                Happened::Platform { .. } | Happened::Signal { .. } | Happened::Linked => {}
+                Happened::Platform { .. } | Happened::Signal { .. } => {}
             }
         }
     }
