@@ -71,7 +71,7 @@ pub fn run(dir: &Path, messages: usize, relay: bool) -> Result<Figures, Refusal>
         let now_ms = START_MS + 1000 + taken as u64;
         let batch: Vec<_> = (0..BATCH.min(messages - taken))
             .map(|i| {
-                let text = super::payload::text(&format!("{TEXT} {}", taken + i));
+                let text = super::payload::text(&format!("{TEXT} {}", taken + i), Vec::new());
                 let author = &mut authors[i % usize::from(AUTHORS)];
                 let hlc = Hlc::from_ms(now_ms);
                 author.say(Hlc(hlc.0 + i as u64), heads.clone(), Kind::Text, &Body::Content(Some(text)), Vec::new())

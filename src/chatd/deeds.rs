@@ -1,5 +1,7 @@
 //! What people do: joining, writing, moderating.
 
+use std::sync::Arc;
+
 use super::{
     engine::Refusal,
     hub::{Hub, RELAYS},
@@ -9,7 +11,7 @@ use super::{
     request::{Answer, Happened, Offer, Peer, Request, Role, Status},
     store::Invitation,
 };
-use crate::chat::{self, Ban, Body, Channel, Id, Kind};
+use crate::chat::{self, Ban, Body, Channel, Id, Kind, Message};
 
 type Result<T> = std::result::Result<T, Refusal>;
 
@@ -59,9 +61,7 @@ impl Hub {
             Request::Invite { platform, who, from, history } => {
                 let id = self.own(&platform)?;
                 let (via, who) = self.person(&from, &who)?;
-                let done = self.engine.invite(now_ms, id, (via, who), history);
-                self.spread_written();
-                done?;
+                self.engine.invite(now_ms, id, (via, who), history)?;
             }
             Request::Signal { platform, who, data } => {
                 let to = self.person(&platform, &who)?;
@@ -69,9 +69,7 @@ impl Hub {
             }
             Request::Direct { platform, who } => {
                 let (via, who) = self.person(&platform, &who)?;
-                let id = self.direct(now_ms, via, who);
-                self.spread_written();
-                return Ok(Answer::Id { id: id?.to_string() });
+                return Ok(Answer::Id { id: self.direct(now_ms, via, who)?.to_string() });
             }
             Request::Discover => return Ok(self.discover()),
             Request::Join { platform, nick } => return self.join(now_ms, &platform, &nick),
@@ -111,20 +109,11 @@ impl Hub {
                     return Err(Refusal::no("this channel is archived"));
                 }
                 let target = reply_to.map(|r| engine.find_message(found, &r).map(|k| k.message.id)).transpose()?;
-                if files.is_empty() {
-                    return self.say(now_ms, &platform, (channel, Kind::Text), &text, target);
-                }
-                let id = self.own(&platform)?;
-                let payload = self.engine.with_files(&text, &files)?;
-                let body = Body::Content(Some(payload));
-                let written = self.engine.write(now_ms, Some(id), (channel, Kind::Text), &body, target);
-                let attached = written.and_then(|m| self.engine.attach(now_ms, &m, &files).map(|()| m.id.to_string()));
-                self.spread_written();
-                return attached.map(|id| Answer::Id { id });
+                return self.say(now_ms, &platform, (channel, Kind::Text), (&text, &files), target);
             }
             Request::Edit { platform, message, text } => {
                 let (channel, target) = self.own_message(&platform, &message)?;
-                return self.say(now_ms, &platform, (channel, Kind::Edit), &text, Some(target));
+                return self.say(now_ms, &platform, (channel, Kind::Edit), (&text, &[]), Some(target));
             }
             Request::React { platform, message, reaction } => {
                 let found = engine.find_platform(&platform)?;
@@ -133,12 +122,15 @@ impl Hub {
                     return Err(Refusal::no(format!("expected a reaction of at most {MAX_REACTION} bytes")));
                 }
                 let body = Body::Content(Some(reaction.into_bytes()));
-                return self.write(now_ms, &platform, (target.head.channel, Kind::Reaction), &body, Some(target.id));
+                let message =
+                    self.write(now_ms, &platform, (target.head.channel, Kind::Reaction), &body, Some(target.id))?;
+                return Ok(Answer::Id { id: message.id.to_string() });
             }
             Request::Retract { platform, message } => {
                 let (channel, target) = self.own_message(&platform, &message)?;
                 let body = Body::Content(Some(Vec::new()));
-                return self.write(now_ms, &platform, (channel, Kind::Retract), &body, Some(target));
+                let message = self.write(now_ms, &platform, (channel, Kind::Retract), &body, Some(target))?;
+                return Ok(Answer::Id { id: message.id.to_string() });
             }
             Request::Read { platform, channel, before, after, limit } => {
                 return engine.read(&platform, &channel, (before.as_deref(), after.as_deref()), limit);
@@ -249,11 +241,9 @@ impl Hub {
         what: ([u8; 16], Kind),
         body: &Body,
         target: Option<Id>,
-    ) -> Result<Answer> {
+    ) -> Result<Arc<Message>> {
         let id = self.own(platform)?;
-        let written = self.engine.write(now_ms, Some(id), what, body, target);
-        self.spread_written();
-        Ok(Answer::Id { id: written?.id.to_string() })
+        self.engine.write(now_ms, Some(id), what, body, target)
     }
 
     fn say(
@@ -261,20 +251,21 @@ impl Hub {
         now_ms: u64,
         platform: &str,
         what: ([u8; 16], Kind),
-        text: &str,
+        (text, files): (&str, &[i64]),
         target: Option<Id>,
     ) -> Result<Answer> {
-        if text.trim().is_empty() || text.len() > MAX_TEXT {
+        if (text.trim().is_empty() && files.is_empty()) || text.len() > MAX_TEXT {
             return Err(Refusal::no(format!("expected a text of 1 to {MAX_TEXT} bytes, got {}", text.len())));
         }
-        self.write(now_ms, platform, what, &Body::Content(Some(payload::text(text))), target)
+        let body = Body::Content(Some(self.engine.with_files(text, files)?));
+        let message = self.write(now_ms, platform, what, &body, target)?;
+        self.engine.attach(now_ms, &message, files)?;
+        Ok(Answer::Id { id: message.id.to_string() })
     }
 
     /// An act of authority. What would not count is refused here, with what it takes.
     fn act(&mut self, now_ms: u64, platform: Id, kind: Kind, body: &Body) -> Result<Answer> {
-        let written = self.engine.write(now_ms, Some(platform), ([0; 16], kind), body, None);
-        self.spread_written();
-        let message = written?;
+        let message = self.engine.write(now_ms, Some(platform), ([0; 16], kind), body, None)?;
         let counts = self.engine.platforms.get(&platform).is_none_or(|p| p.authority.is_good(&message.id));
         let id = message.id.to_string();
         if counts {
@@ -422,9 +413,7 @@ impl Hub {
         if self.engine.keys.is_unlocked() {
             let joined: Vec<Id> =
                 self.engine.platforms.values().filter(|p| p.place.joined).map(|p| p.place.id).collect();
-            let done = joined.into_iter().try_for_each(|id| self.engine.refresh_prekey(now_ms, id));
-            self.spread_written();
-            done?;
+            joined.into_iter().try_for_each(|id| self.engine.refresh_prekey(now_ms, id))?;
         }
         Ok(())
     }
@@ -485,9 +474,7 @@ impl Hub {
             let body = Body::Join { identity, payload: key.join.clone() };
             self.act(now_ms, id, Kind::Join, &body)?;
         }
-        let refreshed = self.engine.refresh_prekey(now_ms, id);
-        self.spread_written();
-        refreshed?;
+        self.engine.refresh_prekey(now_ms, id)?;
         if let Some(invitation) = self.engine.invitations.iter().find(|i| i.platform == id && !i.accepted) {
             self.engine.keep_invitation(Invitation { accepted: true, ..invitation.clone() })?;
         }

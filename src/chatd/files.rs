@@ -58,7 +58,7 @@ impl Engine {
             }
             Ok(wire::File { name: upload.name, kind: upload.kind, size: upload.size, key: upload.key.to_vec() })
         });
-        Ok(payload::with_files(text, files.collect::<Result<_>>()?))
+        Ok(payload::text(text, files.collect::<Result<_>>()?))
     }
 
     /// Says of what pieces the files of a message consist, which was just written.

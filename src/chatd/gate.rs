@@ -42,9 +42,8 @@ impl Gate {
         self.links.remove(&link);
     }
 
-    /// Whether a message may pass, and how soon: the more its source has left, and the longer it is known, the sooner. What was asked for counts in
-    /// bytes, all else in messages.
-    pub fn admit(&mut self, now_ms: u64, link: LinkId, bytes: usize, asked: bool) -> Option<f64> {
+    /// The bucket of who is at the other end of a link, as full as it is by now.
+    fn bucket(&mut self, now_ms: u64, link: LinkId) -> Option<&mut Bucket> {
         let source = self.links.get(&link)?.clone();
         if !self.buckets.contains_key(&source) {
             self.make_room(now_ms);
@@ -56,15 +55,36 @@ impl Gate {
         bucket.tokens = (bucket.tokens + passed * BURST / REFILL_MS).min(BURST);
         bucket.bytes = (bucket.bytes + passed * ASKED_BYTES / 1000.0).min(ASKED_BURST);
         bucket.at_ms = now_ms;
-        let (left, cost) = if asked { (&mut bucket.bytes, bytes as f64) } else { (&mut bucket.tokens, 1.0) };
-        if *left < cost {
-            self.dropped += 1;
-            return None;
+        Some(bucket)
+    }
+
+    /// Whether so many bytes may be asked of a link; what may be counts as brought.
+    pub fn may_ask(&mut self, now_ms: u64, link: LinkId, bytes: usize) -> bool {
+        let bucket = self.bucket(now_ms, link).filter(|b| b.bytes >= bytes as f64);
+        bucket.map(|b| b.bytes -= bytes as f64).is_some()
+    }
+
+    /// So many bytes that were asked for do not come.
+    pub fn give_back(&mut self, now_ms: u64, link: LinkId, bytes: usize) {
+        if let Some(bucket) = self.bucket(now_ms, link) {
+            bucket.bytes = (bucket.bytes + bytes as f64).min(ASKED_BURST);
         }
-        *left -= cost;
+    }
+
+    /// Whether a message may pass, and how soon: the more its source has left, and the longer it is known, the sooner. What was asked for counts in
+    /// bytes, all else in messages.
+    pub fn admit(&mut self, now_ms: u64, link: LinkId, bytes: usize, asked: bool) -> Option<f64> {
+        let bucket = self.bucket(now_ms, link)?;
+        let (left, cost) = if asked { (&mut bucket.bytes, bytes as f64) } else { (&mut bucket.tokens, 1.0) };
+        let passes = *left >= cost;
+        if passes {
+            *left -= cost;
+        }
         // A source that has been good for a while goes before a crowd that has just come.
         let known = (now_ms.saturating_sub(bucket.since_ms) as f64 / KNOWN_MS).min(1.0);
-        Some(bucket.tokens + BURST * known)
+        let soon = bucket.tokens + BURST * known;
+        self.dropped += u64::from(!passes);
+        passes.then_some(soon)
     }
 
     /// A bucket that would be full by now says nothing.

@@ -1,7 +1,7 @@
 //! One node of the chat: its engine and its links. Everything that comes in passes here, one thing after the other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
 };
 
@@ -117,6 +117,7 @@ impl Hub {
             }
         }
         self.flush(now_ms)?;
+        self.after(now_ms)?;
         self.advance(now_ms)?;
         Ok(self.links.take())
     }
@@ -132,7 +133,6 @@ impl Hub {
         let fresh = self.engine.tick(now_ms)?;
         let fresh: Vec<_> = fresh.into_iter().map(|m| (m, Vec::new())).collect();
         self.spread(&fresh);
-        self.after(now_ms)?;
         let stuck: Vec<LinkId> = self.links.all.iter().filter(|(_, l)| l.is_stuck(now_ms)).map(|(id, _)| *id).collect();
         for link in stuck {
             self.links.close(link, "it does not send what it was asked for");
@@ -144,6 +144,7 @@ impl Hub {
                 tracing::warn!(%error, "cannot publish a key to seal to");
             }
         }
+        self.after(now_ms)?;
         self.advance(now_ms)?;
         Ok(self.links.take())
     }
@@ -376,7 +377,7 @@ impl Hub {
         let fresh: Vec<_> =
             fresh.into_iter().map(|m| (m.clone(), sources.get(&m.id).cloned().unwrap_or_default())).collect();
         self.spread(&fresh);
-        self.after(now_ms)
+        Ok(())
     }
 
     /// Hands new messages on: `from` who has each already.
@@ -397,15 +398,12 @@ impl Hub {
         }
     }
 
-    /// Hands on what this node has written.
-    pub fn spread_written(&mut self) {
-        let written: Vec<_> = self.engine.take_written().into_iter().map(|m| (m, Vec::new())).collect();
-        self.spread(&written);
-    }
-
-    /// What follows from what was taken in.
+    /// What follows from what was taken in and written.
     pub fn after(&mut self, now_ms: u64) -> Result<()> {
-        for event in self.engine.take_events() {
+        self.accept_direct(now_ms);
+        self.join_what_came(now_ms);
+        let mut new = VecDeque::from(self.engine.take_events());
+        while let Some(event) = new.pop_front() {
             match &event {
                 Event::Banned(id) => {
                     self.keep_ban(id, true);
@@ -416,7 +414,7 @@ impl Hub {
                     if let Err(error) = self.engine.share_with_own(now_ms) {
                         tracing::warn!(%error, "this identity's other devices get no secrets");
                     }
-                    self.spread_written();
+                    new.extend(self.engine.take_events());
                 }
                 _ => {}
             }
@@ -425,8 +423,8 @@ impl Hub {
         }
         let over = self.events.len().saturating_sub(MAX_EVENTS);
         self.events.drain(..over);
-        self.accept_direct(now_ms);
-        self.join_what_came(now_ms);
+        let written: Vec<_> = self.engine.take_written().into_iter().map(|m| (m, Vec::new())).collect();
+        self.spread(&written);
         Ok(())
     }
 

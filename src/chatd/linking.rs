@@ -168,6 +168,8 @@ impl Hub {
 
     /// Commits to the key at all who are reached, and reveals it once they have had their time and somebody has answered.
     pub(super) fn go_on_linking(&mut self, now_ms: u64) {
+        // It has a password in it.
+        self.linkings.new.take_if(|new| new.until_ms <= now_ms);
         let Some(new) = self.linkings.new.as_mut().filter(|new| !new.revealed) else { return };
         let reached = self.links.all.iter().filter(|(id, l)| l.greeted && !l.is_relay && !new.told.contains(*id));
         let reached: Vec<LinkId> = reached.map(|(id, _)| *id).collect();
@@ -223,7 +225,7 @@ impl Hub {
                 }
             }
             Step::Sealed(sealed) => {
-                let Some(new) = self.linkings.new.as_mut().filter(|new| new.until_ms > now_ms) else { return };
+                let Some(new) = self.linkings.new.as_mut() else { return };
                 let opened = new.transcript(from).and_then(|t| open_sealed(&new.private, &t, &sealed).ok());
                 if let Some(grant) = opened.and_then(|plain| Grant::decode(&*plain).ok()) {
                     new.given.entry(from).or_insert(grant);

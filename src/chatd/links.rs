@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use prost::Message as _;
 
 use super::sync::{Comparison, Scope, scopes};
-use crate::chat::{Hlc, Id, Message, wire};
+use crate::chat::{Hlc, Id, Kind, Message, wire};
 
 pub type LinkId = u64;
 /// Platforms that this node keeps; whether their acts alone.
@@ -265,7 +265,9 @@ impl Links {
         let act = message.head.kind.is_authority();
         let wants =
             |(id, link): &(&LinkId, &Link)| link.greeted && link.carries(&message.platform, act) && !from.contains(id);
-        let (relays, nodes): (Vec<_>, Vec<_>) = self.all.iter().filter(wants).partition(|(_, link)| link.is_relay);
+        // Who leaves keeps nothing that a relay could ask for later.
+        let asks = |link: &Link| link.is_relay && message.head.kind != Kind::Leave;
+        let (relays, nodes): (Vec<_>, Vec<_>) = self.all.iter().filter(wants).partition(|(_, link)| asks(link));
         let mut nodes: Vec<LinkId> = nodes.into_iter().map(|(id, _)| *id).collect();
         let mut later = nodes.split_off(EAGER.min(nodes.len()));
         later.extend(relays.into_iter().map(|(id, _)| *id));

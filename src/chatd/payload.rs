@@ -27,13 +27,9 @@ pub type Mark = [u8; 16];
 /// SHA-256 of a piece.
 pub type Hash = [u8; 32];
 
+/// The payload of a text.
 #[must_use]
-pub fn text(text: &str) -> Vec<u8> {
-    with_files(text, Vec::new())
-}
-
-#[must_use]
-pub fn with_files(text: &str, files: Vec<wire::File>) -> Vec<u8> {
+pub fn text(text: &str, files: Vec<wire::File>) -> Vec<u8> {
     wire::Text { text: text.to_owned(), files }.encode_to_vec()
 }
 

@@ -6,7 +6,7 @@ use super::{
     engine::Event,
     hub::Hub,
     links::{LinkId, ids, to_wire},
-    payload::Hash,
+    payload::{Hash, PIECE},
     store::Result,
 };
 use crate::chat::{
@@ -59,10 +59,13 @@ impl Fetching {
         self.absent.retain(|(l, _), _| *l != link);
     }
 
-    /// It is asked again later, and ever later.
+    /// It is asked again later, and ever later. Several answers to what was asked at once are one.
     fn is_absent(&mut self, now_ms: u64, link: LinkId, n: i64) {
-        let pause = self.absent.get(&(link, n)).map_or(ABSENT_MS, |(_, pause)| (pause * 2).min(MAX_ABSENT_MS));
-        self.absent.insert((link, n), (now_ms + pause, pause));
+        let (until, pause) = self.absent.entry((link, n)).or_insert((0, ABSENT_MS / 2));
+        if *until <= now_ms {
+            *pause = (*pause * 2).min(MAX_ABSENT_MS);
+            *until = now_ms + *pause;
+        }
     }
 
     fn put_back(&mut self, n: i64, hash: Hash) {
@@ -108,14 +111,15 @@ impl Hub {
                 if free == 0 || !link.carries(&file.platform, false) || is_absent {
                     continue;
                 }
+                // Two files may have a piece in common.
                 while free > 0
-                    && let Some(hash) = file.left.pop_front()
+                    && let Some(at) = file.left.iter().position(|hash| !fetching.asked.contains_key(hash))
+                    && self.gate.as_mut().is_none_or(|gate| gate.may_ask(now_ms, *id, PIECE))
+                    && let Some(hash) = file.left.remove(at)
                 {
-                    // Two files may have a piece in common.
-                    if fetching.asked.insert(hash, (*id, *n, now_ms)).is_none() {
-                        ask.push(Id(hash));
-                        free -= 1;
-                    }
+                    fetching.asked.insert(hash, (*id, *n, now_ms));
+                    ask.push(Id(hash));
+                    free -= 1;
                 }
             }
             if !ask.is_empty() {
@@ -143,9 +147,10 @@ impl Hub {
         let Ok(hash) = Hash::try_from(piece.hash) else { return Ok(()) };
         let Some((_, n, _)) = self.fetching.asked.get(&hash).copied().filter(|a| a.0 == from) else { return Ok(()) };
         self.fetching.asked.remove(&hash);
-        let gate = self.gate.as_mut();
-        let admitted = gate.is_none_or(|gate| gate.admit(now_ms, from, piece.bytes.len(), true).is_some());
-        if piece.bytes.is_empty() || !admitted {
+        if let Some(gate) = &mut self.gate {
+            gate.give_back(now_ms, from, PIECE.saturating_sub(piece.bytes.len()));
+        }
+        if piece.bytes.is_empty() {
             self.fetching.is_absent(now_ms, from, n);
             self.fetching.put_back(n, hash);
             return Ok(());
@@ -160,7 +165,7 @@ impl Hub {
             && self.fetching.asked.values().all(|(_, other, _)| *other != n);
         if done {
             self.fetching.files.remove(&n);
-            // Pieces that were asked for on behalf of another file.
+            // There may have been too many to begin with all.
             self.fetching.stale = true;
             if let Some(kept) = self.engine.store.by_number(n)? {
                 self.engine.events.push(Event::Message(kept.message.platform, n));

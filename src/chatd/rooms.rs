@@ -2,7 +2,7 @@
 
 use super::{
     engine::{Engine, Refusal},
-    payload::reaction_of,
+    payload::{reaction_of, text_of},
     platform::Platform,
     request::{Answer, AuditEntry, ChannelInfo, Entry, Member, PlatformInfo, Reaction, Role, State},
     store::{From, Kept},
@@ -187,12 +187,13 @@ impl Engine {
                 _ => {}
             }
         }
-        let text = platform.words(said);
+        let plain = platform.plain(said);
+        let text = plain.as_deref().and_then(text_of);
         let state = match &text {
             _ if !kept.is_seen_by(me) => State::Hidden,
             _ if kept.purged => State::Purged,
             None if said.payload().is_none() => State::Absent,
-            None if platform.plain(said).is_none() => State::Sealed,
+            None if plain.is_none() => State::Sealed,
             None => State::Text,
             Some(_) => State::Text,
         };

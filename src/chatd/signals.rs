@@ -17,21 +17,30 @@ use crate::chat::{
 
 /// Bytes of what pages tell each other.
 const MAX_DATA: usize = 16 << 10;
-/// Signals that are recognized when they come again.
-const MAX_SEEN: usize = 8192;
+/// Devices whose signals are recognized when they come again, and how many of each.
+const MAX_DEVICES: usize = 1024;
+const MAX_OF_DEVICE: usize = 256;
 
-/// Signals of the last minutes.
+/// Signals of the last minutes by the device that sent them, and when they came.
 #[derive(Default)]
-pub struct Seen(HashMap<Id, u64>);
+pub struct Seen(HashMap<Id, HashMap<Id, u64>>);
 
 impl Seen {
-    /// Whether this one is new.
-    fn take(&mut self, now_ms: u64, id: Id) -> bool {
-        if self.0.len() >= MAX_SEEN {
-            self.0.retain(|_, at| now_ms.saturating_sub(*at) <= 2 * LIFE_MS);
+    /// Whether this one is new, and not one too many: what is not remembered would go round in circles.
+    fn take(&mut self, now_ms: u64, signal: &Signal) -> bool {
+        let forget = |of: &mut HashMap<Id, u64>| of.retain(|_, at| now_ms.saturating_sub(*at) <= 2 * LIFE_MS);
+        if self.0.len() >= MAX_DEVICES {
+            self.0.values_mut().for_each(forget);
+            self.0.retain(|_, of| !of.is_empty());
         }
-        // Too many at once are not handed on: else they would go round in circles.
-        self.0.len() < MAX_SEEN && self.0.insert(id, now_ms).is_none()
+        if self.0.len() >= MAX_DEVICES && !self.0.contains_key(&signal.device) {
+            return false;
+        }
+        let of = self.0.entry(signal.device).or_default();
+        if of.len() >= MAX_OF_DEVICE {
+            forget(of);
+        }
+        of.len() < MAX_OF_DEVICE && of.insert(signal.id, now_ms).is_none()
     }
 }
 
@@ -49,7 +58,7 @@ impl Hub {
         let payload = self.engine.seal_for(platform, who, whispered::What::Signal(data))?;
         let raw = self.engine.keys.unlocked()?.signal(platform, now_ms, payload);
         let signal = Signal::decode(raw).map_err(|e| Refusal::no(e.to_string()))?;
-        self.seen.take(now_ms, signal.id);
+        self.seen.take(now_ms, &signal);
         self.hand_on(&signal, None);
         Ok(())
     }
@@ -62,7 +71,7 @@ impl Hub {
         if !admitted || !signal.is_alive(now_ms) || !self.engine.may_signal(&signal) || signal.verify().is_err() {
             return Ok(());
         }
-        if self.seen.take(now_ms, signal.id) {
+        if self.seen.take(now_ms, &signal) {
             self.hand_on(&signal, Some(from));
             self.engine.hear_signal(&signal)?;
         }

@@ -2,17 +2,28 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use aegisray::lab::{daemon::wait_for, topology::Internet};
+use aegisray::{
+    chatd::PIECE,
+    lab::{daemon::wait_for, topology::Internet},
+};
 
 use super::{
-    harness::{Dir, program},
-    people::{PLATFORM, Person, people},
-    running::Running,
+    harness::Dir,
+    people::{PATIENCE, PLATFORM, Person, RELAY, people, relay},
 };
-use aegisray::chatd::Request as Ask;
 
-const RELAY: &str = "203.0.113.100";
 const SIZE: usize = 24 << 20;
+const PIECES: usize = SIZE / PIECE;
+
+/// Pieces that lie in a database.
+fn pieces(dir: &Path) -> usize {
+    let count = || {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = rusqlite::Connection::open_with_flags(dir.join("chat.db"), flags)?;
+        db.query_row("SELECT count(*) FROM piece", [], |r| r.get::<_, i64>(0))
+    };
+    count().map_or(0, |n| usize::try_from(n).unwrap())
+}
 
 fn fetches(person: &Person, message: &str, to: &Path) -> std::process::Child {
     let mut command = person.daemon.command(&person.host);
@@ -23,14 +34,10 @@ fn fetches(person: &Person, message: &str, to: &Path) -> std::process::Child {
 pub fn files() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let server = internet.public(RELAY.parse().unwrap()).unwrap();
-    let mut command = server.ns.command(program());
-    command.args(["chat-relay", "--listen", "0.0.0.0:8080", "--dir"]).arg(dir.0.join("relay"));
-    let _relay = Running::start(command);
+    let relays = dir.0.join("relay");
+    let _relay = relay(&mut internet, &relays, &["--listen", "0.0.0.0:8080"]);
     let mut all = people(&dir, &mut internet, &["ann", "bob"]);
-    for one in &all {
-        one.done(Ask::AddRelay { url: format!("ws://{RELAY}:8080/") });
-    }
+    all.iter().for_each(|one| one.add_relay(&format!("ws://{RELAY}:8080/")));
     all[0].found();
     all[1].join();
     // No two pieces are alike.
@@ -45,25 +52,16 @@ pub fn files() {
     fs::create_dir_all(&two).unwrap();
     let mut child = fetches(&all[1], &id, &one);
     // Bob's daemon is killed on the way, and the sender's when the relay has it all.
-    let database = |name: &Path| {
-        fs::read_dir(name).map_or(0, |all| all.flatten().map(|f| f.metadata().map_or(0, |m| m.len())).sum())
-    };
     let bobs = all[1].daemon.dir.join("state/chat");
-    let some = || (database(&bobs) > 4 << 20).then_some(());
-    let begun = wait_for(Duration::from_secs(20), some);
+    let begun = wait_for(PATIENCE, || (pieces(&bobs) >= 8).then_some(()));
     all[1].daemon.kill();
     child.wait().unwrap();
-    assert!(begun.is_some(), "nothing has come: {}", database(&bobs));
-    let relays = dir.0.join("relay");
-    // The journal holds some of it twice: it has all when nothing more comes.
-    let whole = || {
-        let before = database(&relays);
-        std::thread::sleep(Duration::from_secs(4));
-        (before > SIZE as u64 && before == database(&relays)).then_some(())
-    };
-    wait_for(Duration::from_secs(60), whole).expect("the relay has it");
+    assert!(begun.is_some(), "nothing has come: {}", pieces(&bobs));
+    let whole = wait_for(Duration::from_secs(60), || (pieces(&relays) == PIECES).then_some(()));
+    assert!(whole.is_some(), "the relay has {} of {PIECES} pieces", pieces(&relays));
     all[0].daemon.kill();
-    let before = database(&bobs);
+    let before = pieces(&bobs);
+    assert!(before < PIECES, "bob was killed too late");
     all[1].start();
     let start = std::time::Instant::now();
     let mut child = fetches(&all[1], &id, &two);
@@ -72,8 +70,7 @@ pub fn files() {
     assert!(fetched.is_some_and(|f| f.success()), "{state}\n{}", all[1].daemon.log_tail());
     assert!(fs::read(two.join("ducks.bin")).unwrap() == bytes, "it is the same file");
     println!(
-        "  24 MiB: {} MiB were there when the daemon was killed, the rest came from the relay in {:.1} s",
-        before >> 20,
+        "  24 MiB: {before} of {PIECES} pieces were there when the daemon was killed, the rest came from the relay in {:.1} s",
         start.elapsed().as_secs_f64()
     );
 }

@@ -23,7 +23,7 @@ pub fn every_file() {
     all[2].say("cid says hello");
     all[3].say("and dot");
     for one in &all {
-        one.need_texts(&["quicksilver is poisonous", "cid says hello", "and dot"]);
+        one.need_texts(PLATFORM, &["quicksilver is poisonous", "cid says hello", "and dot"]);
         assert!(!one.grep("quicksilver").is_empty(), "it is somewhere before it is purged");
     }
     let stone = || Ask::Tombstone { platform: platform(), messages: vec![secret.clone()], reason: "danger".into() };
@@ -31,7 +31,7 @@ pub fn every_file() {
     all[0].done(Ask::Grant { platform: platform(), who: "bob".into(), role: Role::Moderator });
     wait_for(Duration::from_secs(10), || matches!(all[1].ask(stone()), Answer::Id { .. }).then_some(())).unwrap();
     for one in &all {
-        one.need_texts(&["Purged", "cid says hello", "and dot"]);
+        one.need_texts(PLATFORM, &["Purged", "cid says hello", "and dot"]);
         assert_eq!(one.grep("quicksilver"), Vec::<PathBuf>::new(), "{}", one.daemon.name);
     }
     println!("  tombstone: 4 nodes, no file of any has the bytes");
@@ -42,7 +42,7 @@ pub fn every_file() {
     all[1].done(Ask::Tombstone { platform: platform(), messages: vec![other], reason: String::new() });
     let dot = &mut all[3];
     dot.start();
-    dot.need_texts(&["Purged", "cid says hello", "and dot", "Purged"]);
+    dot.need_texts(PLATFORM, &["Purged", "cid says hello", "and dot", "Purged"]);
     assert_eq!(dot.grep("mercury is"), Vec::<PathBuf>::new());
 
     all[1].done(Ask::ShadowBan { platform: platform(), who: "dot".into(), reason: "noise".into() });

@@ -18,12 +18,16 @@ use aegisray::{
     },
 };
 
-use super::harness::{Dir, bootstrap, need, need_route, node, quiet};
+use super::{
+    harness::{Dir, bootstrap, need, need_route, node, program, quiet},
+    running::Running,
+};
 
 pub const PASSWORD: &str = "correct horse battery";
 pub const PLATFORM: &str = "Ducks";
 const HUB: &str = "203.0.113.1";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const RELAY: &str = "203.0.113.100";
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Somebody with a daemon.
 pub struct Person {
@@ -39,6 +43,16 @@ pub fn chat(dir: &Dir) -> String {
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
     format!("chat:\n  enabled: true\n  password_file: {}\n", file.display())
+}
+
+/// A relay of the chat at [`RELAY`], which keeps everything in the first path; with these options.
+pub fn relay(internet: &mut Internet, kept: &Path, options: &[&str]) -> Running {
+    let server = internet.public(RELAY.parse().unwrap()).unwrap();
+    let mut command = server.ns.command(program());
+    Running::start({
+        command.args(["chat-relay", "--dir"]).arg(kept).args(options);
+        command
+    })
 }
 
 /// People of one mesh, the first of them at its meeting point; each has an identity, and knows the way to all others.
@@ -100,6 +114,10 @@ impl Person {
         }
     }
 
+    pub fn add_relay(&self, url: &str) {
+        self.done(Ask::AddRelay { url: url.to_owned() });
+    }
+
     pub fn found(&self) -> String {
         self.done(Ask::Found { name: PLATFORM.to_owned(), nick: self.daemon.name.clone(), private: false })
     }
@@ -116,12 +134,21 @@ impl Person {
     }
 
     pub fn say(&self, text: &str) -> String {
-        let (platform, channel) = (PLATFORM.to_owned(), "general".to_owned());
+        self.say_at(PLATFORM, text)
+    }
+
+    pub fn say_at(&self, platform: &str, text: &str) -> String {
+        let (platform, channel) = (platform.to_owned(), "general".to_owned());
         self.done(Ask::Send { platform, channel, text: text.to_owned(), reply_to: None, files: Vec::new() })
     }
 
     pub fn read(&self) -> Vec<Entry> {
-        let (platform, channel) = (PLATFORM.to_owned(), "general".to_owned());
+        self.read_at(PLATFORM)
+    }
+
+    /// The last messages of a platform's first channel.
+    pub fn read_at(&self, platform: &str) -> Vec<Entry> {
+        let (platform, channel) = (platform.to_owned(), "general".to_owned());
         match self.ask(Ask::Read { platform, channel, before: None, after: None, limit: Some(500) }) {
             Answer::Messages { messages, .. } => messages,
             Answer::Error { .. } => Vec::new(),
@@ -130,21 +157,26 @@ impl Person {
     }
 
     pub fn texts(&self) -> Vec<String> {
+        self.texts_at(PLATFORM)
+    }
+
+    pub fn texts_at(&self, platform: &str) -> Vec<String> {
         let text = |e: Entry| if e.state == State::Text { e.text } else { format!("{:?}", e.state) };
-        self.read().into_iter().map(text).collect()
+        self.read_at(platform).into_iter().map(text).collect()
     }
 
     /// Waits until this is what is read.
     #[track_caller]
-    pub fn need_texts(&self, expected: &[&str]) {
-        let same = wait_for(PATIENCE, || (self.texts() == expected).then_some(()));
-        assert!(
-            same.is_some(),
-            "{}: {:?}, expected {expected:?}\n{}",
-            self.daemon.name,
-            self.texts(),
-            self.daemon.log_tail()
-        );
+    pub fn need_texts(&self, platform: &str, expected: &[&str]) {
+        let same = wait_for(PATIENCE, || (self.texts_at(platform) == expected).then_some(()));
+        let (name, log) = (&self.daemon.name, self.daemon.log_tail());
+        assert!(same.is_some(), "{name}: {:?}, expected {expected:?}\n{log}", self.texts_at(platform));
+    }
+
+    /// Waits until somebody else has the last message.
+    pub fn has_copies(&self, platform: &str) {
+        let kept = || (self.read_at(platform).last()?.copies >= 1).then_some(());
+        wait_for(PATIENCE, kept).expect("somebody has it");
     }
 
     /// Waits until a text is here.

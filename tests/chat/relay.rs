@@ -9,23 +9,17 @@ use aegisray::{
 
 use super::{
     certify::certify,
-    harness::{Dir, program},
-    people::{PASSWORD, people_without_identity},
-    running::Running,
+    harness::Dir,
+    people::{PASSWORD, PLATFORM, RELAY, people_without_identity, relay},
 };
-
-const RELAY: &str = "203.0.113.100";
 
 pub fn store_and_forward() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let server = internet.public(RELAY.parse().unwrap()).unwrap();
-    let mut command = server.ns.command(program());
     certify(&dir.0, RELAY, 1);
-    let file = |end: &str| dir.0.join(format!("{RELAY}.{end}"));
-    command.args(["chat-relay", "--listen", "0.0.0.0:8443", "--dir"]).arg(dir.0.join("relay"));
-    command.arg("--certificate").arg(file("pem")).arg("--key").arg(file("key"));
-    let _relay = Running::start(command);
+    let file = |end: &str| dir.0.join(format!("{RELAY}.{end}")).to_string_lossy().into_owned();
+    let options = ["--listen", "0.0.0.0:8443", "--certificate", &file("pem"), "--key", &file("key")];
+    let _relay = relay(&mut internet, &dir.0.join("relay"), &options);
     let authority = dir.0.join("ca.pem");
     let more = format!("  page: 0\nstealth:\n  roots: {}\n", authority.display());
     let mut all = people_without_identity(&dir, &mut internet, &["ann", "bob"], &more);
@@ -42,9 +36,7 @@ pub fn store_and_forward() {
     );
     let url = || format!("wss://{RELAY}:8443/");
     assert!(all[0].refused(Ask::AddRelay { url: "relay.example.org".into() }).contains("expected ws://"));
-    for one in &all {
-        one.done(Ask::AddRelay { url: url() });
-    }
+    all.iter().for_each(|one| one.add_relay(&url()));
     let connected = |who: usize| match all[who].ask(Ask::Peers) {
         Answer::Peers { peers, .. } => peers.iter().any(|p| p.relay && p.connected).then_some(()),
         _ => None,
@@ -59,12 +51,11 @@ pub fn store_and_forward() {
     // Bob goes; ann says something and goes; bob comes back alone.
     all[1].daemon.kill();
     all[0].say("are you there?");
-    let kept = || (all[0].read().last()?.copies >= 1).then_some(());
-    wait_for(Duration::from_secs(10), kept).expect("the relay has it");
+    all[0].has_copies(PLATFORM);
     all[0].daemon.kill();
     let bob = &mut all[1];
     bob.start();
-    bob.need_texts(&["both here", "are you there?"]);
+    bob.need_texts(PLATFORM, &["both here", "are you there?"]);
     bob.done(Ask::RemoveRelay { url: url() });
     let gone = || match bob.ask(Ask::Peers) {
         Answer::Peers { peers, .. } => peers.iter().all(|p| !p.relay).then_some(()),

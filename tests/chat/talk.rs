@@ -85,7 +85,7 @@ pub fn people_talk() {
         files: Vec::new(),
     });
     for one in &all {
-        one.need_texts(&["are there any ducks?", "yes, @ann"]);
+        one.need_texts(PLATFORM, &["are there any ducks?", "yes, @ann"]);
     }
     let Answer::Platforms { platforms } = ann.ask(Ask::Platforms) else { panic!() };
     assert_eq!((platforms[0].members, platforms[0].channels[0].unread, platforms[0].channels[0].mentions), (3, 1, 1));

@@ -1,6 +1,6 @@
 // The chat's page. It asks the daemon on this machine and nothing else; text of others is only ever set as text.
 import { calls } from './call.js'
-import { drawFiles, handIn } from './files.js'
+import { drawFiles, forget, handIn } from './files.js'
 
 const $ = id => document.getElementById(id)
 const el = (tag, props = {}, ...children) => {
@@ -326,6 +326,7 @@ function drawEntry(e) {
   const text = { text: e.text, absent: 'Not here yet', sealed: 'Sealed: its secret is not here', purged: '[Purged by Powernode]' }[e.state]
   item.append(el('p', { className: e.state === 'text' ? 'text' : 'gone', textContent: text }))
   if (e.files.length) item.append(drawFiles(e, { ask, el, attempt }))
+  else forget(e.id)
   const marks = [e.edited ? 'edited' : '', e.late ? 'arrived late' : '', e.forked ? 'its device contradicts itself' : '', sent(e)].filter(Boolean)
   if (marks.length) item.append(el('p', { className: 'marks', textContent: marks.join(' · ') }))
   if (e.reactions.length) {

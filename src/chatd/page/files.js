@@ -38,15 +38,22 @@ async function fetchFile(e, file, ask, progress) {
   return new Blob(pieces, { type: PICTURES.includes(file.kind) ? file.kind : 'application/octet-stream' })
 }
 
-// What was shown once is not fetched again when its message is drawn anew.
+// What was shown once is not fetched again when its message is drawn anew: by message, and by file.
 const shown = new Map()
 
 function picture(e, file, { ask, el }) {
   const image = el('img', { alt: file.name, className: 'attached' })
-  const key = e.id + file.file
-  if (!shown.has(key)) shown.set(key, fetchFile(e, file, ask, () => {}).then(blob => URL.createObjectURL(blob)))
-  shown.get(key).then(url => { image.src = url }, () => shown.delete(key))
+  if (!shown.has(e.id)) shown.set(e.id, new Map())
+  const ofMessage = shown.get(e.id)
+  if (!ofMessage.has(file.file)) ofMessage.set(file.file, fetchFile(e, file, ask, () => {}).then(blob => URL.createObjectURL(blob)))
+  ofMessage.get(file.file).then(url => { image.src = url }, () => ofMessage.delete(file.file))
   return image
+}
+
+// The browser keeps nothing of a message that is gone.
+export function forget(id) {
+  for (const url of shown.get(id)?.values() ?? []) url.then(URL.revokeObjectURL, () => {})
+  shown.delete(id)
 }
 
 export function drawFiles(e, tools) {

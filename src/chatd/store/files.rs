@@ -105,12 +105,27 @@ impl Store {
         self.run(sql, params![hash, bytes, now_ms.cast_signed()]).map(drop)
     }
 
-    /// Deletes some of the pieces that came first; their files are not fetched again. Returns how many.
+    /// Deletes some pieces of the author who has the most: those of the oldest files, which are not fetched again. Returns how many.
     pub fn drop_oldest_pieces(&self) -> Result<usize> {
-        let oldest = "SELECT hash FROM piece ORDER BY received LIMIT 64";
-        let files = format!("SELECT message FROM piece_use WHERE hash IN ({oldest})");
-        self.run(&format!("UPDATE file SET wanted = 0 WHERE message IN ({files})"), &[])?;
-        self.run(&format!("DELETE FROM piece WHERE hash IN ({oldest})"), &[])
+        // A piece is of who named it first: nobody loses one because somebody else names it too.
+        let sql = "WITH kept AS (SELECT u.hash, u.message, u.i, m.author
+             FROM piece_use u JOIN message m ON m.n = u.message WHERE EXISTS (SELECT 1 FROM piece p WHERE p.hash = u.hash)
+             AND u.message = (SELECT min(v.message) FROM piece_use v WHERE v.hash = u.hash))
+             SELECT hash FROM kept WHERE author IS (SELECT author FROM kept GROUP BY author ORDER BY count(*) DESC LIMIT 1)
+             ORDER BY message, i LIMIT 512";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let oldest = statement.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<Vec<Hash>>>()?;
+        let mut gone = 0;
+        let transaction = self.db.unchecked_transaction()?;
+        for hash in oldest {
+            self.run(
+                "UPDATE file SET wanted = 0 WHERE message IN (SELECT message FROM piece_use WHERE hash = ?)",
+                &[&hash],
+            )?;
+            gone += self.run("DELETE FROM piece WHERE hash = ?", &[&hash])?;
+        }
+        transaction.commit()?;
+        Ok(gone)
     }
 
     /// A new file to be handed in; returns its number.

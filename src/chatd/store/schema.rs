@@ -88,7 +88,6 @@ CREATE INDEX file_wanted ON file (message) WHERE wanted > 0;
 CREATE TABLE piece_use (message INTEGER NOT NULL, i INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (message, i)) STRICT, WITHOUT ROWID;
 CREATE INDEX piece_use_hash ON piece_use (hash);
 CREATE TABLE piece (hash BLOB NOT NULL PRIMARY KEY, bytes BLOB NOT NULL, received INTEGER NOT NULL) STRICT;
-CREATE INDEX piece_received ON piece (received);
 CREATE TABLE upload (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, key BLOB NOT NULL, size INTEGER NOT NULL
 ) STRICT;

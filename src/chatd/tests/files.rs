@@ -134,16 +134,48 @@ fn files_go_with_messages_and_are_purged_with_them() {
     }
     let get = Request::FileGet { platform: ducks(), message: id, file: "00".into(), piece: 0 };
     assert!(net.refused(1, get).contains("is gone"));
-    // A relay that is full lets go of files first, and does not fetch them again.
+    // A relay that is full lets go of files first, of those of who has most there, and does not fetch them again.
+    let upload = net.hand_in(1, "bobs.txt", &noise(2 * PIECE));
+    let bobs = net.send_file(1, "ducks", "", vec![upload]);
     let upload = net.hand_in(0, "more.txt", &noise(20 * PIECE));
     let id = net.send_file(0, "ducks", "", vec![upload]);
-    assert_eq!(net.sealed(3, &id).len(), 8);
+    assert_eq!((net.sealed(3, &bobs).len(), net.sealed(3, &id).len()), (2, 8));
     let store = &net.hubs[3].engine.store;
     let limits = Limits { quota: store.bytes().unwrap() - 1, ..Limits::default() };
     assert_eq!(relay::make_room(store, &limits).unwrap(), 20);
     net.disconnect(0, 3);
     net.connect(0, 3);
-    assert_eq!((net.sealed(3, &id).len(), net.hubs[3].engine.store.count(1).unwrap() > 0), (0, true));
+    assert_eq!((net.sealed(3, &bobs).len(), net.sealed(3, &id).len()), (2, 0));
+    assert!(net.hubs[3].engine.store.count(1).unwrap() > 0);
+}
+
+#[test]
+fn a_relay_asks_for_no_more_of_a_file_than_it_may_take_in() {
+    let mut net = Net::with_relay();
+    let (pieces, bytes) = (90, noise(90 * PIECE));
+    let upload = net.hand_in(0, "large.bin", &bytes);
+    let id = net.send_file(0, "ducks", "large", vec![upload]);
+    let target = net.message(0, &id).id;
+    let mut here = Vec::new();
+    for _ in 0..6 {
+        let store = &net.hubs[2].engine.store;
+        let n = store.following(&target).unwrap()[0];
+        here.push(pieces - store.missing_pieces(n).unwrap().len());
+        net.now_ms += 500;
+        let outputs = net.hubs[2].tick(net.now_ms).unwrap();
+        net.carry(2, outputs);
+        net.settle();
+    }
+    // 16 MB at once, and 4 MB a second from there on: without a pause, and without a piece that is thrown away.
+    assert_eq!(here, [61, 68, 76, 83, 90, 90]);
+    assert_eq!(net.hubs[2].gate.as_ref().unwrap().dropped, 0);
+    net.disconnect(0, 2);
+    assert_eq!(net.fetch(1, "ducks", &id, 0), Err((0, pieces)));
+    for _ in 0..20 {
+        net.now_ms += 500;
+        net.settle();
+    }
+    assert!(net.fetch(1, "ducks", &id, 0).unwrap() == bytes);
 }
 
 #[test]

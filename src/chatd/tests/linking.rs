@@ -40,16 +40,7 @@ fn a_new_device_gets_the_identity_by_a_code() {
     net.connect(0, 1);
     net.platform();
     net.done(0, Request::Direct { platform: ducks(), who: "bob".into() });
-    net.done(
-        0,
-        Request::Send {
-            platform: "@bob".into(),
-            channel: "general".into(),
-            text: "for both of your devices".into(),
-            reply_to: None,
-            files: Vec::new(),
-        },
-    );
+    net.send(0, "@bob", "for both of your devices");
     let new = net.add_bare(&[0, 1]);
     assert!(net.refused(new, Request::LinkNew { password: "short".into() }).contains("at least 8"));
     assert!(net.refused(0, Request::LinkNew { password: OTHER.into() }).contains("an identity already"));
@@ -72,16 +63,7 @@ fn a_new_device_gets_the_identity_by_a_code() {
     assert_eq!(net.hubs[new].engine.keys.identity(), net.hubs[1].engine.keys.identity());
     assert_ne!(net.hubs[new].engine.keys.device(), net.hubs[1].engine.keys.device());
     // It takes part where the other does, in what is sealed too.
-    net.done(
-        0,
-        Request::Send {
-            platform: "@bob".into(),
-            channel: "general".into(),
-            text: "and again".into(),
-            reply_to: None,
-            files: Vec::new(),
-        },
-    );
+    net.send(0, "@bob", "and again");
     assert_eq!(net.seen(new, "@ann"), ["for both of your devices", "and again"]);
     net.say(new, "from the new one");
     assert_eq!(net.read(0).last().unwrap().nick, "bob");
@@ -106,6 +88,7 @@ fn guessing_ends_soon() {
         assert_eq!(net.codes(new).len(), usize::from(n < 7), "{n}");
     }
     net.now_ms += 700_000;
+    assert!(net.codes(new).is_empty(), "what was begun is forgotten");
     net.done(new, Request::LinkNew { password: OTHER.into() });
     let codes = net.codes(new);
     assert!(matches!(net.allow(0, &codes[0].code), Answer::Linked { .. }));

@@ -4,6 +4,7 @@ mod files;
 mod linking;
 mod private;
 mod relay;
+mod signals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -77,7 +78,7 @@ impl Net {
         self.ends.insert((b, at_b), (a, at_a));
         for (who, link, other, dialed) in [(a, at_a, b, true), (b, at_b, a, false)] {
             let name = format!("node {other}");
-            self.feed(who, vec![Input::Connected { link, name, source: String::new(), dialed }]);
+            self.feed(who, vec![Input::Connected { link, source: name.clone(), name, dialed }]);
         }
         self.settle();
     }
@@ -154,34 +155,35 @@ impl Net {
         id
     }
 
-    fn say(&mut self, who: usize, text: &str) -> String {
-        self.done(
-            who,
-            Request::Send {
-                platform: "ducks".into(),
-                channel: "#general".into(),
-                text: text.into(),
-                reply_to: None,
-                files: Vec::new(),
-            },
-        )
+    /// A message; returns its id.
+    fn send(&mut self, who: usize, platform: &str, text: &str) -> String {
+        self.done(who, message(platform, text))
     }
 
-    fn read(&mut self, who: usize) -> Vec<Entry> {
-        let limit = Some(500);
-        let read =
-            Request::Read { platform: "ducks".into(), channel: "general".into(), before: None, after: None, limit };
-        match self.ask(who, read) {
+    fn say(&mut self, who: usize, text: &str) -> String {
+        self.send(who, "ducks", text)
+    }
+
+    fn read_at(&mut self, who: usize, platform: &str) -> Vec<Entry> {
+        let (platform, channel, limit) = (platform.to_owned(), "general".to_owned(), Some(500));
+        match self.ask(who, Request::Read { platform, channel, before: None, after: None, limit }) {
             Answer::Messages { messages, .. } => messages,
             other => panic!("{other:?}"),
         }
     }
 
+    fn read(&mut self, who: usize) -> Vec<Entry> {
+        self.read_at(who, "ducks")
+    }
+
+    /// What a node shows of a platform.
+    fn seen(&mut self, who: usize, platform: &str) -> Vec<String> {
+        let text = |e: Entry| if e.state == State::Text { e.text } else { format!("{:?}", e.state) };
+        self.read_at(who, platform).into_iter().map(text).collect()
+    }
+
     fn texts(&mut self, who: usize) -> Vec<String> {
-        self.read(who)
-            .into_iter()
-            .map(|e| if e.state == State::Text { e.text } else { format!("{:?}", e.state) })
-            .collect()
+        self.seen(who, "ducks")
     }
 
     /// Files of a node in which these bytes are.
@@ -200,6 +202,11 @@ impl Drop for Net {
 
 fn ducks() -> String {
     "ducks".into()
+}
+
+fn message(platform: &str, text: &str) -> Request {
+    let (platform, channel, text) = (platform.to_owned(), "#general".to_owned(), text.to_owned());
+    Request::Send { platform, channel, text, reply_to: None, files: Vec::new() }
 }
 
 #[test]
@@ -345,16 +352,7 @@ fn moderation_is_what_it_is_called() {
     net.done(2, Request::Edit { platform: ducks(), message: kept.clone(), text: "nitroglycerin".into() });
     net.done(2, Request::Retract { platform: ducks(), message: kept });
     assert!((0..4).all(|who| net.grep(who, "nitroglycerin").is_empty()));
-    net.done(
-        3,
-        Request::Send {
-            platform: ducks(),
-            channel: "general".into(),
-            text: "and dot".into(),
-            reply_to: None,
-            files: Vec::new(),
-        },
-    );
+    net.say(3, "and dot");
     // A shadow ban: the target sees its own messages, and nobody else does.
     net.done(1, Request::ShadowBan { platform: ducks(), who: "@dot".into(), reason: "noise".into() });
     net.say(3, "can you hear me?");
@@ -375,13 +373,7 @@ fn moderation_is_what_it_is_called() {
     assert_eq!(net.grep(2, "and dot"), Vec::<PathBuf>::new(), "its own copy of the platform");
     let file = std::fs::read_to_string(net.dir.join("2/identity.json")).unwrap();
     assert!(file.split("\"BannedFrom\"").nth(1).is_some_and(|rest| rest.contains(&id)), "{file}");
-    let send = || Request::Send {
-        platform: ducks(),
-        channel: "general".into(),
-        text: "hi".into(),
-        reply_to: None,
-        files: Vec::new(),
-    };
+    let send = || message("ducks", "hi");
     assert!(net.refused(2, send()).contains("you are banned from Ducks"));
     let join = || Request::Join { platform: "Ducks".into(), nick: "cid".into() };
     assert!(net.refused(2, join()).contains("you are banned"));
@@ -452,13 +444,7 @@ fn the_store_shows_what_the_core_says() {
                 9 => Request::Edit { platform, message: some, text: format!("edit {step}") },
                 10 => Request::React { platform, message: some, reaction: "+".into() },
                 11 => Request::Join { platform, nick: names[who].into() },
-                _ => Request::Send {
-                    platform,
-                    channel: "general".into(),
-                    text: format!("text {step}"),
-                    reply_to: None,
-                    files: Vec::new(),
-                },
+                _ => message("ducks", &format!("text {step}")),
             };
             refused += usize::from(matches!(net.ask(who, request), Answer::Error { .. }));
         }

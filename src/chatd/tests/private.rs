@@ -3,36 +3,19 @@
 use std::path::PathBuf;
 
 use super::{
-    super::request::{Answer, Request, State},
+    super::request::{Answer, Request},
     Net, PASSWORD, ducks,
 };
 
 impl Net {
-    fn send(&mut self, who: usize, platform: &str, text: &str) -> String {
-        let (platform, channel) = (platform.to_owned(), "general".to_owned());
-        self.done(who, Request::Send { platform, channel, text: text.to_owned(), reply_to: None, files: Vec::new() })
-    }
-
-    pub fn seen(&mut self, who: usize, platform: &str) -> Vec<String> {
-        let (platform, channel) = (platform.to_owned(), "general".to_owned());
-        match self.ask(who, Request::Read { platform, channel, before: None, after: None, limit: None }) {
-            Answer::Messages { messages, .. } => messages
-                .into_iter()
-                .map(|e| if e.state == State::Text { e.text } else { format!("{:?}", e.state) })
-                .collect(),
-            other => panic!("{other:?}"),
-        }
-    }
-
     fn invite(&mut self, who: usize, platform: &str, whom: &str, history: bool) {
         let (platform, whom, from) = (platform.to_owned(), whom.to_owned(), ducks());
         self.done(who, Request::Invite { platform, who: whom, from, history });
     }
 
     fn found(&self, who: usize, platform: &str, words: &str) -> Vec<String> {
-        let request = Request::Search { platform: platform.to_owned(), words: words.to_owned(), limit: None };
         let Answer::Messages { messages, .. } = self.hubs[who].engine.search(platform, words, None).unwrap() else {
-            panic!("{request:?}")
+            panic!()
         };
         messages.into_iter().map(|m| m.text).collect()
     }

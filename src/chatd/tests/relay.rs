@@ -27,6 +27,17 @@ impl Net {
         self.hubs.push(Hub::new(engine, Some(Gate::default())));
     }
 
+    /// Ann and bob, of one platform, with a relay between them.
+    pub fn with_relay() -> Self {
+        let mut net = Self::new(2);
+        net.add_relay();
+        net.connect(0, 2);
+        net.connect(1, 2);
+        let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
+        net.done(1, Request::Join { platform, nick: "bob".into() });
+        net
+    }
+
     /// A message as this node has it.
     pub fn message(&self, who: usize, id: &str) -> Message {
         let id = Id::of(&data_encoding::HEXLOWER.decode(id.as_bytes()).unwrap()).unwrap();
@@ -42,12 +53,7 @@ impl Net {
 
 #[test]
 fn a_relay_takes_in_at_its_own_pace_and_loses_nothing() {
-    let mut net = Net::new(2);
-    net.add_relay();
-    net.connect(0, 2);
-    net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
-    net.done(1, Request::Join { platform, nick: "bob".into() });
+    let mut net = Net::with_relay();
     for i in 0..300 {
         net.say(0, &format!("number {i}"));
     }
@@ -65,12 +71,7 @@ fn a_relay_takes_in_at_its_own_pace_and_loses_nothing() {
 
 #[test]
 fn a_relay_lets_go_of_what_is_old_or_too_much() {
-    let mut net = Net::new(2);
-    net.add_relay();
-    net.connect(0, 2);
-    net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
-    net.done(1, Request::Join { platform, nick: "bob".into() });
+    let mut net = Net::with_relay();
     net.say(1, "a quiet word");
     for i in 0..1200 {
         net.say(0, &format!("number {i} {}", "and so on ".repeat(20)));
@@ -113,12 +114,7 @@ fn a_relay_lets_go_of_what_is_old_or_too_much() {
 
 #[test]
 fn a_relay_takes_nothing_of_who_is_banned() {
-    let mut net = Net::new(2);
-    net.add_relay();
-    net.connect(0, 2);
-    net.connect(1, 2);
-    let platform = net.done(0, Request::Found { name: "Ducks".into(), nick: "ann".into(), private: false });
-    net.done(1, Request::Join { platform, nick: "bob".into() });
+    let mut net = Net::with_relay();
     let before = net.say(1, "hello");
     net.disconnect(1, 2);
     net.done(0, Request::Ban { platform: ducks(), who: "bob".into(), reason: String::new(), purge: false });

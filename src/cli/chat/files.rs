@@ -68,10 +68,12 @@ fn fetch_one(
     file: &request::File,
     to: &Path,
 ) -> Result<PathBuf, Failure> {
-    // Nothing that is there is overwritten.
-    let name = |n: usize| if n == 0 { file.name.clone() } else { format!("{n}-{}", file.name) };
+    // Nothing that is there is overwritten, and nothing hides.
+    let shown = file.name.trim_start_matches('.');
+    let shown = if shown.is_empty() { "file" } else { shown };
+    let name = |n: usize| if n == 0 { shown.to_owned() } else { format!("{n}-{shown}") };
     let path = (0..).map(|n| to.join(name(n))).find(|path| !path.exists()).unwrap_or_default();
-    let part = to.join(format!(".{}.{}.part", file.name, &file.file[..8]));
+    let part = to.join(format!(".{shown}.{}.part", &file.file[..8]));
     let mut out = File::create(&part).map_err(|e| failure(&part, &e))?;
     let mut said = usize::MAX;
     let mut piece = 0;
