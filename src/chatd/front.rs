@@ -17,12 +17,9 @@ use tokio::{
     time,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{handshake::derive_accept_key, protocol::Role},
-};
+use tungstenite::handshake::derive_accept_key;
 
-use super::net::{Net, Stream, config, prepare, source_of};
+use super::net::{Net, Stream, prepare, source_of};
 
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Connections at once: each takes a descriptor and some memory.
@@ -89,13 +86,13 @@ fn answer(
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, key);
+    let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // Held as long as the link is.
         let _place = place;
-        let Ok(stream) = hyper::upgrade::on(&mut request).await else { return };
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config())).await;
+        let Ok(stream) = upgraded.await else { return };
         let ip = from.ip().to_canonical();
-        net.run(socket, (net.name_of(ip), source_of(ip), false), std::future::pending()).await;
+        net.run(TokioIo::new(stream), (net.name_of(ip), source_of(ip), false), std::future::pending()).await;
     });
     response
 }

@@ -4,6 +4,7 @@ pub mod bench;
 mod deeds;
 mod engine;
 mod files;
+mod frames;
 mod front;
 mod gate;
 mod hub;

@@ -1,41 +1,44 @@
-//! Connections: a WebSocket to each neighbour and relay, one frame per binary message. They are dialed again when they end.
+//! Connections: a WebSocket to each neighbour and relay, one frame of the chat per message. They are dialed again when they end.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::Empty;
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    header::{CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+    upgrade::Upgraded,
+};
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     time,
 };
-use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+use tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+use super::{
+    frames::{Incoming, ROOM, Reader, SILENCE, Writer},
+    hub::Input,
+    links::LinkId,
+    service::ToHub,
 };
 
-use super::{hub::Input, links::LinkId, service::ToHub};
-
-/// Bytes of a frame.
-const MAX_FRAME: usize = 1 << 20;
 /// Frames that may wait to be sent on a link: one whose other end reads no faster is closed, and compares again.
 const OUTBOX: usize = 128;
-/// KiB of frames that may wait for the hub, of all links together.
-const ROOM: usize = 16 << 10;
 const PING_EVERY: Duration = Duration::from_secs(2);
-/// A link that says nothing for so long is dead.
-const SILENCE: Duration = Duration::from_secs(10);
 /// Until what was sent is confirmed (TCP_USER_TIMEOUT): after a cut, a new connection is there sooner than the old one's next try.
 const UNCONFIRMED: Duration = Duration::from_secs(4);
 const CONNECT_TIME: Duration = Duration::from_secs(2);
@@ -140,7 +143,7 @@ impl Net {
         }
     }
 
-    async fn connect(&self, url: &str) -> io::Result<WebSocketStream<Box<dyn Stream>>> {
+    async fn connect(&self, url: &str) -> io::Result<TokioIo<Upgraded>> {
         let (secure, host, port) =
             parse_url(url).ok_or_else(|| io::Error::other("expected ws://HOST or wss://HOST"))?;
         let connecting = TcpStream::connect((host.trim_matches(['[', ']']), port));
@@ -154,10 +157,9 @@ impl Net {
             } else {
                 Box::new(socket)
             };
-            client_async_with_config(url, stream, Some(config())).await.map_err(io::Error::other)
+            greet(stream, url).await
         };
-        let (socket, _) = time::timeout(SILENCE, greeting).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        Ok(socket)
+        time::timeout(SILENCE, greeting).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// What the neighbour at this address is called.
@@ -166,9 +168,9 @@ impl Net {
     }
 
     /// Carries frames until either end has had enough. Of whom: the name, whose limits count, and whether this side dialed.
-    pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    pub async fn run<S: AsyncRead + AsyncWrite>(
         &self,
-        socket: WebSocketStream<S>,
+        stream: S,
         (name, source, dialed): (String, String, bool),
         until: impl Future<Output = ()>,
     ) {
@@ -178,18 +180,25 @@ impl Net {
         if self.to_hub.send(opened).await.is_err() {
             return;
         }
-        let (mut write, mut read) = socket.split();
+        let (read, write) = tokio::io::split(stream);
+        let mut reader = Reader::new(read, !dialed, Arc::clone(&self.room));
+        let mut writer = Writer::new(write, dialed);
+        // The last ping that is to be answered: earlier ones need not be (RFC 6455 §5.5.3).
+        let (asked, is_asked) = (Mutex::new(None), Notify::new());
         let reading = async {
-            while let Ok(Some(Ok(message))) = time::timeout(SILENCE, read.next()).await {
-                let bytes = match message {
-                    Message::Binary(bytes) => Vec::from(bytes),
-                    Message::Close(_) => return,
-                    _ => continue,
-                };
-                let size = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX) + 1;
-                let Ok(place) = Arc::clone(&self.room).acquire_many_owned(size).await else { return };
-                if self.to_hub.send(ToHub::Input(Input::Frame { link, bytes }, Some(place))).await.is_err() {
-                    return;
+            while let Ok(incoming) = reader.next().await {
+                match incoming {
+                    Incoming::Message(bytes, place) => {
+                        if self.to_hub.send(ToHub::Input(Input::Frame { link, bytes }, Some(place))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Incoming::Ping(bytes) => {
+                        *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+                        is_asked.notify_one();
+                    }
+                    Incoming::Pong => {}
+                    Incoming::Close => return,
                 }
             }
         };
@@ -198,10 +207,14 @@ impl Net {
             loop {
                 let sent = tokio::select! {
                     frame = outgoing.recv() => match frame {
-                        Some(frame) => write.send(Message::Binary(frame.into())).await,
+                        Some(frame) => writer.message(frame).await,
                         None => return,
                     },
-                    _ = ping.tick() => write.send(Message::Ping(Vec::new().into())).await,
+                    () = is_asked.notified() => {
+                        let bytes = asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+                        writer.pong(bytes.unwrap_or_default()).await
+                    }
+                    _ = ping.tick() => writer.ping().await,
                 };
                 if sent.is_err() {
                     return;
@@ -214,17 +227,37 @@ impl Net {
             () = until => {}
         }
         let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link), None)).await;
+        writer.close().await;
     }
+}
+
+/// Asks for a WebSocket (RFC 6455 §4.1).
+async fn greet(stream: Box<dyn Stream>, url: &str) -> io::Result<TokioIo<Upgraded>> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection.with_upgrades());
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let key = generate_key();
+    let request = Request::get(if path.is_empty() { "/" } else { path })
+        .header(HOST, host)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_KEY, &key)
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let accepted =
+        response.headers().get(SEC_WEBSOCKET_ACCEPT).is_some_and(|a| *a == derive_accept_key(key.as_bytes()));
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS || !accepted {
+        return Err(io::Error::other(format!("expected a relay there: it answers {}", response.status())));
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(response).await.map_err(io::Error::other)?))
 }
 
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-pub fn config() -> WebSocketConfig {
-    // A relay has thousands of links: most of them say little.
-    let config = WebSocketConfig::default().read_buffer_size(4 << 10).write_buffer_size(4 << 10);
-    config.max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME))
-}
 
 /// Small frames go at once, and a cut is noticed.
 pub fn prepare(socket: &TcpStream) -> io::Result<()> {

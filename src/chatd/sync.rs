@@ -88,44 +88,14 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::crypto::Rng;
+    use super::super::bench::compare;
 
     #[test]
     fn a_million_ids_of_which_a_hundred_differ() {
-        let mut rng = Rng::from_seed([1; 32]);
-        let scope = Scope { platform: Id::default(), acts: false, from: Hlc(0), to: Hlc(u64::MAX) };
-        let mut item = || (Hlc::from_ms(1_700_000_000_000 + rng.below(1 << 35)), Id(rng.bytes()));
-        let common: Vec<(Hlc, Id)> = (0..1_000_000).map(|_| item()).collect();
-        let more = |items: &[(Hlc, Id)]| [&common[..], items].concat();
-        let (a, b): (Vec<_>, Vec<_>) = ((0..50).map(|_| item()).collect(), (0..50).map(|_| item()).collect());
-        let run = |ours: &[(Hlc, Id)], theirs: &[(Hlc, Id)]| {
-            let (mut one, mut other) = (Comparison::new(scope, ours).unwrap(), Comparison::new(scope, theirs).unwrap());
-            let (mut bytes, mut rounds, mut found) = (0, 0, Found::default());
-            let start = std::time::Instant::now();
-            let mut step = Some(one.initiate().unwrap());
-            while let Some(question) = step {
-                let answer = other.answer(&question).unwrap();
-                bytes += question.len() + answer.len();
-                rounds += 1;
-                let (more, next) = one.proceed(&answer).unwrap();
-                found.have.extend(more.have);
-                found.need.extend(more.need);
-                step = next;
-            }
-            (bytes, rounds, found, start.elapsed())
-        };
-        let (bytes, rounds, found, time) = run(&more(&a), &more(&b));
-        println!("50 + 50 of 1,000,000 differ: {bytes} bytes, {rounds} rounds, {time:?}");
-        let sorted = |mut ids: Vec<Id>| {
-            ids.sort_unstable();
-            ids
-        };
-        assert_eq!(sorted(found.have), sorted(a.iter().map(|i| i.1).collect()));
-        assert_eq!(sorted(found.need), sorted(b.iter().map(|i| i.1).collect()));
-        assert!(bytes <= 200_000 && rounds <= 4, "{bytes} bytes in {rounds} rounds");
-        let (bytes, rounds, found, time) = run(&common, &common);
-        println!("identical: {bytes} bytes, {rounds} rounds, {time:?}");
-        assert!(found.have.is_empty() && found.need.is_empty() && bytes <= 1024);
+        let some = compare(1_000_000, 50).unwrap();
+        assert!(some.bytes <= 200_000 && some.rounds <= 4, "{some:?}");
+        let none = compare(100_000, 0).unwrap();
+        assert!(none.bytes <= 1024 && none.rounds == 1, "{none:?}");
+        println!("{some:?}\n{none:?}");
     }
 }

@@ -18,6 +18,9 @@ pub(super) const START: usize = 64 << 10;
 /// Sizes that everything is padded to with `padding: always`; more is padded to a multiple of the last one.
 const LADDER: [usize; 4] = [512, 1600, 4096, 16_384];
 
+/// By how much a message that is longer than its visit's is padded, at most.
+const LONGER: f64 = 256.0;
+
 /// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -78,8 +81,8 @@ impl Shaper {
             self.message()
         } else if self.shaping.padding != Padding::Off && self.sent < START {
             let message = self.message();
-            // What is longer by itself still does not show its own length.
-            if message > queued { message - queued } else { self.between(1.0, 256.0) }
+            // What is longer by itself still does not show its own length: all of these are as likely.
+            if message > queued { message - queued } else { 2 + (self.uniform() * LONGER) as usize }
         } else if self.shaping.padding == Padding::Always {
             rung(queued) - queued
         } else {
@@ -135,6 +138,14 @@ mod tests {
             distinct.dedup();
             assert!(distinct.len() * 10 >= sizes.len() * 9, "{end:?} {sizes:?}");
         }
+    }
+
+    #[test]
+    fn nor_are_long_ones() {
+        let (mut shaper, now) = shaper(End::Visitor, Padding::Start, 0);
+        let sizes: Vec<usize> = (0..40).map(|_| 1346 + shaper.shape(1346, now).1).collect();
+        let often = sizes.iter().map(|size| sizes.iter().filter(|s| *s == size).count()).max();
+        assert!(sizes.iter().all(|s| (1348..=1604).contains(s)) && often <= Some(3), "{sizes:?}");
     }
 
     #[test]

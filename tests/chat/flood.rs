@@ -8,6 +8,7 @@ use std::{
 
 use aegisray::{
     chat::{Author, Body, DeviceKey, Hlc, Kind, Replica, wire},
+    chatd::bench,
     host,
     lab::{daemon::wait_for, topology::Internet},
 };
@@ -60,12 +61,21 @@ async fn confirmed(socket: &mut Socket, id: &[u8]) -> bool {
     false
 }
 
+fn now_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
 pub fn ten_thousand_sources() {
     let dir = Dir::new();
     let internet = Internet::new().unwrap();
     let mut place = internet;
     let server = place.public("203.0.113.100".parse().unwrap()).unwrap();
     host::raise_file_limit().unwrap();
+    // What a relay has had in a week.
+    let kept = std::env::var("FLOOD_MESSAGES").map_or(20_000, |n| n.parse().expect("a number of messages"));
+    if let Err(error) = bench::run(&dir.0.join("relay"), kept, true, now_ms() - 7 * 86_400_000 / 2) {
+        panic!("{error}");
+    }
     let mut command = server.ns.command(program());
     command.args(["chat-relay", "--listen", "127.0.0.1:8080", "--dir"]).arg(dir.0.join("relay"));
     let relay = Running::start(command);
@@ -79,11 +89,13 @@ pub fn ten_thousand_sources() {
         })
         .unwrap();
     let store: PathBuf = dir.0.join("relay/chat.db");
-    println!("  the relay's database: {} MiB", std::fs::metadata(store).unwrap().len() >> 20);
+    println!(
+        "  the relay's database: {} MiB, with {kept} messages from before",
+        std::fs::metadata(store).unwrap().len() >> 20
+    );
 }
 
 async fn flood(relay: u32) {
-    let now_ms = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let now = |n: usize| Hlc(Hlc::from_ms(now_ms()).0 + n as u64 % 0xffff);
     let key = |i: u8| DeviceKey::new(&[i; 32], &[i + 100; 32]);
     let mut replica = Replica::default();

@@ -7,7 +7,7 @@ mod simulate;
 use std::{
     io::{IsTerminal as _, Read as _},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::{Args, Subcommand};
@@ -165,7 +165,8 @@ pub(super) fn run(args: &ChatArgs, socket: impl Fn() -> Result<PathBuf, Failure>
 
 fn bench(messages: usize, relay: bool, dir: &Path, json: bool) -> Result<(), Failure> {
     let dir = dir.join(format!("aegisray-chat-bench-{}", std::process::id()));
-    let figures = chatd::bench::run(&dir, messages, relay);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let figures = chatd::bench::run(&dir, messages, relay, now.as_millis() as u64);
     std::fs::remove_dir_all(&dir)?;
     let f = figures?;
     if json {
@@ -178,6 +179,10 @@ fn bench(messages: usize, relay: bool, dir: &Path, json: bool) -> Result<(), Fai
     println!("  a page of 50               {:>9.2} ms", f.page_ms);
     println!("  two words found            {:>9.2} ms", f.search_ms);
     println!("  compared with an equal set {:>9.1} ms, both sides", f.compare_ms);
+    println!(
+        "  50 and 50 that differ      {:>9.1} ms of both sides, their sets being made; {} bytes in {} rounds",
+        f.compared.ms, f.compared.bytes, f.compared.rounds
+    );
     println!("  memory                     {:>9.1} MiB", f.rss_mib);
     Ok(())
 }
