@@ -13,6 +13,8 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
+use super::outbox::{Load, Outgoing};
+
 /// Bytes of a message.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// KiB of messages that may wait for the hub or be on their way, of all links together.
@@ -124,19 +126,17 @@ impl<S: AsyncRead> Reader<S> {
     async fn payload(&mut self, bytes: &mut Vec<u8>, len: usize, mask: Option<[u8; 4]>) -> io::Result<()> {
         let from = bytes.len();
         bytes.reserve_exact(len);
-        let start = Instant::now();
-        let mut last = start;
+        let mut haste = Haste::new();
         let mut stream = (&mut self.stream).take(len as u64);
         while bytes.len() < from + len {
             if let Ok(read) = time::timeout(HURRY, stream.read_buf(bytes)).await {
                 if read? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                last = Instant::now();
+                haste.moved();
             }
-            let is_slow = start.elapsed() > HURRY && self.room.available_permits() < ROOM / 4;
-            if bytes.len() < from + len && (is_slow || last.elapsed() > SILENCE) {
-                return Err(io::ErrorKind::TimedOut.into());
+            if bytes.len() < from + len {
+                haste.check(self.room.available_permits() < ROOM / 4)?;
             }
         }
         if let Some(mask) = mask {
@@ -146,21 +146,45 @@ impl<S: AsyncRead> Reader<S> {
     }
 }
 
+/// How long a frame takes: it may take its time while it moves, unless others wait for its room.
+struct Haste {
+    start: Instant,
+    last: Instant,
+}
+
+impl Haste {
+    fn new() -> Self {
+        Self { start: Instant::now(), last: Instant::now() }
+    }
+
+    fn moved(&mut self) {
+        self.last = Instant::now();
+    }
+
+    fn check(&self, is_short: bool) -> io::Result<()> {
+        let is_slow = is_short && self.start.elapsed() > HURRY;
+        if is_slow || self.last.elapsed() > SILENCE { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
+
 /// Writes frames.
 pub struct Writer<S> {
     stream: WriteHalf<S>,
     /// This side has dialed, and masks what it sends (RFC 6455 §5.3).
     masks: bool,
+    load: Load,
     /// A frame may have been cut off.
     torn: bool,
 }
 
 impl<S: AsyncWrite> Writer<S> {
-    pub fn new(stream: WriteHalf<S>, masks: bool) -> Self {
-        Self { stream, masks, torn: false }
+    pub fn new(stream: WriteHalf<S>, masks: bool, load: Load) -> Self {
+        Self { stream, masks, load, torn: false }
     }
 
-    pub async fn message(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+    /// Sends a message, which counts as waiting until then.
+    pub async fn message(&mut self, mut message: Outgoing) -> io::Result<()> {
+        let bytes = std::mem::take(&mut message.bytes);
         self.send(Frame::message(bytes, OpCode::Data(Data::Binary), true)).await
     }
 
@@ -181,7 +205,17 @@ impl<S: AsyncWrite> Writer<S> {
         let mut bytes = Vec::with_capacity(frame.len());
         frame.format(&mut bytes).map_err(io::Error::other)?;
         self.torn = true;
-        self.stream.write_all(&bytes).await?;
+        let mut left = &bytes[..];
+        let mut haste = Haste::new();
+        while !left.is_empty() {
+            if let Ok(written) = time::timeout(HURRY, self.stream.write(left)).await {
+                left = left.get(written?..).unwrap_or_default();
+                haste.moved();
+            }
+            if !left.is_empty() {
+                haste.check(self.load.is_short())?;
+            }
+        }
         self.stream.flush().await?;
         self.torn = false;
         Ok(())
@@ -234,7 +268,7 @@ mod tests {
         run(async {
             for masks in [true, false] {
                 let (here, there) = duplex(1000);
-                let mut writer = Writer::new(split(here).1, masks);
+                let mut writer = Writer::new(split(here).1, masks, Load::default());
                 let mut reader = Reader::new(split(there).0, masks, Arc::new(Semaphore::new(ROOM)));
                 let mut rng = Rng::from_seed([3; 32]);
                 let all: Vec<Vec<u8>> =
@@ -242,7 +276,7 @@ mod tests {
                 let sent = all.clone();
                 let writing = async move {
                     for bytes in sent {
-                        writer.message(bytes).await.unwrap();
+                        writer.message(Load::default().hold(bytes)).await.unwrap();
                         writer.ping().await.unwrap();
                     }
                     writer.pong(b"x".to_vec()).await.unwrap();

@@ -8,17 +8,19 @@ use std::{
 use prost::Message as _;
 
 use super::{
+    comparing::Answering,
     engine::{Engine, Event, Fate, Taken},
     gate::Gate,
     linking::Linkings,
     links::{Link, LinkId, Links, Ours, Output, WINDOW, ids, to_wire},
     net::parse_url,
+    outbox::Load,
     pieces::Fetching,
     signals::Seen,
     store::Result,
-    sync::{Comparison, Scope},
+    sync::Comparison,
 };
-use crate::chat::{Hlc, Id, Message, wire, wire::frame::What};
+use crate::chat::{Id, Message, wire, wire::frame::What};
 
 const PROTOCOL: u32 = 1;
 /// Relays of others that are remembered.
@@ -34,7 +36,7 @@ const RELAY_BATCH: usize = 64;
 
 /// Something that happened outside.
 pub enum Input {
-    Connected { link: LinkId, name: String, source: String, dialed: bool },
+    Connected { link: LinkId, name: String, source: String, dialed: bool, load: Load },
     Frame { link: LinkId, bytes: Vec<u8> },
     Disconnected(LinkId),
 }
@@ -62,10 +64,13 @@ pub struct Hub {
     pub addresses: Vec<IpAddr>,
     /// When keys to seal to are looked at again.
     refresh_ms: u64,
+    pub(super) answering: Answering,
     /// Messages that are admitted and not taken in yet, with what their sources have left.
     backlog: Vec<(f64, LinkId, Vec<u8>)>,
 }
 
+/// Ids that are remembered to be asked for, of all links of a relay.
+const MAX_WANTED: usize = 1 << 20;
 /// Admitted messages that may wait; of more than that, those of who brings most are dropped.
 const MAX_BACKLOG: usize = 128 * RELAY_BATCH;
 /// Events that are kept for who asks later.
@@ -89,6 +94,7 @@ impl Hub {
             seen: Seen::default(),
             addresses: Vec::new(),
             refresh_ms: 0,
+            answering: Answering::default(),
             backlog: Vec::new(),
         }
     }
@@ -97,8 +103,8 @@ impl Hub {
     pub fn handle(&mut self, now_ms: u64, inputs: Vec<Input>) -> Result<Vec<Output>> {
         for input in inputs {
             match input {
-                Input::Connected { link, name, source, dialed } => {
-                    self.links.all.insert(link, Link::new(name, dialed));
+                Input::Connected { link, name, source, dialed, load } => {
+                    self.links.all.insert(link, Link::new(name, dialed, load));
                     if let Some(gate) = &mut self.gate {
                         gate.opened(link, source);
                     }
@@ -109,6 +115,7 @@ impl Hub {
                 Input::Frame { link, bytes } => self.frame(now_ms, link, &bytes)?,
                 Input::Disconnected(link) => {
                     self.links.all.remove(&link);
+                    self.answering.forget_link(link);
                     self.fetching.forget_link(link);
                     if let Some(gate) = &mut self.gate {
                         gate.closed(link);
@@ -117,6 +124,7 @@ impl Hub {
             }
         }
         self.flush(now_ms)?;
+        self.answer_next(now_ms)?;
         self.after(now_ms)?;
         self.advance(now_ms)?;
         Ok(self.links.take())
@@ -125,7 +133,7 @@ impl Hub {
     /// Whether there is more to take in than was taken in at once.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || self.answering.is_behind()
     }
 
     /// What is due by time alone; to be called every second or so.
@@ -137,6 +145,7 @@ impl Hub {
         for link in stuck {
             self.links.close(link, "it does not send what it was asked for");
         }
+        self.drop_sets(now_ms);
         self.go_on_linking(now_ms);
         if now_ms >= self.refresh_ms {
             self.refresh_ms = now_ms + REFRESH_MS;
@@ -213,10 +222,10 @@ impl Hub {
             return Ok(());
         }
         // What came before counts first, but where everybody may come in nobody is waited for.
-        while self.gate.is_none() && self.is_behind() {
+        while self.gate.is_none() && !self.backlog.is_empty() {
             self.flush(now_ms)?;
         }
-        let (as_relay, is_full) = (self.gate.is_some(), self.links.is_full());
+        let as_relay = self.gate.is_some();
         let ours = if matches!(what, What::Hello(_)) { self.ours() } else { Ours::new() };
         let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
         match what {
@@ -238,20 +247,17 @@ impl Hub {
                     if self.engine.store.lacks(&id)? { missing.push(id) } else { here.push(id) }
                 }
                 link.want(missing, as_relay);
+                if as_relay {
+                    self.links.want_less(MAX_WANTED);
+                }
                 if !here.is_empty() {
                     self.links.send(from, What::Stored(to_wire(&here)));
                 }
             }
-            What::Want(_) if is_full => self.links.close(from, "too much is asked for at once"),
             What::Want(list) => {
-                let mut out = Vec::new();
-                for id in ids(&list).into_iter().take(WINDOW) {
-                    match self.engine.offer(&id)? {
-                        Some(bytes) => out.push(bytes),
-                        None => self.links.refuse(from, id, "it is not here"),
-                    }
+                if !link.owe(ids(&list)) {
+                    self.links.close(from, "too much is asked for at once");
                 }
-                self.links.send_messages(from, out);
             }
             What::Stored(list) => {
                 let name = link.name.clone();
@@ -265,7 +271,8 @@ impl Hub {
                 let reason: String = refused.reason.chars().filter(|c| !c.is_control()).take(200).collect();
                 tracing::debug!(link = link.name, reason, "a message is not taken");
             }
-            What::Sync(sync) => self.compare(from, &sync)?,
+            What::Sync(sync) if link.dialed => self.compare(from, &sync),
+            What::Sync(sync) => self.question(from, sync),
             What::Peers(peers) => {
                 let room = MAX_KNOWN.saturating_sub(self.known_relays.len());
                 let good = |u: &String| u.len() < 256 && parse_url(u).is_some();
@@ -276,43 +283,6 @@ impl Hub {
             What::Linking(linking) => self.take_linking(now_ms, from, linking),
             What::Signal(signal) => self.take_signal(now_ms, from, signal)?,
             What::Bundle(_) => {}
-        }
-        Ok(())
-    }
-
-    /// A step of comparing sets.
-    fn compare(&mut self, from: LinkId, sync: &wire::Sync) -> Result<()> {
-        let Some(link) = self.links.all.get_mut(&from) else { return Ok(()) };
-        let Ok(platform) = sync.platform.as_slice().try_into().map(Id) else { return Ok(()) };
-        let scope = Scope { platform, acts: sync.acts, from: Hlc(sync.from), to: Hlc(sync.to) };
-        let answer = |scope: &Scope, first, step| {
-            let platform = scope.platform.0.to_vec();
-            let (from, to) = (scope.from.0, scope.to.0);
-            What::Sync(wire::Sync { platform, acts: scope.acts, from, to, first, step })
-        };
-        let result = if link.dialed {
-            let Some(comparison) = link.comparison.as_mut().filter(|c| c.scope == scope) else { return Ok(()) };
-            let step = comparison.proceed(&sync.step);
-            if let Ok((found, next)) = &step {
-                link.want(found.need.iter().copied(), false);
-                if next.is_none() {
-                    link.comparison = None;
-                }
-                self.links.announce(from, &found.have);
-            }
-            step.map(|(_, next)| next)
-        } else {
-            if sync.first {
-                let items = self.engine.items(&scope)?;
-                link.comparison = Comparison::new(scope, &items).ok();
-            }
-            let Some(comparison) = link.comparison.as_mut().filter(|c| c.scope == scope) else { return Ok(()) };
-            comparison.answer(&sync.step).map(Some)
-        };
-        match result {
-            Ok(Some(step)) => self.links.send(from, answer(&scope, false, step)),
-            Ok(None) => {}
-            Err(error) => self.links.close(from, error.to_string()),
         }
         Ok(())
     }
@@ -446,7 +416,29 @@ impl Hub {
         (self.last_event, new.collect())
     }
 
-    /// Compares what is to be compared, and asks for what may be asked for by now.
+    /// Sends what a link asked for and is to be told of, as far as it reads it.
+    fn serve(&mut self, to: LinkId) -> Result<()> {
+        loop {
+            let Some(link) = self.links.all.get_mut(&to) else { return Ok(()) };
+            let (told, owed) = (link.take_told(), link.take_owed());
+            if told.is_empty() && owed.is_empty() {
+                return Ok(());
+            }
+            if !told.is_empty() {
+                self.links.send(to, What::Have(to_wire(&told)));
+            }
+            let mut out = Vec::new();
+            for id in owed {
+                match self.engine.offer(&id)? {
+                    Some(bytes) => out.push(bytes),
+                    None => self.links.refuse(to, id, "it is not here"),
+                }
+            }
+            self.links.send_messages(to, out);
+        }
+    }
+
+    /// Compares what is to be compared, sends what was asked for, and asks for what may be asked for by now.
     fn advance(&mut self, now_ms: u64) -> Result<()> {
         self.fetching.stale |= std::mem::take(&mut self.engine.has_new_files);
         self.ask_for_pieces(now_ms)?;
@@ -465,6 +457,7 @@ impl Hub {
                     Err(error) => self.links.close(id, error.to_string()),
                 }
             }
+            self.serve(id)?;
             let Some(link) = self.links.all.get_mut(&id) else { continue };
             let ask = link.ask(now_ms, self.gate.is_some());
             if !ask.is_empty() {

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use prost::Message as _;
 
-use super::sync::{Comparison, Scope, scopes};
+use super::{
+    outbox::{Load, Outgoing},
+    sync::{Comparison, Scope, scopes},
+};
 use crate::chat::{Hlc, Id, Kind, Message, wire};
 
 pub type LinkId = u64;
@@ -21,8 +24,10 @@ const MAX_WANTED: usize = 2_000_000;
 const RELAY_MAX_WANTED: usize = 20_000;
 /// How long somebody may take to send what was asked for.
 const ANSWER_MS: u64 = 15_000;
-/// Bytes of answers to those who ask, at one time.
-const MAX_ANSWERS: usize = 64 << 20;
+/// Messages that a link may ask for before it has got them.
+const MAX_OWED: usize = 4 * WINDOW;
+/// Messages that are read from the disk together.
+const PAGE: usize = 16;
 /// Messages of a bundle, and their bytes.
 const BUNDLE: usize = 256;
 const BUNDLE_BYTES: usize = 512 << 10;
@@ -36,9 +41,7 @@ const MAX_CARRIED: usize = 256;
 /// What is to be done for a link.
 #[derive(Debug)]
 pub enum Output {
-    Send(LinkId, Vec<u8>),
-    /// To be sent if little else waits to be: it is asked for again.
-    SendLarge(LinkId, Vec<u8>),
+    Send(LinkId, Outgoing),
     Close(LinkId, String),
 }
 
@@ -72,6 +75,11 @@ pub struct Link {
     wanted: VecDeque<Id>,
     /// Asked for and not here yet.
     asked: HashSet<Id>,
+    /// What waits to be sent to it.
+    pub load: Load,
+    /// Messages that it asked for and that it is to be told of, as soon as it reads what it was sent before.
+    owed: VecDeque<Id>,
+    telling: VecDeque<Id>,
     /// When something last came of it, or was asked for.
     moved_ms: u64,
     /// Messages of it that were new here.
@@ -80,8 +88,8 @@ pub struct Link {
 
 impl Link {
     #[must_use]
-    pub fn new(name: String, dialed: bool) -> Self {
-        Self { name, dialed, ..Self::default() }
+    pub fn new(name: String, dialed: bool, load: Load) -> Self {
+        Self { name, dialed, load, ..Self::default() }
     }
 
     /// Messages still to come from it, as far as known.
@@ -170,6 +178,32 @@ impl Link {
         !self.asked.is_empty() && now_ms.saturating_sub(self.moved_ms) > ANSWER_MS
     }
 
+    /// It asks for these. Returns whether it may ask for so much.
+    #[must_use]
+    pub fn owe(&mut self, ids: Vec<Id>) -> bool {
+        self.owed.extend(ids);
+        self.owed.len() <= MAX_OWED
+    }
+
+    /// It is to be told of these. Returns whether it is not too far behind.
+    #[must_use]
+    pub fn tell(&mut self, ids: &[Id]) -> bool {
+        self.telling.extend(ids);
+        self.telling.len() <= MAX_WANTED
+    }
+
+    /// What it is to be told of now.
+    pub fn take_told(&mut self) -> Vec<Id> {
+        let n = if self.load.has_room() { self.telling.len().min(MAX_IDS) } else { 0 };
+        self.telling.drain(..n).collect()
+    }
+
+    /// What it is to be sent now.
+    pub fn take_owed(&mut self) -> Vec<Id> {
+        let n = if self.load.has_room() { self.owed.len().min(PAGE) } else { 0 };
+        self.owed.drain(..n).collect()
+    }
+
     /// What may be asked for now.
     pub fn ask(&mut self, now_ms: u64, as_relay: bool) -> Vec<Id> {
         let window = if as_relay { RELAY_WINDOW } else { WINDOW };
@@ -195,40 +229,44 @@ impl Link {
 pub struct Links {
     pub all: BTreeMap<LinkId, Link>,
     pub outputs: Vec<Output>,
-    /// Bytes of them.
-    bytes: usize,
 }
 
 impl Links {
     pub fn send(&mut self, to: LinkId, what: wire::frame::What) {
-        let frame = wire::Frame { what: Some(what) }.encode_to_vec();
-        self.bytes += frame.len();
-        self.outputs.push(Output::Send(to, frame));
-    }
-
-    /// Sends a piece of a file, unless the link is slow.
-    pub fn send_piece(&mut self, to: LinkId, piece: wire::Piece) {
-        let frame = wire::Frame { what: Some(wire::frame::What::Piece(piece)) }.encode_to_vec();
-        self.bytes += frame.len();
-        self.outputs.push(Output::SendLarge(to, frame));
+        if let Some(link) = self.all.get(&to) {
+            let frame = link.load.hold(wire::Frame { what: Some(what) }.encode_to_vec());
+            self.outputs.push(Output::Send(to, frame));
+        }
     }
 
     /// What is to be done; nothing is, after that.
     pub fn take(&mut self) -> Vec<Output> {
-        self.bytes = 0;
         std::mem::take(&mut self.outputs)
     }
 
-    /// Whether more is waiting to be sent than memory should hold.
+    /// Whether a link reads what it is sent.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.bytes > MAX_ANSWERS
+    pub fn has_room(&self, link: LinkId) -> bool {
+        self.all.get(&link).is_some_and(|l| l.load.has_room())
     }
 
-    /// Tells a link which messages are here.
+    /// Tells a link which messages are here, when it has read what it was sent before.
     pub fn announce(&mut self, to: LinkId, ids: &[Id]) {
-        for some in ids.chunks(MAX_IDS) {
-            self.send(to, wire::frame::What::Have(to_wire(some)));
+        if self.all.get_mut(&to).is_some_and(|link| !link.tell(ids)) {
+            self.close(to, "it does not read what it is told");
+        }
+    }
+
+    /// Closes links that have the most to be asked for, until no more than this is remembered.
+    pub fn want_less(&mut self, most: usize) {
+        let mut wanted: usize = self.all.values().map(Link::pending).sum();
+        while wanted > most
+            && let Some((id, link)) = self.all.iter_mut().max_by_key(|(_, link)| link.pending())
+        {
+            wanted -= link.pending();
+            (link.wanted, link.asked) = Default::default();
+            let id = *id;
+            self.close(id, "it offers too much at once");
         }
     }
 
@@ -259,14 +297,14 @@ impl Links {
         }
     }
 
-    /// Who gets a new message at once, and who is only told of it: relays, which ask at their own pace, and whoever is one too
-    /// many. `from`: who has it already.
+    /// Who gets a new message at once, and who is only told of it: relays, which ask at their own pace, who has much to read, and whoever
+    /// is one too many. `from`: who has it already.
     pub fn audience(&self, message: &Message, from: &[LinkId]) -> (Vec<LinkId>, Vec<LinkId>) {
         let act = message.head.kind.is_authority();
         let wants =
             |(id, link): &(&LinkId, &Link)| link.greeted && link.carries(&message.platform, act) && !from.contains(id);
         // Who leaves keeps nothing that a relay could ask for later.
-        let asks = |link: &Link| link.is_relay && message.head.kind != Kind::Leave;
+        let asks = |link: &Link| link.is_relay && message.head.kind != Kind::Leave || !link.load.has_room();
         let (relays, nodes): (Vec<_>, Vec<_>) = self.all.iter().filter(wants).partition(|(_, link)| asks(link));
         let mut nodes: Vec<LinkId> = nodes.into_iter().map(|(id, _)| *id).collect();
         let mut later = nodes.split_off(EAGER.min(nodes.len()));

@@ -1,6 +1,7 @@
 //! Floor 5: the chat's service: keeps platforms, and brings their messages from node to node, over mesh IPs and relays.
 
 pub mod bench;
+mod comparing;
 mod deeds;
 mod engine;
 mod files;
@@ -13,6 +14,7 @@ mod keys;
 mod linking;
 mod links;
 mod net;
+mod outbox;
 mod page;
 mod payload;
 mod pieces;

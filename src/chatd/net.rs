@@ -33,14 +33,15 @@ use super::{
     frames::{Incoming, ROOM, Reader, SILENCE, Writer},
     hub::Input,
     links::LinkId,
+    outbox::Load,
     service::ToHub,
 };
 
-/// Frames that may wait to be sent on a link: one whose other end reads no faster is closed, and compares again.
-const OUTBOX: usize = 128;
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// Until what was sent is confirmed (TCP_USER_TIMEOUT): after a cut, a new connection is there sooner than the old one's next try.
 const UNCONFIRMED: Duration = Duration::from_secs(4);
+/// Bytes that the kernel takes before it has sent those that it has.
+const UNSENT: u32 = 128 << 10;
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 /// How soon the next try follows; where nothing listens, ever later.
 const SOON: Duration = Duration::from_millis(500);
@@ -64,6 +65,8 @@ pub struct Net {
     next: Arc<AtomicU64>,
     /// KiB of frames that may wait for the hub.
     room: Arc<Semaphore>,
+    /// What waits to be sent on all links.
+    load: Load,
     /// For relays behind HTTPS.
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -74,7 +77,8 @@ impl Net {
         targets: watch::Receiver<Targets>,
         tls: Option<Arc<rustls::ClientConfig>>,
     ) -> Self {
-        Self { to_hub, targets, next: Arc::new(AtomicU64::new(1)), room: Arc::new(Semaphore::new(ROOM)), tls }
+        let (next, room) = (Arc::new(AtomicU64::new(1)), Arc::new(Semaphore::new(ROOM)));
+        Self { to_hub, targets, next, room, load: Load::default(), tls }
     }
 
     /// Keeps a connection to everybody it should, for ever.
@@ -175,14 +179,16 @@ impl Net {
         until: impl Future<Output = ()>,
     ) {
         let link: LinkId = self.next.fetch_add(1, Ordering::Relaxed);
-        let (outbox, mut outgoing) = mpsc::channel::<Vec<u8>>(OUTBOX);
-        let opened = ToHub::Opened(Input::Connected { link, name, source, dialed }, outbox);
+        // Who reads too slowly is closed by the hub, which counts bytes.
+        let (outbox, mut outgoing) = mpsc::unbounded_channel();
+        let load = self.load.beside();
+        let opened = ToHub::Opened(Input::Connected { link, name, source, dialed, load: load.clone() }, outbox);
         if self.to_hub.send(opened).await.is_err() {
             return;
         }
         let (read, write) = tokio::io::split(stream);
         let mut reader = Reader::new(read, !dialed, Arc::clone(&self.room));
-        let mut writer = Writer::new(write, dialed);
+        let mut writer = Writer::new(write, dialed, load.clone());
         // The last ping that is to be answered: earlier ones need not be (RFC 6455 §5.5.3).
         let (asked, is_asked) = (Mutex::new(None), Notify::new());
         let reading = async {
@@ -225,7 +231,9 @@ impl Net {
             () = reading => {}
             () = writing => {}
             () = until => {}
+            () = load.is_cut() => {}
         }
+        drop(outgoing);
         let _ = self.to_hub.send(ToHub::Input(Input::Disconnected(link), None)).await;
         writer.close().await;
     }
@@ -237,9 +245,9 @@ async fn greet(stream: Box<dyn Stream>, url: &str) -> io::Result<TokioIo<Upgrade
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection.with_upgrades());
     let (_, rest) = url.split_once("://").unwrap_or_default();
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let key = generate_key();
-    let request = Request::get(if path.is_empty() { "/" } else { path })
+    let request = Request::get(if path.starts_with('/') { path } else { "/" })
         .header(HOST, host)
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "websocket")
@@ -262,7 +270,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// Small frames go at once, and a cut is noticed.
 pub fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    SockRef::from(socket).set_tcp_user_timeout(Some(UNCONFIRMED))
+    let socket = SockRef::from(socket);
+    // What is not sent yet waits where it is counted.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_user_timeout(Some(UNCONFIRMED))
 }
 
 /// Whether it is `wss`, the host and the port.

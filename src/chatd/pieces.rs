@@ -135,9 +135,9 @@ impl Hub {
     /// Somebody asks for pieces.
     pub(super) fn give_pieces(&mut self, to: LinkId, list: &wire::Ids) -> Result<()> {
         for id in ids(list).into_iter().take(MAX_ASKED) {
-            let here = if self.links.is_full() { None } else { self.engine.store.piece(&id.0)? };
+            let here = if self.links.has_room(to) { self.engine.store.piece(&id.0)? } else { None };
             let piece = wire::Piece { hash: id.0.to_vec(), bytes: here.unwrap_or_default() };
-            self.links.send_piece(to, piece);
+            self.links.send(to, What::Piece(piece));
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ use super::{
     keys::{KeyError, Keys},
     links::{LinkId, Output},
     net::{Net, Targets},
+    outbox::{Load, Outgoing},
     page,
     relay::{self, Limits},
     request::{Answer, Request},
@@ -46,8 +47,6 @@ const EVENT_TIME: Duration = Duration::from_secs(10);
 /// Inputs that are handled together.
 const TOGETHER: usize = 4096;
 const BACKLOG: i32 = 1024;
-/// Frames that may wait for a link before no large one is added.
-const MAX_LARGE: usize = 4;
 
 /// How a node of the chat runs.
 #[derive(Default)]
@@ -131,7 +130,7 @@ pub enum ServiceError {
 
 /// What goes to the hub.
 pub enum ToHub {
-    Opened(Input, mpsc::Sender<Vec<u8>>),
+    Opened(Input, mpsc::UnboundedSender<Outgoing>),
     /// With its place in the room for what waits.
     Input(Input, Option<OwnedSemaphorePermit>),
     Call(Request, oneshot::Sender<Answer>),
@@ -297,7 +296,7 @@ struct Work {
     tell: watch::Sender<u64>,
     targets: watch::Sender<Targets>,
     limits: Option<Limits>,
-    links: HashMap<LinkId, mpsc::Sender<Vec<u8>>>,
+    links: HashMap<LinkId, (mpsc::UnboundedSender<Outgoing>, Load)>,
 }
 
 impl Work {
@@ -336,8 +335,8 @@ impl Work {
             while let Some(item) = next {
                 match item {
                     ToHub::Opened(input, outbox) => {
-                        if let Input::Connected { link, .. } = &input {
-                            self.links.insert(*link, outbox);
+                        if let Input::Connected { link, load, .. } = &input {
+                            self.links.insert(*link, (outbox, load.clone()));
                         }
                         inputs.push(input);
                     }
@@ -360,6 +359,9 @@ impl Work {
         let mut done = self.hub.handle(now_ms, inputs);
         for link in ended {
             self.links.remove(&link);
+        }
+        if is_tick {
+            self.drop_hogs();
         }
         if is_tick && let Ok(outputs) = &mut done {
             let targets = self.targets.borrow();
@@ -409,18 +411,9 @@ impl Work {
         for output in outputs {
             match output {
                 Output::Send(link, frame) => {
-                    let sent = self.links.get(&link).map(|out| out.try_send(frame));
-                    if sent.is_some_and(|s| s.is_err()) {
-                        // It reads more slowly than it is told things: it ends, and compares when it is back.
-                        self.links.remove(&link);
-                    }
-                }
-                Output::SendLarge(link, frame) => {
-                    if let Some(out) =
-                        self.links.get(&link).filter(|out| out.max_capacity() - out.capacity() < MAX_LARGE)
-                    {
-                        // It is asked for again.
-                        let _ = out.try_send(frame);
+                    if let Some((outbox, _)) = self.links.get(&link) {
+                        // Where nobody listens any more it is not missed.
+                        let _ = outbox.send(frame);
                     }
                 }
                 Output::Close(link, why) => {
@@ -428,6 +421,25 @@ impl Work {
                     self.links.remove(&link);
                 }
             }
+        }
+    }
+
+    /// Ends links on which most waits, until what waits is not too much: they compare when they are back.
+    fn drop_hogs(&mut self) {
+        let mut over = self.links.values().next().map_or(0, |(_, load)| load.too_much());
+        if over == 0 {
+            return;
+        }
+        let mut all: Vec<(usize, LinkId)> = self.links.iter().map(|(id, (_, load))| (load.own(), *id)).collect();
+        all.sort_unstable();
+        while over > 0
+            && let Some((own, link)) = all.pop()
+        {
+            tracing::debug!(link, own, "a link of the chat is closed: it does not read");
+            if let Some((_, load)) = self.links.remove(&link) {
+                load.cut();
+            }
+            over = over.saturating_sub(own);
         }
     }
 

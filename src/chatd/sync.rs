@@ -31,6 +31,8 @@ pub fn scopes(platform: Id, now_ms: u64) -> Vec<Scope> {
 /// One side of a comparison.
 pub struct Comparison {
     pub scope: Scope,
+    /// How many messages this side has.
+    pub items: usize,
     inner: Negentropy<'static, NegentropyStorageVector>,
 }
 
@@ -54,7 +56,7 @@ impl Comparison {
             all.insert(hlc.0, Item::from_byte_array(id.0))?;
         }
         all.seal()?;
-        Ok(Self { scope, inner: Negentropy::owned(all, FRAME)? })
+        Ok(Self { scope, items: items.len(), inner: Negentropy::owned(all, FRAME)? })
     }
 
     /// The first step of the side that asks.

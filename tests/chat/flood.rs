@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -65,34 +65,33 @@ fn now_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
+/// Does something on the loopback of a relay, which keeps everything in this directory; of it is told the relay's number.
+fn beside_a_relay(dir: &Path, work: impl AsyncFn(u32) + Sync) {
+    let mut internet = Internet::new().unwrap();
+    let server = internet.public("203.0.113.100".parse().unwrap()).unwrap();
+    let mut command = server.ns.command(program());
+    command.args(["chat-relay", "--listen", "127.0.0.1:8080", "--dir"]).arg(dir);
+    let relay = Running::start(command);
+    let run = || {
+        wait_for(Duration::from_secs(5), || std::net::TcpStream::connect(RELAY).ok()).expect("the relay listens");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(work(relay.0.id()));
+        Ok(())
+    };
+    server.ns.run(run).unwrap();
+}
+
 pub fn ten_thousand_sources() {
     let dir = Dir::new();
-    let internet = Internet::new().unwrap();
-    let mut place = internet;
-    let server = place.public("203.0.113.100".parse().unwrap()).unwrap();
     host::raise_file_limit().unwrap();
     // What a relay has had in a week.
     let kept = std::env::var("FLOOD_MESSAGES").map_or(20_000, |n| n.parse().expect("a number of messages"));
-    if let Err(error) = bench::run(&dir.0.join("relay"), kept, true, now_ms() - 7 * 86_400_000 / 2) {
+    if let Err(error) = bench::run(&dir.0, kept, true, now_ms() - 7 * 86_400_000 / 2) {
         panic!("{error}");
     }
-    let mut command = server.ns.command(program());
-    command.args(["chat-relay", "--listen", "127.0.0.1:8080", "--dir"]).arg(dir.0.join("relay"));
-    let relay = Running::start(command);
-    server
-        .ns
-        .run(|| {
-            wait_for(Duration::from_secs(5), || std::net::TcpStream::connect(RELAY).ok()).expect("the relay listens");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(flood(relay.0.id()));
-            Ok(())
-        })
-        .unwrap();
-    let store: PathBuf = dir.0.join("relay/chat.db");
-    println!(
-        "  the relay's database: {} MiB, with {kept} messages from before",
-        std::fs::metadata(store).unwrap().len() >> 20
-    );
+    beside_a_relay(&dir.0, flood);
+    let size = std::fs::metadata(dir.0.join("chat.db")).unwrap().len() >> 20;
+    println!("  the relay's database: {size} MiB, with {kept} messages from before");
 }
 
 async fn flood(relay: u32) {
@@ -159,4 +158,70 @@ async fn flood(relay: u32) {
         ms(quiet),
         host::resident_kib(relay).unwrap() >> 10
     );
+}
+
+/// Visitors who ask for everything and read nothing.
+const GREEDY: u32 = 60;
+/// How often each asks.
+const ASKS: usize = 3;
+
+pub fn who_asks_and_does_not_read() {
+    beside_a_relay(&Dir::new().0, greedy);
+}
+
+async fn greedy(relay: u32) {
+    let now = |n: u64| Hlc(Hlc::from_ms(now_ms()).0 + n);
+    let mut replica = Replica::default();
+    let mut author = Author::new(DeviceKey::new(&[1; 32], &[2; 32]), None);
+    let genesis = author.join(&mut replica, now_ms());
+    let heads = replica.auth_heads();
+    let text =
+        |n: u64| wire::Text { text: format!("{n} {}", "so much ".repeat(6000)), files: Vec::new() }.encode_to_vec();
+    let all: Vec<_> = (0..400)
+        .map(|n| author.say(now(n), heads.clone(), Kind::Text, &Body::Content(Some(text(n))), Vec::new()))
+        .collect();
+    let mut mine = connect(Ipv4Addr::new(127, 200, 0, 1)).await.unwrap();
+    mine.send(bundle(vec![genesis.encode()])).await.unwrap();
+    // Twenty at once, and as many again after five seconds: from so many addresses that it takes no time.
+    for (n, some) in all.chunks(16).enumerate() {
+        let mut socket = connect(Ipv4Addr::new(127, 201, 0, 1 + n as u8)).await.unwrap();
+        socket.send(bundle(some.iter().map(|m| m.encode()).collect())).await.unwrap();
+        // They are confirmed in their order.
+        assert!(confirmed(&mut socket, &some[some.len() - 1].id.0).await);
+    }
+    let before = host::resident_kib(relay).unwrap() >> 10;
+    let want = wire::Ids { ids: all.iter().map(|m| m.id.0.to_vec()).collect() };
+    let mut greedy = Vec::new();
+    for n in 0..GREEDY {
+        let mut socket = connect(Ipv4Addr::new(127, 202, 0, 1 + n as u8)).await.unwrap();
+        for _ in 0..ASKS {
+            socket.send(frame(wire::frame::What::Want(want.clone()))).await.unwrap();
+            // One by one: so much at the same moment would be refused.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        greedy.push(socket);
+    }
+    let mut most = 0;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        most = most.max(host::resident_kib(relay).unwrap() >> 10);
+    }
+    // Who reads is served meanwhile.
+    let start = Instant::now();
+    mine.send(frame(wire::frame::What::Want(want))).await.unwrap();
+    let mut got = 0;
+    while got < all.len() {
+        let message = mine.next().await.expect("who reads is not cut off").unwrap();
+        let Message::Binary(bytes) = message else { continue };
+        if let Ok(wire::Frame { what: Some(wire::frame::What::Bundle(bundle)) }) = wire::Frame::decode(&bytes[..]) {
+            got += bundle.messages.len();
+        }
+    }
+    println!(
+        "  {GREEDY} visitors asked for {} MiB each and read nothing: the relay's memory went from {before} to {most} MiB; who reads has its \
+         {got} messages after {:.2} s",
+        (ASKS * all.iter().map(|m| m.encode().len()).sum::<usize>()) >> 20,
+        start.elapsed().as_secs_f64()
+    );
+    assert!(most < before + 256, "{before} MiB, then {most} MiB");
 }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("two_people_in_browsers", page::two_people_in_browsers),
         ("irssi_joins_talks_and_is_kicked_by_a_ban", irc::irssi),
         ("a_relay_under_ten_thousand_sources", flood::ten_thousand_sources),
+        ("a_relay_whose_visitors_do_not_read", flood::who_asks_and_does_not_read),
         ("files_over_a_relay", files::files),
         ("sealed_over_a_relay", private::sealed_over_a_relay),
         ("a_relay_keeps_what_is_said_for_who_is_away", relay::store_and_forward),

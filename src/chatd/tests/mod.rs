@@ -1,6 +1,7 @@
 //! Nodes that talk, without sockets: frames go from one hub to the other.
 
 mod files;
+mod greedy;
 mod linking;
 mod private;
 mod relay;
@@ -20,6 +21,7 @@ use super::{
     hub::{Hub, Input},
     keys::Keys,
     links::{LinkId, Output},
+    outbox::Load,
     request::{Answer, Entry, Happened, Request, State},
     store::Store,
 };
@@ -78,7 +80,7 @@ impl Net {
         self.ends.insert((b, at_b), (a, at_a));
         for (who, link, other, dialed) in [(a, at_a, b, true), (b, at_b, a, false)] {
             let name = format!("node {other}");
-            self.feed(who, vec![Input::Connected { link, source: name.clone(), name, dialed }]);
+            self.feed(who, vec![Input::Connected { link, source: name.clone(), name, dialed, load: Load::default() }]);
         }
         self.settle();
     }
@@ -102,9 +104,9 @@ impl Net {
         let busy = !outputs.is_empty();
         for output in outputs {
             match output {
-                Output::Send(link, bytes) | Output::SendLarge(link, bytes) => {
+                Output::Send(link, mut frame) => {
                     if let Some(end) = self.ends.get(&(who, link)) {
-                        self.under_way.entry(*end).or_default().push(bytes);
+                        self.under_way.entry(*end).or_default().push(std::mem::take(&mut frame.bytes));
                     }
                 }
                 Output::Close(_, why) => panic!("{why}"),
