@@ -442,7 +442,8 @@ impl Hub {
     fn advance(&mut self, now_ms: u64) -> Result<()> {
         self.fetching.stale |= std::mem::take(&mut self.engine.has_new_files);
         self.ask_for_pieces(now_ms)?;
-        for id in self.links.all.keys().copied().collect::<Vec<_>>() {
+        let busy: Vec<LinkId> = self.links.all.iter().filter(|(_, link)| link.has_work()).map(|(id, _)| *id).collect();
+        for id in busy {
             while let Some(scope) = self.links.all.get_mut(&id).and_then(Link::next_scope) {
                 let items = self.engine.items(&scope)?;
                 let Some(link) = self.links.all.get_mut(&id) else { break };

@@ -178,6 +178,13 @@ impl Link {
         !self.asked.is_empty() && now_ms.saturating_sub(self.moved_ms) > ANSWER_MS
     }
 
+    /// Whether there may be something to compare, to ask for or to send.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let compares = self.comparison.is_none() && !self.scopes.is_empty();
+        compares || !self.wanted.is_empty() || !self.owed.is_empty() || !self.telling.is_empty()
+    }
+
     /// It asks for these. Returns whether it may ask for so much.
     #[must_use]
     pub fn owe(&mut self, ids: Vec<Id>) -> bool {
