@@ -341,6 +341,26 @@ mod tests {
         });
     }
 
+    proptest::proptest! {
+        /// Whatever comes is read, or ends it; and never takes more memory than a message may have.
+        #[test]
+        fn bytes_of_any_kind(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), op in 0..16_u8, len in 0..128_u8) {
+            run(async {
+                for head in [Vec::new(), vec![0x80 | op, 0x80 | len], vec![op, 0x80 | len]] {
+                    let (mut client, mut reader) = server(ROOM);
+                    client.write_all(&[&head[..], &bytes].concat()).await.unwrap();
+                    drop(client);
+                    while let Ok(incoming) = reader.next().await {
+                        if let Incoming::Message(bytes, _) = incoming {
+                            assert!(bytes.len() <= MAX_MESSAGE);
+                        }
+                    }
+                    assert!(reader.begun.is_none_or(|(bytes, _)| bytes.capacity() <= MAX_MESSAGE));
+                }
+            });
+        }
+    }
+
     #[test]
     fn who_is_slow_takes_the_room_of_nobody() {
         run(async {

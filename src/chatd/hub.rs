@@ -81,7 +81,7 @@ impl Hub {
     pub fn new(engine: Engine, gate: Option<Gate>) -> Self {
         Self {
             engine,
-            links: Links::default(),
+            links: Links { as_relay: gate.is_some(), ..Links::default() },
             gate,
             joining: HashMap::new(),
             page: None,

@@ -19,7 +19,7 @@ pub type Ours = HashMap<Id, bool>;
 pub const WINDOW: usize = 512;
 /// The same for a relay, of each of whose many links it may turn out that nothing comes.
 const RELAY_WINDOW: usize = 64;
-/// Ids to be asked for that are remembered by link.
+/// Ids to be asked for, or to be told of, that are remembered by link.
 const MAX_WANTED: usize = 2_000_000;
 const RELAY_MAX_WANTED: usize = 20_000;
 /// How long somebody may take to send what was asked for.
@@ -27,7 +27,7 @@ const ANSWER_MS: u64 = 15_000;
 /// Messages that a link may ask for before it has got them.
 const MAX_OWED: usize = 4 * WINDOW;
 /// Messages that are read from the disk together.
-const PAGE: usize = 16;
+const PAGE: usize = 64;
 /// Messages of a bundle, and their bytes.
 const BUNDLE: usize = 256;
 const BUNDLE_BYTES: usize = 512 << 10;
@@ -194,9 +194,9 @@ impl Link {
 
     /// It is to be told of these. Returns whether it is not too far behind.
     #[must_use]
-    pub fn tell(&mut self, ids: &[Id]) -> bool {
+    pub fn tell(&mut self, ids: &[Id], as_relay: bool) -> bool {
         self.telling.extend(ids);
-        self.telling.len() <= MAX_WANTED
+        self.telling.len() <= if as_relay { RELAY_MAX_WANTED } else { MAX_WANTED }
     }
 
     /// What it is to be told of now.
@@ -236,6 +236,8 @@ impl Link {
 pub struct Links {
     pub all: BTreeMap<LinkId, Link>,
     pub outputs: Vec<Output>,
+    /// This node is a relay.
+    pub as_relay: bool,
 }
 
 impl Links {
@@ -259,7 +261,8 @@ impl Links {
 
     /// Tells a link which messages are here, when it has read what it was sent before.
     pub fn announce(&mut self, to: LinkId, ids: &[Id]) {
-        if self.all.get_mut(&to).is_some_and(|link| !link.tell(ids)) {
+        let as_relay = self.as_relay;
+        if self.all.get_mut(&to).is_some_and(|link| !link.tell(ids, as_relay)) {
             self.close(to, "it does not read what it is told");
         }
     }
@@ -311,7 +314,7 @@ impl Links {
         let wants =
             |(id, link): &(&LinkId, &Link)| link.greeted && link.carries(&message.platform, act) && !from.contains(id);
         // Who leaves keeps nothing that a relay could ask for later.
-        let asks = |link: &Link| link.is_relay && message.head.kind != Kind::Leave || !link.load.has_room();
+        let asks = |link: &Link| (link.is_relay || !link.load.has_room()) && message.head.kind != Kind::Leave;
         let (relays, nodes): (Vec<_>, Vec<_>) = self.all.iter().filter(wants).partition(|(_, link)| asks(link));
         let mut nodes: Vec<LinkId> = nodes.into_iter().map(|(id, _)| *id).collect();
         let mut later = nodes.split_off(EAGER.min(nodes.len()));
