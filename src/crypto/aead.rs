@@ -1,4 +1,9 @@
 //! The AEADs of the data plane: AES-256-GCM (RFC 5116) and ChaCha20-Poly1305 (RFC 8439).
+//!
+//! AES-GCM comes from whichever library is faster on the processor at hand: aws-lc has code for AVX-512, ring for 256-bit
+//! VAES, which processors without AVX-512 have too. Both give the same bytes.
+
+use std::sync::LazyLock;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
@@ -44,12 +49,33 @@ impl Cipher {
 }
 
 /// One direction's key. The caller never uses a counter twice for sealing.
-pub struct AeadKey(LessSafeKey);
+pub struct AeadKey(Key);
+
+enum Key {
+    AwsLc(LessSafeKey),
+    Ring(Box<ring::aead::LessSafeKey>),
+}
+
+/// Whether AES-GCM is faster with ring here: 256-bit VAES is what aws-lc has no code for.
+fn prefers_ring() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let wide = std::is_x86_feature_detected!("vaes") && std::is_x86_feature_detected!("vpclmulqdq");
+        let wider = std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512vl");
+        wide && std::is_x86_feature_detected!("avx2") && !wider
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+static PREFERS_RING: LazyLock<bool> = LazyLock::new(prefers_ring);
 
 /// Whether packets are left as they are, to measure what encryption costs. A program that is built for use can't.
 #[cfg(feature = "bench-plaintext")]
 fn is_off() -> bool {
-    static OFF: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var_os(PLAINTEXT).is_some());
+    static OFF: LazyLock<bool> = LazyLock::new(|| std::env::var_os(PLAINTEXT).is_some());
     *OFF
 }
 
@@ -68,20 +94,21 @@ impl std::fmt::Debug for AeadKey {
     }
 }
 
-fn nonce(counter: u64) -> Nonce {
+fn nonce(counter: u64) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
+    bytes
 }
 
 impl AeadKey {
     #[must_use]
     pub fn new(cipher: Cipher, key: &[u8; 32]) -> Self {
-        let algorithm = match cipher {
-            Cipher::Aes256Gcm => &AES_256_GCM,
-            Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+        let key = match cipher {
+            Cipher::Aes256Gcm if *PREFERS_RING => Key::ring(key),
+            Cipher::Aes256Gcm => Key::aws_lc(&AES_256_GCM, key),
+            Cipher::ChaCha20Poly1305 => Key::aws_lc(&CHACHA20_POLY1305, key),
         };
-        Self(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both ciphers take 32-byte keys")))
+        Self(key)
     }
 
     /// Seals `buf` in place and returns the tag.
@@ -90,13 +117,7 @@ impl AeadKey {
         if is_off() {
             return [0; TAG_LEN];
         }
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(nonce(counter), Aad::from(aad), buf)
-            .expect("sealing fails only above 64 GiB");
-        let mut out = [0; TAG_LEN];
-        out.copy_from_slice(tag.as_ref());
-        out
+        self.0.seal(nonce(counter), aad, buf)
     }
 
     /// Opens `buf` (ciphertext, then tag) in place and returns the length of the plaintext, which stands at the start.
@@ -104,7 +125,49 @@ impl AeadKey {
         if is_off() {
             return buf.len().checked_sub(TAG_LEN).ok_or(CryptoError);
         }
-        self.0.open_in_place(nonce(counter), Aad::from(aad), buf).map(|plain| plain.len()).map_err(|_| CryptoError)
+        self.0.open(nonce(counter), aad, buf)
+    }
+}
+
+impl Key {
+    fn aws_lc(algorithm: &'static aws_lc_rs::aead::Algorithm, key: &[u8; 32]) -> Self {
+        Self::AwsLc(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both ciphers take 32-byte keys")))
+    }
+
+    /// AES-256-GCM.
+    fn ring(key: &[u8; 32]) -> Self {
+        let key = ring::aead::UnboundKey::new(&ring::aead::AES_256_GCM, key).expect("AES-256 takes 32-byte keys");
+        Self::Ring(Box::new(ring::aead::LessSafeKey::new(key)))
+    }
+
+    fn seal(&self, nonce: [u8; 12], aad: &[u8], buf: &mut [u8]) -> [u8; TAG_LEN] {
+        let mut out = [0; TAG_LEN];
+        match self {
+            Self::AwsLc(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), buf);
+                out.copy_from_slice(tag.expect("sealing fails only above 64 GiB").as_ref());
+            }
+            Self::Ring(key) => {
+                let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+                let tag = key.seal_in_place_separate_tag(nonce, ring::aead::Aad::from(aad), buf);
+                out.copy_from_slice(tag.expect("sealing fails only above 64 GiB").as_ref());
+            }
+        }
+        out
+    }
+
+    fn open(&self, nonce: [u8; 12], aad: &[u8], buf: &mut [u8]) -> Result<usize, CryptoError> {
+        let plain = match self {
+            Self::AwsLc(key) => {
+                key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), buf).map_err(|_| CryptoError)
+            }
+            Self::Ring(key) => {
+                let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+                key.open_in_place(nonce, ring::aead::Aad::from(aad), buf).map_err(|_| CryptoError)
+            }
+        };
+        plain.map(|plain| plain.len())
     }
 }
 
@@ -124,6 +187,26 @@ mod tests {
             assert_eq!(key.open(5, b"header", &mut buf[..10].to_vec()), Err(CryptoError));
             assert_eq!(key.open(5, b"header", &mut buf), Ok(6));
             assert_eq!(&buf[..6], b"packet");
+        }
+    }
+
+    #[test]
+    fn both_libraries_give_the_same_bytes() {
+        let (one, other) = (Key::aws_lc(&AES_256_GCM, &[7; 32]), Key::ring(&[7; 32]));
+        for len in (0..100).chain([1419, 1420, 1500, 9000, 65_535]) {
+            let text: Vec<u8> = (0..len).map(|i: u32| i as u8).collect();
+            let seal = |key: &Key| {
+                let mut buf = text.clone();
+                let tag = key.seal(nonce(5), b"header", &mut buf);
+                buf.extend_from_slice(&tag);
+                buf
+            };
+            let mut sealed = seal(&one);
+            assert_eq!(sealed, seal(&other), "{len}");
+            assert_eq!(other.open(nonce(5), b"header", &mut sealed.clone()), Ok(text.len()));
+            sealed[0] ^= 1;
+            assert_eq!(one.open(nonce(5), b"header", &mut sealed.clone()), Err(CryptoError));
+            assert_eq!(other.open(nonce(5), b"header", &mut sealed), Err(CryptoError));
         }
     }
 }

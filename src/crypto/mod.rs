@@ -1,4 +1,4 @@
-//! Floor 0: every cryptographic primitive, behind one provider (aws-lc-rs).
+//! Floor 0: every cryptographic primitive. aws-lc-rs does it all, but for AES-GCM on some processors (see `aead`).
 
 mod aead;
 mod hash;

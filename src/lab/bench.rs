@@ -35,12 +35,21 @@ pub struct Options {
     /// Only the subject of this name, or else those whose names contain it
     #[arg(long, value_name = "NAME", default_value = "")]
     pub only: String,
+    /// TCP's congestion control: Linux's default, whatever this machine is set to
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    pub congestion: String,
     /// Only TCP: a quarter of the time
     #[arg(long)]
     pub quick: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+impl Options {
+    fn streams(&self, count: usize) -> load::Streams<'_> {
+        load::Streams { count, congestion: &self.congestion, time: Duration::from_secs(self.seconds) }
+    }
 }
 
 /// What was measured of one subject. Throughput in Gbit/s, times in milliseconds.
@@ -177,14 +186,14 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
     for round in 1..=options.runs.max(1) {
         for (figures, subject, rounds) in &mut subjects {
             eprintln!("round {round} of {}: {} …", options.runs.max(1), figures.name);
-            rounds.add(subject, Duration::from_secs(options.seconds))?;
+            rounds.add(subject, options)?;
         }
     }
     let ours = subjects.iter().find(|s| s.0.name == "aegisray").map(|s| s.2.clone());
     for (figures, subject, rounds) in &mut subjects {
         if !options.quick {
             eprintln!("packets and round trips: {} …", figures.name);
-            measure_packets(figures, subject)?;
+            measure_packets(figures, subject, options)?;
         }
         rounds.conclude(figures, ours.as_ref());
         figures.rss_after = subject.rss();
@@ -208,17 +217,18 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn add(&mut self, subject: &Subject, time: Duration) -> io::Result<()> {
+    fn add(&mut self, subject: &Subject, options: &Options) -> io::Result<()> {
         let (near, far) = (subject.near(), subject.far());
+        let (one, four) = (options.streams(1), options.streams(4));
         let (cpu_before, calls_before) = (subject.cpu(), subject.calls());
-        let rate = load::tcp(near, far, subject.to, 1, time)?;
+        let rate = load::tcp(near, far, subject.to, one)?;
         let (packets, calls) = subject.calls();
-        self.cpu.push((subject.cpu() - cpu_before) / (rate * time.as_secs_f64() / 8e9));
+        self.cpu.push((subject.cpu() - cpu_before) / (rate * one.time.as_secs_f64() / 8e9));
         self.per_call.push((packets - calls_before.0) as f64 / (calls - calls_before.1).max(1) as f64);
         self.one.push(rate / 1e9);
-        self.four.push(load::tcp(near, far, subject.to, 4, time)? / 1e9);
+        self.four.push(load::tcp(near, far, subject.to, four)? / 1e9);
         if let Some(back) = subject.back {
-            self.reverse.push(load::tcp(far, near, back, 1, time)? / 1e9);
+            self.reverse.push(load::tcp(far, near, back, one)? / 1e9);
         }
         Ok(())
     }
@@ -236,7 +246,7 @@ impl Rounds {
     }
 }
 
-fn measure_packets(figures: &mut Figures, subject: &Subject) -> Result<(), LabError> {
+fn measure_packets(figures: &mut Figures, subject: &Subject, options: &Options) -> Result<(), LabError> {
     let (near, far) = (subject.near(), subject.far());
     figures.kpps = most_packets(subject)?;
     let trips = load::round_trips(near, far, subject.to, 2000, Duration::from_micros(500))?;
@@ -245,7 +255,8 @@ fn measure_packets(figures: &mut Figures, subject: &Subject) -> Result<(), LabEr
     };
     (figures.ping_median, figures.ping_p99) = (at(&trips, 0.5), at(&trips, 0.99));
     let loaded = std::thread::scope(|scope| {
-        let bulk = scope.spawn(|| load::tcp(near, far, subject.to, 1, Duration::from_secs(3)));
+        let streams = load::Streams { time: Duration::from_secs(3), ..options.streams(1) };
+        let bulk = scope.spawn(move || load::tcp(near, far, subject.to, streams));
         std::thread::sleep(Duration::from_millis(500));
         let trips = load::round_trips(near, far, subject.to, 400, Duration::from_millis(5));
         let _ = bulk.join();

@@ -7,24 +7,47 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
+
 use super::topology::Host;
 use crate::transport::{Datagrams, Offloads, SendQueue, Sockets, UdpTransport};
 
 const PORT: u16 = 7010;
 const CHUNK: usize = 128 * 1024;
 
-/// Bits per second that arrive over `streams` TCP streams from `client` to `server` within `time`.
-pub fn tcp(client: &Host, server: &Host, to: IpAddr, streams: usize, time: Duration) -> io::Result<f64> {
+/// How TCP is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams<'a> {
+    pub count: usize,
+    /// The kernel's name of a congestion control, whatever the machine is set to.
+    pub congestion: &'a str,
+    pub time: Duration,
+}
+
+impl Streams<'static> {
+    /// A single one with Linux's default congestion control.
+    #[must_use]
+    pub const fn one(time: Duration) -> Self {
+        Self { count: 1, congestion: "cubic", time }
+    }
+}
+
+/// Bits per second that arrive over TCP streams from `client` to `server`.
+pub fn tcp(client: &Host, server: &Host, to: IpAddr, streams: Streams<'_>) -> io::Result<f64> {
+    let Streams { count, congestion, time } = streams;
     let listener = server.ns.run(|| TcpListener::bind((to, PORT)))?;
     let listener = &listener;
     std::thread::scope(|scope| {
         let mut receivers = Vec::new();
         let mut senders = Vec::new();
-        for _ in 0..streams {
+        for _ in 0..count {
             senders.push(scope.spawn(move || {
                 client.ns.run(|| {
                     let mut stream = TcpStream::connect_timeout(&(to, PORT).into(), Duration::from_secs(5))?;
                     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+                    SockRef::from(&stream).set_tcp_congestion(congestion.as_bytes()).map_err(|e| {
+                        io::Error::new(e.kind(), format!("this kernel has no congestion control `{congestion}`: {e}"))
+                    })?;
                     let chunk = vec![0x5a; CHUNK];
                     let start = Instant::now();
                     while start.elapsed() < time {

@@ -19,18 +19,19 @@ impl Checksum {
     /// Adds bytes. The sum is independent of byte order (RFC 1071 §2.B), so words are taken as the machine has them.
     pub fn add(&mut self, bytes: &[u8]) {
         let mut lanes = [0u64; 8];
-        let mut blocks = bytes.chunks_exact(32);
-        for block in &mut blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-                *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for i in 0..8 {
+                lanes[i] += u64::from(u32::from_ne_bytes(words[i]));
             }
         }
         let mut sum = lanes.iter().sum::<u64>();
-        let mut pairs = blocks.remainder().chunks_exact(2);
-        for pair in &mut pairs {
-            sum += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+        let (pairs, last) = rest.as_chunks::<2>();
+        for pair in pairs {
+            sum += u64::from(u16::from_ne_bytes(*pair));
         }
-        if let [last] = pairs.remainder() {
+        if let [last] = last {
             sum += u64::from(u16::from_ne_bytes([*last, 0]));
         }
         self.0 += sum;

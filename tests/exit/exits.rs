@@ -62,8 +62,8 @@ pub fn seen_from_outside() {
     let time = Duration::from_secs(3);
     let (mut mesh, mut outside) = (0.0_f64, 0.0_f64);
     for _ in 0..3 {
-        mesh = mesh.max(load::tcp(&world.client_host, &world.exit_hosts[0], exit, 1, time).unwrap());
-        outside = outside.max(load::tcp(&world.client_host, &world.web, WEB.into(), 1, time).unwrap());
+        mesh = mesh.max(load::tcp(&world.client_host, &world.exit_hosts[0], exit, load::Streams::one(time)).unwrap());
+        outside = outside.max(load::tcp(&world.client_host, &world.web, WEB.into(), load::Streams::one(time)).unwrap());
     }
     println!(
         "  through a relay: {:.2} Gbit/s to the exit, {:.2} Gbit/s through it to the web server: {:.2} ×",
@@ -120,7 +120,8 @@ pub fn beside_others() {
         others.len(),
         during.lines().count() - before.lines().count()
     );
-    let limited = load::tcp(&world.client_host, &world.web, WEB.into(), 1, Duration::from_secs(8)).unwrap();
+    let limited =
+        load::tcp(&world.client_host, &world.web, WEB.into(), load::Streams::one(Duration::from_secs(8))).unwrap();
     println!("  peer_mbit: 50: {:.1} Mbit/s", limited / 1e6);
     // A second's worth may come at once.
     assert!((30e6..60e6).contains(&limited), "{limited}");

@@ -145,7 +145,7 @@ pub fn stock_clients() {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
     assert_eq!(dig(&phone), relay.0.to_string());
-    let speed = load::tcp(&phone, &world.relay_host, relay.0, 1, Duration::from_secs(3)).unwrap();
+    let speed = load::tcp(&phone, &world.relay_host, relay.0, load::Streams::one(Duration::from_secs(3))).unwrap();
     println!("  through the portal into the mesh: {:.2} Gbit/s in one stream", speed / 1e9);
 
     // Others may do what their segment's policy says; strangers to all rules may ask for names.

@@ -26,7 +26,8 @@ pub fn while_running() {
     sees(&world, ROUTER.into());
     let time = Duration::from_secs(4);
     let (session, printed) = std::thread::scope(|scope| {
-        let transfer = scope.spawn(|| load::tcp(&world.client_host, &world.relay_host, relay, 1, time));
+        let transfer =
+            scope.spawn(|| load::tcp(&world.client_host, &world.relay_host, relay, load::Streams::one(time)));
         std::thread::sleep(Duration::from_secs(1));
         let new = first.replace("exit: off\n", "exit: exit-b\nexit_options: { lan: false }\nmesh: { mtu: 1380 }\nrouting: { cost: 7000 }\nlog: { level: debug }\n");
         fs::write(&file, &new).unwrap();

@@ -216,7 +216,7 @@ pub fn relay_limits() {
     need_route(a, &b.name);
     let address = need(b, "addresses", || b.addresses()).0;
     let time = Duration::from_secs(3);
-    let rate = load::tcp(&site.host, &other.host, address, 1, time).unwrap() / 1e6;
+    let rate = load::tcp(&site.host, &other.host, address, load::Streams::one(time)).unwrap() / 1e6;
     let status = need(&p.hub, "status", || p.hub.status());
     println!(
         "  a relay limited to 40 Mbit/s a neighbour carries {rate:.1}, dropped {}, relayed {} bytes",
@@ -235,7 +235,7 @@ pub fn without_udp() {
     need_route(b, &a.name);
     println!("  no UDP: a route over TCP after {:.1} s", start.elapsed().as_secs_f64());
     let address = need(b, "addresses", || b.addresses()).0;
-    let rate = load::tcp(&site.host, &other.host, address, 1, Duration::from_secs(2)).unwrap() / 1e9;
+    let rate = load::tcp(&site.host, &other.host, address, load::Streams::one(Duration::from_secs(2))).unwrap() / 1e9;
     println!("  {rate:.2} Gbit/s over TCP and a relay");
     let is_over_udp = || {
         let hub = a.peers().into_iter().find(|p| p.name == "hub")?;
@@ -323,7 +323,7 @@ pub fn over_ipv6() {
     println!("  direct over {} {:.1} s after the routes", link.addr, start.elapsed().as_secs_f64());
     assert!(link.addr.is_ipv6());
     let address = need(b, "addresses", || b.addresses()).0;
-    let rate = load::tcp(&site.host, &other.host, address, 1, Duration::from_secs(1)).unwrap();
+    let rate = load::tcp(&site.host, &other.host, address, load::Streams::one(Duration::from_secs(1))).unwrap();
     println!("  {:.2} Gbit/s over it", rate / 1e9);
     let mtu = need(a, "the path MTU", || a.peers().into_iter().find(|p| p.name == b.name)?.link?.path_mtu);
     assert_eq!(mtu, 1500);

@@ -71,7 +71,7 @@ pub fn two_symmetric() {
     need(&x, "refusal", || x.log_tail().contains("wrong username or password").then_some(()));
     need_route(&x, "A");
     let to = need(&c, "addresses", || c.addresses()).0;
-    let rate = load::tcp(&sites[0].host, &sites[1].host, to, 1, Duration::from_secs(2)).unwrap() / 1e6;
+    let rate = load::tcp(&sites[0].host, &sites[1].host, to, load::Streams::one(Duration::from_secs(2))).unwrap() / 1e6;
     println!("  {rate:.0} Mbit/s through coturn");
     assert!(rate > 1.0 && is_direct(&a, &c));
 }

@@ -28,7 +28,7 @@ pub fn members_meet() {
     println!("  joined {:.1} s after its start", start.elapsed().as_secs_f64());
     assert_eq!(carrier(&client, "site"), Some(Carrier::Tls));
     let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
-    let rate = load::tcp(&host, &site.host, address, 1, Duration::from_secs(3)).unwrap();
+    let rate = load::tcp(&host, &site.host, address, load::Streams::one(Duration::from_secs(3))).unwrap();
     println!("  {:.2} Gbit/s in one stream", rate / 1e9);
     // Comes back as often as it likes.
     client.kill();

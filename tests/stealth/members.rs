@@ -54,10 +54,11 @@ pub fn tcp_443_alone() {
         assert!(report.contains(part), "{part}: {report}");
     }
     let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
-    let rate = load::tcp(&host, &site.host, address, 1, Duration::from_secs(4)).unwrap();
+    let rate = load::tcp(&host, &site.host, address, load::Streams::one(Duration::from_secs(4))).unwrap();
     println!("  {:.2} Gbit/s in one stream, {:.0} MB in 4 s", rate / 1e9, rate / 2e6);
     std::thread::scope(|scope| {
-        let transfer = scope.spawn(|| load::tcp(&host, &site.host, address, 1, Duration::from_secs(14)));
+        let transfer =
+            scope.spawn(|| load::tcp(&host, &site.host, address, load::Streams::one(Duration::from_secs(14))));
         std::thread::sleep(Duration::from_secs(2));
         nft(&host, "flush chain inet censor out");
         let open = Instant::now();
@@ -90,7 +91,7 @@ pub fn nothing_but_tls() {
         need_route(&client, "site");
         need_route(&client, "other");
         let address = need(&other, "addresses", || other.addresses()).0;
-        load::tcp(&host, &other_host, address, 1, Duration::from_secs(1)).unwrap();
+        load::tcp(&host, &other_host, address, load::Streams::one(Duration::from_secs(1))).unwrap();
         // Time for whatever happens every few seconds.
         std::thread::sleep(Duration::from_secs(12));
         assert_eq!(carrier(&client, "site"), Some(Carrier::Tls));
@@ -170,7 +171,8 @@ pub fn throttled() {
     assert_eq!(carrier(&client, "site"), Some(Carrier::Udp));
     let address = need(&site.daemon, "addresses", || site.daemon.addresses()).0;
     std::thread::scope(|scope| {
-        let transfer = scope.spawn(|| load::tcp(&host, &site.host, address, 1, Duration::from_secs(25)));
+        let transfer =
+            scope.spawn(|| load::tcp(&host, &site.host, address, load::Streams::one(Duration::from_secs(25))));
         std::thread::sleep(Duration::from_secs(2));
         nft(&host, LOSSY_UDP);
         let slow = Instant::now();

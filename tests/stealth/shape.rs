@@ -121,7 +121,8 @@ pub fn rotation() {
         let (interval, time) = (Duration::from_millis(5), Duration::from_secs(18));
         let (mut seen, mut rate) = (None, 0.0);
         let capture = Capture::of(&host, || {
-            rate = load::tcp(&host, &site.host, address, 1, Duration::from_secs(12)).expect("the transfer survives");
+            rate = load::tcp(&host, &site.host, address, load::Streams::one(Duration::from_secs(12)))
+                .expect("the transfer survives");
             seen = Some(echoes(&host, address, (interval, time), 100, (time, &|| ())).unwrap());
         });
         let seen = seen.unwrap();
