@@ -98,8 +98,8 @@ pub struct Engine {
     waiting: HashMap<Id, Vec<Arc<Message>>>,
     waiting_count: usize,
     early: BTreeMap<(Hlc, Id), Arc<Message>>,
-    /// Who has confirmed own messages of late.
-    copies: HashMap<Id, BTreeSet<String>>,
+    /// Who has confirmed own messages of late; each with its platform, and whether it is an act.
+    copies: HashMap<Id, (Id, bool, BTreeSet<String>)>,
     pub(super) events: Vec<Event>,
     /// What this device has written since it was asked last.
     written: Vec<Arc<Message>>,
@@ -494,7 +494,7 @@ impl Engine {
     /// Another node has made these durable: `who` it is.
     pub fn confirmed(&mut self, ids: &[Id], who: &str) -> Result<()> {
         for id in ids {
-            let Some(others) = self.copies.get_mut(id) else { continue };
+            let Some((.., others)) = self.copies.get_mut(id) else { continue };
             if others.insert(who.to_owned()) {
                 let count = u32::try_from(others.len()).unwrap_or(u32::MAX);
                 if let Some((platform, n)) = self.store.set_copies(id, count)? {
@@ -503,6 +503,13 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Own messages of late that `who` has not confirmed, where it carries their platform, or only its acts.
+    pub fn unconfirmed(&self, who: &str, carries: impl Fn(&Id, bool) -> bool) -> Vec<Id> {
+        let missing =
+            self.copies.iter().filter(|(_, (platform, act, by))| !by.contains(who) && carries(platform, *act));
+        missing.map(|(id, _)| *id).collect()
     }
 
     /// Messages whose time has come.
@@ -556,7 +563,7 @@ impl Engine {
         if self.copies.len() >= MAX_WAITING {
             self.copies.clear();
         }
-        self.copies.insert(message.id, BTreeSet::new());
+        self.copies.insert(message.id, (message.platform, message.head.kind.is_authority(), BTreeSet::new()));
         self.transaction(now_ms, |engine, batch| {
             engine.store.set_own(&kept.platform, kept.head.seq, &kept.id)?;
             engine.settle(kept, batch)

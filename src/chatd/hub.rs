@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    mem,
     net::IpAddr,
 };
 
@@ -233,6 +234,7 @@ impl Hub {
                 self.links.close(from, format!("it speaks version {} of the protocol", hello.version));
             }
             What::Hello(hello) => {
+                let before = if link.greeted { Some(mem::take(&mut link.carried)) } else { None };
                 link.hello(&hello, &ours, now_ms);
                 // Bytes that are missing here may be there.
                 for platform in ours.keys().filter_map(|id| self.engine.platforms.get(id)) {
@@ -240,6 +242,12 @@ impl Hub {
                         link.want(self.engine.store.absent(platform.place.n, WINDOW)?, as_relay);
                     }
                 }
+                // What was written here may be there by another way; then a comparison finds it equal, and nobody confirms it.
+                let is_new =
+                    |platform: &Id| before.as_ref().is_none_or(|b| !link.is_relay && !b.contains_key(platform));
+                let carries = |platform: &Id, act| is_new(platform) && link.carries(platform, act);
+                let unconfirmed = self.engine.unconfirmed(&link.name, carries);
+                self.links.announce(from, &unconfirmed);
             }
             What::Have(list) => {
                 let (mut here, mut missing) = (Vec::new(), Vec::new());

@@ -212,6 +212,23 @@ fn message(platform: &str, text: &str) -> Request {
 }
 
 #[test]
+fn who_has_a_message_by_another_way_confirms_it_when_it_meets_its_author() {
+    for (from, to) in [(0, 2), (2, 0)] {
+        let mut net = Net::new(3);
+        net.connect(0, 1);
+        net.connect(1, 2);
+        net.platform();
+        net.say(0, "are there any ducks?");
+        assert_eq!((net.read(0)[0].copies, net.texts(2).len()), (1, 1));
+        net.connect(from, to);
+        assert_eq!(net.read(0)[0].copies, 2);
+        net.disconnect(0, 2);
+        net.connect(from, to);
+        assert_eq!(net.read(0)[0].copies, 2);
+    }
+}
+
+#[test]
 fn people_talk() {
     let mut net = Net::new(3);
     net.connect(0, 1);
