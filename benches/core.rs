@@ -37,6 +37,29 @@ fn aead(c: &mut Criterion) {
     }
 }
 
+/// AES-256-GCM of both libraries that are linked, whichever this processor's packets are sealed with.
+fn libraries(c: &mut Criterion) {
+    let mut group = c.benchmark_group("libraries/AES-256-GCM/seal/1420");
+    let mut buf = vec![0u8; 1420];
+    group.throughput(Throughput::Bytes(1420));
+    {
+        use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));
+        let nonce = || Nonce::assume_unique_for_key([0; 12]);
+        group.bench_function("aws-lc", |b| {
+            b.iter(|| black_box(key.seal_in_place_separate_tag(nonce(), Aad::from([0; 16]), &mut buf)).is_ok());
+        });
+    }
+    {
+        use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));
+        let nonce = || Nonce::assume_unique_for_key([0; 12]);
+        group.bench_function("ring", |b| {
+            b.iter(|| black_box(key.seal_in_place_separate_tag(nonce(), Aad::from([0; 16]), &mut buf)).is_ok());
+        });
+    }
+}
+
 fn lookup(c: &mut Criterion) {
     for routes in [10u32, 1_000, 10_000] {
         let mut map: PrefixMap<u32> = PrefixMap::default();
@@ -122,5 +145,5 @@ fn packet(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, aead, lookup, handshake, packet);
+criterion_group!(benches, aead, libraries, lookup, handshake, packet);
 criterion_main!(benches);

@@ -3,8 +3,6 @@
 //! AES-GCM comes from whichever library is faster on the processor at hand: aws-lc has code for AVX-512, ring for 256-bit
 //! VAES, which processors without AVX-512 have too. Both give the same bytes.
 
-use std::sync::LazyLock;
-
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::CryptoError;
@@ -56,7 +54,8 @@ enum Key {
     Ring(Box<ring::aead::LessSafeKey>),
 }
 
-/// Whether AES-GCM is faster with ring here: 256-bit VAES is what aws-lc has no code for.
+/// Whether AES-GCM is faster with ring here: 256-bit VAES is what aws-lc has no code for
+/// (`cargo bench --bench core -- libraries`).
 fn prefers_ring() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -70,12 +69,10 @@ fn prefers_ring() -> bool {
     }
 }
 
-static PREFERS_RING: LazyLock<bool> = LazyLock::new(prefers_ring);
-
 /// Whether packets are left as they are, to measure what encryption costs. A program that is built for use can't.
 #[cfg(feature = "bench-plaintext")]
 fn is_off() -> bool {
-    static OFF: LazyLock<bool> = LazyLock::new(|| std::env::var_os(PLAINTEXT).is_some());
+    static OFF: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var_os(PLAINTEXT).is_some());
     *OFF
 }
 
@@ -104,7 +101,7 @@ impl AeadKey {
     #[must_use]
     pub fn new(cipher: Cipher, key: &[u8; 32]) -> Self {
         let key = match cipher {
-            Cipher::Aes256Gcm if *PREFERS_RING => Key::ring(key),
+            Cipher::Aes256Gcm if prefers_ring() => Key::ring(key),
             Cipher::Aes256Gcm => Key::aws_lc(&AES_256_GCM, key),
             Cipher::ChaCha20Poly1305 => Key::aws_lc(&CHACHA20_POLY1305, key),
         };

@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "")]
     pub only: String,
     /// TCP's congestion control: Linux's default, whatever this machine is set to
-    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    #[arg(long, value_name = "NAME", default_value = load::CONGESTION)]
     pub congestion: String,
     /// Only TCP: a quarter of the time
     #[arg(long)]

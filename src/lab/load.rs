@@ -14,6 +14,8 @@ use crate::transport::{Datagrams, Offloads, SendQueue, Sockets, UdpTransport};
 
 const PORT: u16 = 7010;
 const CHUNK: usize = 128 * 1024;
+/// What Linux ships with.
+pub const CONGESTION: &str = "cubic";
 
 /// How TCP is loaded.
 #[derive(Debug, Clone, Copy)]
@@ -25,10 +27,10 @@ pub struct Streams<'a> {
 }
 
 impl Streams<'static> {
-    /// A single one with Linux's default congestion control.
+    /// A single one with [`CONGESTION`].
     #[must_use]
     pub const fn one(time: Duration) -> Self {
-        Self { count: 1, congestion: "cubic", time }
+        Self { count: 1, congestion: CONGESTION, time }
     }
 }
 
