@@ -67,10 +67,10 @@ impl Portal {
             Ok(Packet::PacketData(p)) => clients.by_number.get(&(p.receiver_idx >> NUMBER_SHIFT)),
         };
         let Some(peer) = found else { return };
-        let mut tunn = lock(&peer.tunn);
+        let mut session = lock(&peer.session);
         let mut input = datagram;
         loop {
-            match tunn.decapsulate(None, input, out) {
+            match session.tunn.decapsulate(None, input, out) {
                 TunnResult::Err(_) => return,
                 TunnResult::Done => break,
                 TunnResult::WriteToNetwork(reply) => {
@@ -88,8 +88,7 @@ impl Portal {
                 }
             }
         }
-        drop(tunn);
-        *lock(&peer.endpoint) = Some(from);
+        session.endpoint = Some(from);
     }
 
     fn deliver(&self, peer: &Peer, packet: &[u8], source: IpAddr, vectors: &mut IoVectors) {
@@ -103,29 +102,32 @@ impl Portal {
 
     /// Asks those who were here before a restart for new sessions: they would take 15 s to notice that theirs are gone.
     fn greet(&self, out: &mut [u8]) {
-        for peer in self.clients.load().by_number.values().filter(|p| lock(&p.endpoint).is_some()) {
-            if let TunnResult::WriteToNetwork(datagram) = lock(&peer.tunn).format_handshake_initiation(out, false) {
-                self.send_to(peer, datagram);
-            }
+        for peer in self.clients.load().by_number.values() {
+            let mut session = lock(&peer.session);
+            // Who was never heard can't be told anything.
+            let Some(to) = session.endpoint else { continue };
+            let asked = session.tunn.format_handshake_initiation(out, false);
+            self.send_on(to, asked);
         }
     }
 
     fn tick(&self, out: &mut [u8]) {
         self.limiter.reset_count();
         for peer in self.clients.load().by_number.values() {
-            let mut tunn = lock(&peer.tunn);
-            if let TunnResult::WriteToNetwork(datagram) = tunn.update_timers(out) {
-                self.send_to(peer, datagram);
+            let mut session = lock(&peer.session);
+            let due = session.tunn.update_timers(out);
+            if let Some(to) = session.endpoint {
+                self.send_on(to, due);
             }
         }
     }
 
-    fn send_to(&self, peer: &Peer, datagram: &[u8]) {
-        let to = *lock(&peer.endpoint);
-        if let Some(to) = to {
-            // Lost is lost.
-            let _ = self.socket.send_to(datagram, to);
-        }
+    /// Returns whether there was anything to send.
+    fn send_on(&self, to: SocketAddr, result: TunnResult<'_>) -> bool {
+        let TunnResult::WriteToNetwork(datagram) = result else { return false };
+        // Lost is lost.
+        let _ = self.socket.send_to(datagram, to);
+        true
     }
 
     /// Sends what the host has for clients, as long as the process lives.
@@ -148,13 +150,9 @@ impl Portal {
     }
 
     fn encapsulate(&self, peer: &Arc<Peer>, packet: &[u8], out: &mut [u8]) {
-        // Who was never heard can't be told anything.
-        if lock(&peer.endpoint).is_none() {
-            return;
-        }
-        let mut tunn = lock(&peer.tunn);
-        if let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(packet, out) {
-            self.send_to(peer, datagram);
+        let mut session = lock(&peer.session);
+        let Some(to) = session.endpoint else { return };
+        if self.send_on(to, session.tunn.encapsulate(packet, out)) {
             peer.sent.fetch_add(packet.len() as u64, Ordering::Relaxed);
         }
     }

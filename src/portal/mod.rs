@@ -61,11 +61,16 @@ struct Clients {
 struct Peer {
     name: String,
     addresses: [IpAddr; 2],
-    tunn: Mutex<Tunn>,
-    /// Where it was last heard.
-    endpoint: Mutex<Option<SocketAddr>>,
+    session: Mutex<Session>,
     received: AtomicU64,
     sent: AtomicU64,
+}
+
+/// What changes of a client. It is under one lock, so that there is no order in which locks are to be taken.
+struct Session {
+    tunn: Tunn,
+    /// Where it was last heard.
+    endpoint: Option<SocketAddr>,
 }
 
 /// A client as the portal sees it.
@@ -189,8 +194,7 @@ impl Portal {
         Ok(Peer {
             name: entry.name.clone(),
             addresses: self.networks.map(|n| nth(n, entry.number)),
-            tunn: Mutex::new(tunn),
-            endpoint: Mutex::new(entry.endpoint),
+            session: Mutex::new(Session { tunn, endpoint: entry.endpoint }),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         })
@@ -253,7 +257,7 @@ impl Portal {
         let mut store = lock(&self.store);
         let mut changed = false;
         for entry in &mut store.clients {
-            let now = clients.by_number.get(&entry.number).and_then(|peer| *lock(&peer.endpoint));
+            let now = clients.by_number.get(&entry.number).and_then(|peer| lock(&peer.session).endpoint);
             changed |= entry.endpoint != now;
             entry.endpoint = now;
         }
@@ -282,14 +286,17 @@ impl Portal {
     #[must_use]
     pub fn list(&self) -> Vec<ClientStatus> {
         let clients = self.clients.load();
-        let status = |(key, peer): (&[u8; 32], &Arc<Peer>)| ClientStatus {
-            name: peer.name.clone(),
-            addresses: peer.addresses,
-            public_key: BASE64.encode(key),
-            endpoint: lock(&peer.endpoint).map(|e| SocketAddr::new(e.ip().to_canonical(), e.port())),
-            handshake_s: lock(&peer.tunn).time_since_last_handshake().map(|t| t.as_secs()),
-            received: peer.received.load(Ordering::Relaxed),
-            sent: peer.sent.load(Ordering::Relaxed),
+        let status = |(key, peer): (&[u8; 32], &Arc<Peer>)| {
+            let session = lock(&peer.session);
+            ClientStatus {
+                name: peer.name.clone(),
+                addresses: peer.addresses,
+                public_key: BASE64.encode(key),
+                endpoint: session.endpoint.map(|e| SocketAddr::new(e.ip().to_canonical(), e.port())),
+                handshake_s: session.tunn.time_since_last_handshake().map(|t| t.as_secs()),
+                received: peer.received.load(Ordering::Relaxed),
+                sent: peer.sent.load(Ordering::Relaxed),
+            }
         };
         let mut all: Vec<_> = clients.by_key.iter().map(status).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
