@@ -14,7 +14,7 @@ use common::{addr, node};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 fn aead(c: &mut Criterion) {
-    for cipher in [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+    for cipher in Cipher::all_here() {
         let mut group = c.benchmark_group(format!("aead/{}", cipher.name()));
         let key = AeadKey::new(cipher, &[7; 32]);
         for size in [64usize, 1420] {
@@ -34,29 +34,6 @@ fn aead(c: &mut Criterion) {
                 b.iter_batched_ref(|| sealed.clone(), |s| black_box(key.open(1, &[0; 16], s)), BatchSize::SmallInput);
             });
         }
-    }
-}
-
-/// AES-256-GCM of both libraries that are linked, whichever this processor's packets are sealed with.
-fn libraries(c: &mut Criterion) {
-    let mut group = c.benchmark_group("libraries/AES-256-GCM/seal/1420");
-    let mut buf = vec![0u8; 1420];
-    group.throughput(Throughput::Bytes(1420));
-    {
-        use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));
-        let nonce = || Nonce::assume_unique_for_key([0; 12]);
-        group.bench_function("aws-lc", |b| {
-            b.iter(|| black_box(key.seal_in_place_separate_tag(nonce(), Aad::from([0; 16]), &mut buf)).is_ok());
-        });
-    }
-    {
-        use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));
-        let nonce = || Nonce::assume_unique_for_key([0; 12]);
-        group.bench_function("ring", |b| {
-            b.iter(|| black_box(key.seal_in_place_separate_tag(nonce(), Aad::from([0; 16]), &mut buf)).is_ok());
-        });
     }
 }
 
@@ -145,5 +122,5 @@ fn packet(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, aead, libraries, lookup, handshake, packet);
+criterion_group!(benches, aead, lookup, handshake, packet);
 criterion_main!(benches);

@@ -320,8 +320,8 @@ impl Reader<'_> {
         let cipher = match raw.session.cipher.0.as_str() {
             "aes-256-gcm" => vec![Cipher::Aes256Gcm],
             "chacha20-poly1305" => vec![Cipher::ChaCha20Poly1305],
-            _ if Cipher::aes_in_hardware() => vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
-            _ => vec![Cipher::ChaCha20Poly1305],
+            "aegis-256" => vec![Cipher::Aegis256],
+            _ => Cipher::all_here(),
         };
         let mut accept: HashMap<NodeId, Vec<IpPrefix>> = HashMap::new();
         for rule in &raw.routing.accept {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
 
 use crate::{
-    crypto::Algorithm,
+    crypto::{Algorithm, Cipher},
     types::{IpPrefix, Metric, NodeId},
 };
 
@@ -304,8 +304,11 @@ checked!(
     }
 );
 checked!(CipherName(String) from String, |s| match s.as_str() {
-    "auto" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
-    _ => Err(format!("expected `auto`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),
+    "aegis-256" if !Cipher::aes_in_hardware() => {
+        Err("`aegis-256` needs AES instructions, which this processor has not: choose `auto`".to_owned())
+    }
+    "auto" | "aegis-256" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
+    _ => Err(format!("expected `auto`, `aegis-256`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),
 });
 checked!(LogLevel(String) from String, |s| match s.as_str() {
     "error" | "warn" | "info" | "debug" | "trace" => Ok(s),

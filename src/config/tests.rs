@@ -41,7 +41,10 @@ fn errors_name_line_column_key_and_what_was_expected() {
         ),
         ("peers:\n  bootstrap:\n    - relay.example.org\n", ":7:7: peers.bootstrap: expected HOST:PORT"),
         ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
-        ("session:\n  cipher: rot13\n", ":6:11: session.cipher: expected `auto`, `aes-256-gcm` or `chacha20-poly1305`"),
+        (
+            "session:\n  cipher: rot13\n",
+            ":6:11: session.cipher: expected `auto`, `aegis-256`, `aes-256-gcm` or `chacha20-poly1305`",
+        ),
         (
             "stealth:\n  proxy: \"ftp://192.0.2.1:3128\"\n",
             ":6:10: stealth.proxy: expected socks5://[USER:PASSWORD@]HOST:PORT",

@@ -92,7 +92,7 @@ impl NodeConfig {
             seqno: SeqNo::try_from(unix_now).unwrap_or(SeqNo::MAX),
             unix_now,
             max_peers: 50,
-            ciphers: vec![Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305],
+            ciphers: Cipher::all_here(),
             rekey_after: Duration::from_secs(3600),
             rekey_bytes: 256 << 30,
             cost: 0,

@@ -15,6 +15,7 @@ const XX: &str = "Noise_XXpsk0_25519_ChaChaPoly_SHA256";
 const IK: &str = "Noise_IKpsk0_25519_ChaChaPoly_SHA256";
 const OFFER_AES: u32 = 1;
 const OFFER_CHACHA: u32 = 2;
+const OFFER_AEGIS: u32 = 4;
 
 /// A handshake message that doesn't make sense, or isn't for us. Deliberately says no more.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ impl<E: std::error::Error> From<E> for Broken {
 pub(super) fn offer(ciphers: &[Cipher]) -> u32 {
     ciphers.iter().fold(0, |mask, c| {
         mask | match c {
+            Cipher::Aegis256 => OFFER_AEGIS,
             Cipher::Aes256Gcm => OFFER_AES,
             Cipher::ChaCha20Poly1305 => OFFER_CHACHA,
         }
@@ -38,6 +40,7 @@ pub(super) fn offer(ciphers: &[Cipher]) -> u32 {
 
 fn choose(ours: u32, theirs: u32) -> Result<Cipher, Broken> {
     match ours & theirs {
+        both if both & OFFER_AEGIS != 0 => Ok(Cipher::Aegis256),
         both if both & OFFER_AES != 0 => Ok(Cipher::Aes256Gcm),
         both if both & OFFER_CHACHA != 0 => Ok(Cipher::ChaCha20Poly1305),
         _ => Err(Broken),

@@ -45,8 +45,7 @@ fn end(seed: u8, secret: &str, algorithm_seed: Option<u8>) -> End {
     let identity = Identity::new(key).unwrap();
     let network = Network::new("n", Some(secret), None, "100.64.0.0/16".parse().unwrap());
     let rng = Rng::from_seed([seed; 32]);
-    let ciphers = [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
-    let mut sessions = Sessions::new(network.clone(), &identity, &ciphers, rng, Instant(0));
+    let mut sessions = Sessions::new(network.clone(), &identity, &Cipher::all_here(), rng, Instant(0));
     let content = RecordContent { name: format!("end {seed}"), ..Default::default() };
     sessions.set_own(&identity.announce(&network, &content, 1, 600), b"");
     End {
