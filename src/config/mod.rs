@@ -320,7 +320,7 @@ impl Reader<'_> {
         let cipher = match raw.session.cipher.0.as_str() {
             "aes-256-gcm" => vec![Cipher::Aes256Gcm],
             "chacha20-poly1305" => vec![Cipher::ChaCha20Poly1305],
-            "aegis-256" => vec![Cipher::Aegis256],
+            "aegis-256x4" => vec![Cipher::Aegis256X4],
             _ => Cipher::all_here(),
         };
         let mut accept: HashMap<NodeId, Vec<IpPrefix>> = HashMap::new();

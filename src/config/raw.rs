@@ -304,11 +304,11 @@ checked!(
     }
 );
 checked!(CipherName(String) from String, |s| match s.as_str() {
-    "aegis-256" if !Cipher::aes_in_hardware() => {
-        Err("`aegis-256` needs AES instructions, which this processor has not: choose `auto`".to_owned())
+    "aegis-256x4" if !Cipher::aes_in_hardware() => {
+        Err("`aegis-256x4` needs AES instructions, which this processor has not: choose `auto`".to_owned())
     }
-    "auto" | "aegis-256" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
-    _ => Err(format!("expected `auto`, `aegis-256`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),
+    "auto" | "aegis-256x4" | "aes-256-gcm" | "chacha20-poly1305" => Ok(s),
+    _ => Err(format!("expected `auto`, `aegis-256x4`, `aes-256-gcm` or `chacha20-poly1305`, got `{s}`")),
 });
 checked!(LogLevel(String) from String, |s| match s.as_str() {
     "error" | "warn" | "info" | "debug" | "trace" => Ok(s),

@@ -43,7 +43,7 @@ fn errors_name_line_column_key_and_what_was_expected() {
         ("peers:\n  max: 3\n", ":6:8: peers.max: expected a number from 8 to 1000, got 3"),
         (
             "session:\n  cipher: rot13\n",
-            ":6:11: session.cipher: expected `auto`, `aegis-256`, `aes-256-gcm` or `chacha20-poly1305`",
+            ":6:11: session.cipher: expected `auto`, `aegis-256x4`, `aes-256-gcm` or `chacha20-poly1305`",
         ),
         (
             "stealth:\n  proxy: \"ftp://192.0.2.1:3128\"\n",

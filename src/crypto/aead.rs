@@ -1,6 +1,6 @@
-//! The AEADs of the data plane: AEGIS-256 (RFC 10032), AES-256-GCM (RFC 5116) and ChaCha20-Poly1305 (RFC 8439).
+//! The AEADs of the data plane: AEGIS-256X4 (RFC 10032), AES-256-GCM (RFC 5116) and ChaCha20-Poly1305 (RFC 8439).
 
-use aegis::aegis256::Aegis256;
+use aegis::aegis256x4::Aegis256X4;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::CryptoError;
@@ -11,8 +11,9 @@ pub const TAG_LEN: usize = 16;
 /// Which AEAD a session uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cipher {
-    /// The fastest where both ends have AES instructions: two rounds of AES for 16 bytes where GCM takes 14 and a multiplication.
-    Aegis256,
+    /// The fastest where both ends have AES instructions: six rounds of AES for 16 bytes, four lanes at
+    /// a time, where GCM takes 14 and a multiplication.
+    Aegis256X4,
     Aes256Gcm,
     ChaCha20Poly1305,
 }
@@ -22,7 +23,7 @@ impl Cipher {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Aegis256 => "AEGIS-256",
+            Self::Aegis256X4 => "AEGIS-256X4",
             Self::Aes256Gcm => "AES-256-GCM",
             Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
         }
@@ -31,7 +32,7 @@ impl Cipher {
     /// What this machine is to offer to others, the best first.
     #[must_use]
     pub fn all_here() -> Vec<Self> {
-        let with_aes = [Self::Aegis256, Self::Aes256Gcm].into_iter().filter(|_| Self::aes_in_hardware());
+        let with_aes = [Self::Aegis256X4, Self::Aes256Gcm].into_iter().filter(|_| Self::aes_in_hardware());
         with_aes.chain([Self::ChaCha20Poly1305]).collect()
     }
 
@@ -96,15 +97,15 @@ impl AeadKey {
     /// A key of a cipher that this machine offers ([`Cipher::all_here`]), or of AES-256-GCM.
     ///
     /// # Panics
-    /// AEGIS-256 without AES instructions.
+    /// AEGIS-256X4 without AES instructions.
     #[must_use]
     pub fn new(cipher: Cipher, key: &[u8; 32]) -> Self {
         let aws_lc = |algorithm| {
             Key::AwsLc(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("both ciphers take 32-byte keys")))
         };
         Self(match cipher {
-            Cipher::Aegis256 => {
-                assert!(Cipher::aes_in_hardware(), "AEGIS-256 is only offered where there are AES instructions");
+            Cipher::Aegis256X4 => {
+                assert!(Cipher::aes_in_hardware(), "AEGIS-256X4 is only offered where there are AES instructions");
                 Key::Aegis(*key)
             }
             Cipher::Aes256Gcm => aws_lc(&AES_256_GCM),
@@ -119,7 +120,7 @@ impl AeadKey {
             return [0; TAG_LEN];
         }
         match &self.0 {
-            Key::Aegis(key) => Aegis256::new(key, &nonce(counter)).encrypt_in_place(buf, aad),
+            Key::Aegis(key) => Aegis256X4::new(key, &nonce(counter)).encrypt_in_place(buf, aad),
             Key::AwsLc(key) => {
                 let nonce = Nonce::assume_unique_for_key(nonce(counter));
                 let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), buf);
@@ -139,7 +140,7 @@ impl AeadKey {
         match &self.0 {
             Key::Aegis(key) => {
                 let (text, tag) = buf.split_last_chunk_mut::<TAG_LEN>().ok_or(CryptoError)?;
-                let opened = Aegis256::new(key, &nonce(counter)).decrypt_in_place(text, tag, aad);
+                let opened = Aegis256X4::new(key, &nonce(counter)).decrypt_in_place(text, tag, aad);
                 opened.map(|()| text.len()).map_err(|_| CryptoError)
             }
             Key::AwsLc(key) => {
@@ -169,47 +170,24 @@ mod tests {
         }
     }
 
-    /// RFC 10032, appendix A, AEGIS-256: associated data, text, sealed text, tag.
-    const VECTORS: [[&str; 4]; 5] = [
-        [
-            "",
-            "00000000000000000000000000000000",
-            "754fc3d8c973246dcc6d741412a4b236",
-            "3fe91994768b332ed7f570a19ec5896e",
-        ],
-        ["", "", "", "e3def978a0f054afd1e761d7553afba3"],
-        [
-            "0001020304050607",
-            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
-            "f373079ed84b2709faee373584585d60accd191db310ef5d8b11833df9dec711",
-            "8d86f91ee606e9ff26a01b64ccbdd91d",
-        ],
-        [
-            "0001020304050607",
-            "000102030405060708090a0b0c0d",
-            "f373079ed84b2709faee37358458",
-            "c60b9c2d33ceb058f96e6dd03c215652",
-        ],
-        [
-            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829",
-            "101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f3031323334353637",
-            "57754a7d09963e7c787583a2e7b859bb24fa1e04d49fd550b2511a358e3bca252a9b1b8b30cc4a67",
-            "ab8a7d53fd0e98d727accca94925e128",
-        ],
-    ];
-
+    /// RFC 10032, appendix A, AEGIS-256X4: associated data, text, sealed text, tag.
     #[test]
     fn aegis_is_as_published() {
         if !Cipher::aes_in_hardware() {
             return;
         }
+        let from = |first: u8| std::array::from_fn(|i| first + i as u8);
         let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
-        let (key, nonce) = ([&[0x10, 0x01][..], &[0; 30]].concat(), [&[0x10, 0, 0x02][..], &[0; 29]].concat());
-        let cipher = || Aegis256::<TAG_LEN>::new(&key[..].try_into().unwrap(), &nonce[..].try_into().unwrap());
-        for [ad, text, sealed, tag] in VECTORS {
-            let mut buf = hex(text);
-            assert_eq!(cipher().encrypt_in_place(&mut buf, &hex(ad))[..], hex(tag));
-            assert_eq!(buf, hex(sealed));
+        let sealed = "bfc2085b7e8017da99b0b6d646ae4d01f4ba8f2e7dfca1d759ae48a135139b9aaac6b4f5db810d426be1fdaff4e1454153a34b11\
+                      da78ed7e418ee2ee9853042e95536aecbb694cea1b16a478eb0d4d1bf6509b1ce652a45af58e0e46ffccfa2d0426e702391d2f\
+                      f5813808b81748a490dd656465fed61f09";
+        for (ad, text, sealed, tag) in [
+            ("", vec![], "", "3b7fee6cee7bf17888ad11ed2397beb4"),
+            ("0102030401020304", [4, 5, 6, 7].repeat(30), sealed, "b63b611b13975e2f3dc3cb6c2397bfcd"),
+        ] {
+            let mut buf = text;
+            let made = Aegis256X4::<TAG_LEN>::new(&from(0), &from(0x10)).encrypt_in_place(&mut buf, &hex(ad));
+            assert_eq!((&buf[..], &made[..]), (&hex(sealed)[..], &hex(tag)[..]));
         }
     }
 }

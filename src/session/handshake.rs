@@ -31,7 +31,7 @@ impl<E: std::error::Error> From<E> for Broken {
 pub(super) fn offer(ciphers: &[Cipher]) -> u32 {
     ciphers.iter().fold(0, |mask, c| {
         mask | match c {
-            Cipher::Aegis256 => OFFER_AEGIS,
+            Cipher::Aegis256X4 => OFFER_AEGIS,
             Cipher::Aes256Gcm => OFFER_AES,
             Cipher::ChaCha20Poly1305 => OFFER_CHACHA,
         }
@@ -40,7 +40,7 @@ pub(super) fn offer(ciphers: &[Cipher]) -> u32 {
 
 fn choose(ours: u32, theirs: u32) -> Result<Cipher, Broken> {
     match ours & theirs {
-        both if both & OFFER_AEGIS != 0 => Ok(Cipher::Aegis256),
+        both if both & OFFER_AEGIS != 0 => Ok(Cipher::Aegis256X4),
         both if both & OFFER_AES != 0 => Ok(Cipher::Aes256Gcm),
         both if both & OFFER_CHACHA != 0 => Ok(Cipher::ChaCha20Poly1305),
         _ => Err(Broken),

@@ -97,7 +97,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// `ciphers` are offered to peers; the best that both ends have wins: AEGIS-256, then AES-256-GCM.
+    /// `ciphers` are offered to peers; the best that both ends have wins: AEGIS-256X4, then AES-256-GCM.
     #[must_use]
     pub fn new(network: Network, identity: &Identity, ciphers: &[Cipher], mut rng: Rng, now: Instant) -> Self {
         let cookies = CookieJar::new(network.beacon_key(), &mut rng, now);
