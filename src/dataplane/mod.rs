@@ -2,6 +2,7 @@
 //! node's tables, share no lock, and hand to the control side only what is not a packet.
 
 mod limits;
+mod order;
 mod rx;
 mod tx;
 
@@ -19,7 +20,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use self::limits::RelayLimiter;
+use self::{limits::RelayLimiter, order::Order};
 use crate::{
     config::RelayLimits,
     node::{Snapshot, forward::Drop},
@@ -97,6 +98,7 @@ pub struct Shared {
     pub to_control: mpsc::Sender<Input>,
     is_limited: AtomicBool,
     limiter: Mutex<RelayLimiter>,
+    order: Order,
 }
 
 impl Shared {
@@ -117,6 +119,7 @@ impl Shared {
             to_control,
             is_limited: AtomicBool::new(limits != RelayLimits::default()),
             limiter: Mutex::new(RelayLimiter::new(limits, Instant::now())),
+            order: Order::default(),
         }
     }
 
@@ -164,7 +167,7 @@ impl Shared {
     }
 }
 
-/// Starts a thread per queue of the TUN device, one per socket and one for all scouts. They end with the process.
+/// Starts a thread per queue of the TUN device, one per socket, one for all scouts and one for what waits. They end with the process.
 pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let spawn = |name: &str, i: usize, run: fn(&Shared, usize)| {
         let shared = Arc::clone(shared);
@@ -177,6 +180,7 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
         spawn("rx", socket, rx::run)?;
     }
     spawn("scouts", 0, |shared, _| rx::run_scouts(shared))?;
+    spawn("order", 0, |shared, _| shared.order.watch(|packet| shared.deliver(packet)))?;
     if shared.stun.as_ref().is_some_and(|s| s.second_port().is_some()) {
         spawn("stun", 0, |shared, _| {
             if let Some(stun) = &shared.stun {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Counters, Input, Shared};
+use super::{Counters, Input, Shared, order};
 use crate::{
     node::{
         Snapshot,
@@ -109,7 +109,7 @@ impl<'a> Receiver<'a> {
         let shared = self.shared;
         let bytes = &mut buffer[range.clone()];
         match forward::ingress(tables, from, bytes) {
-            Ingress::Packet { session, at, via, newest } => {
+            Ingress::Packet { session, at, via, counter, newest } => {
                 if !ip::leave_tunnel(&mut bytes[at.clone()], ecn) {
                     Counters::add(&shared.counters.congested, 1);
                     return;
@@ -117,7 +117,14 @@ impl<'a> Receiver<'a> {
                 mss::clamp(&mut bytes[at.clone()], || tables.mtu_to(&session.peer));
                 Counters::add(&shared.counters.received_packets, 1);
                 Counters::add(&shared.counters.received_bytes, at.len() as u64);
-                self.deliver(buffer, range.start + at.start..range.start + at.end);
+                let path = order::number(from, via);
+                let at = range.start + at.start..range.start + at.end;
+                if session.came_by(path, counter) {
+                    self.deliver(buffer, at);
+                } else {
+                    self.flush(buffer);
+                    shared.order.take(session, (counter, path), &buffer[at], |packet| shared.deliver(packet));
+                }
                 let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
                 if moved || !session.is_confirmed() {
                     shared.tell(Input::Opened { session: Arc::clone(session), via, newest, interface });
@@ -159,10 +166,16 @@ impl<'a> Receiver<'a> {
         self.coalescer.push(buffer, at, &mut |buffer, header, group| write(shared, vectors, buffer, header, group));
     }
 
-    /// The batch is over: what was held goes out.
-    fn finish(&mut self, buffer: &mut [u8]) {
+    /// What was held goes out.
+    fn flush(&mut self, buffer: &mut [u8]) {
         let (shared, vectors) = (self.shared, &mut self.vectors);
         self.coalescer.flush(buffer, &mut |buffer, header, group| write(shared, vectors, buffer, header, group));
+    }
+
+    /// The batch is over.
+    fn finish(&mut self, buffer: &mut [u8]) {
+        self.flush(buffer);
+        let shared = self.shared;
         if self.relayed.is_empty() {
             return;
         }

@@ -125,6 +125,7 @@ pub enum Ingress<'t> {
         session: &'t Arc<Transport>,
         at: Range<usize>,
         via: Via,
+        counter: u64,
         newest: bool,
     },
     /// A frame of a session.
@@ -193,7 +194,7 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
             match ip::addresses(plain) {
                 Some((src, _)) if !tables.owns(src, &session.peer) => Ingress::Drop(Drop::SpoofedSource),
                 Some((_, dst)) if !tables.is_for_us(dst) => Ingress::Drop(Drop::ForeignDestination),
-                Some(_) => Ingress::Packet { session, at, via, newest },
+                Some(_) => Ingress::Packet { session, at, via, counter, newest },
                 None => Ingress::Drop(Drop::Malformed),
             }
         }

@@ -308,7 +308,7 @@ impl Node {
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, interface: u32, datagram: &mut [u8]) {
         let outcome = forward::ingress(self, from, datagram);
         match outcome {
-            Ingress::Packet { session, at, via, newest } => {
+            Ingress::Packet { session, at, via, newest, .. } => {
                 let session = Arc::clone(session);
                 self.handle_opened(now, &session, via, newest, interface);
                 self.events.push_back(Event::Deliver(datagram[at].to_vec()));

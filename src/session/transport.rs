@@ -36,6 +36,8 @@ pub struct Transport {
     asleep: AtomicBool,
     confirmed: AtomicBool,
     traffic: AtomicU64,
+    path: AtomicU64,
+    last: AtomicU64,
 }
 
 /// The secrets from which a session's keys derive.
@@ -77,6 +79,8 @@ impl Transport {
             asleep: AtomicBool::new(true),
             confirmed: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
+            path: AtomicU64::new(0),
+            last: AtomicU64::new(0),
         }
     }
 
@@ -159,6 +163,36 @@ impl Transport {
     #[must_use]
     pub fn is_newest(&self, counter: u64) -> bool {
         self.window.is_newest(counter)
+    }
+
+    /// Whether a packet with this counter was opened, or is too old to tell.
+    #[must_use]
+    pub fn has(&self, counter: u64) -> bool {
+        self.window.has(counter)
+    }
+
+    /// Whether users' packets come by the path of this number, as the data plane numbers paths. Notes that this one has.
+    #[must_use]
+    pub fn came_by(&self, path: u64, counter: u64) -> bool {
+        if self.path.load(Ordering::Relaxed) != path {
+            return false;
+        }
+        if counter > self.last.load(Ordering::Relaxed) {
+            self.last.store(counter, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// The path by which users' packets come (0: none has come) and the highest counter of those that came by it.
+    #[must_use]
+    pub fn path(&self) -> (u64, u64) {
+        (self.path.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed))
+    }
+
+    /// From now on users' packets come by `path`; this was the highest counter.
+    pub fn set_path(&self, path: u64, counter: u64) {
+        self.last.store(counter, Ordering::Relaxed);
+        self.path.store(path, Ordering::Relaxed);
     }
 
     /// Plaintext bytes sealed so far.

@@ -116,15 +116,16 @@ pub fn pair(kinds: [Kind; 2], prepare: impl Fn(&[Site; 2])) -> Pair {
 
 /// Two sites and a hub, whose configuration gets `more`; `prepare` is called before the sites' daemons start.
 pub fn pair_with(kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
-    pair_in(None, kinds, more, prepare)
+    pair_in([None, None], kinds, more, prepare)
 }
 
-/// [`pair_with`], with weather on the cables of the two sites.
-pub fn pair_in(weather: Option<Weather>, kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
+/// [`pair_with`], with weather on the cables of the hub and of the two sites.
+pub fn pair_in(weather: [Option<Weather>; 2], kinds: [Kind; 2], more: &str, prepare: impl Fn(&[Site; 2])) -> Pair {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
+    internet.set_weather(weather[0]);
     let host = internet.public(HUB.parse().unwrap()).unwrap();
-    internet.set_weather(weather);
+    internet.set_weather(weather[1]);
     let mut hub = node(&dir, "hub", &format!("{}{more}", quiet()));
     hub.start(&host).unwrap();
     let mut n = 0;
@@ -220,14 +221,14 @@ pub fn distance() {
     for loss in [0.0, 0.05] {
         let weather = Weather { delay, jitter: Duration::from_millis(2), loss, rate: None };
         // Two symmetric NATs, whose packets go through the relay for ever; and two that meet.
-        let relayed = pair_in(Some(weather), [Kind::Symmetric, Kind::Symmetric], "", |_| ());
+        let relayed = pair_in([None, Some(weather)], [Kind::Symmetric, Kind::Symmetric], "", |_| ());
         let [(_, a), (_, b)] = &relayed.sites;
         need_route(a, &b.name);
         need_route(b, &a.name);
         let first = echo_time(a, b);
         let mut later: Vec<Duration> = (0..9).map(|_| echo_time(a, b)).collect();
         later.sort_unstable();
-        let meets = pair_in(Some(weather), [Kind::PortRestricted, Kind::Double], "", |_| ());
+        let meets = pair_in([None, Some(weather)], [Kind::PortRestricted, Kind::Double], "", |_| ());
         let [(_, c), (_, d)] = &meets.sites;
         need_route(c, &d.name);
         let start = Instant::now();
