@@ -31,6 +31,8 @@ const THROTTLED: f64 = 0.25;
 /// For how long UDP is left alone then.
 const DISTRUST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
 const OUTSTANDING: usize = 64;
+/// Probes in vain before a link is dead: who got no processor for a while has sent none, and knows nothing.
+const IN_VAIN: u32 = 4;
 const RTT_SAMPLES: usize = 16;
 /// Answers from another place before it is compared with the present one.
 const COMPARED: u32 = 4;
@@ -72,6 +74,8 @@ pub(super) struct Link {
     /// A place where the peer may be now, being tried.
     pub candidate: Option<(SocketAddr, u32, Instant)>,
     outstanding: VecDeque<(u32, SocketAddr, Instant)>,
+    /// Probes sent since the last one that came back.
+    in_vain: u32,
     /// When the newest probe that came back had been sent: both directions worked then.
     confirmed: Instant,
     last_probe: Option<Instant>,
@@ -124,6 +128,7 @@ impl Link {
             mtu: PathMtu::new(now, addr),
             candidate: None,
             outstanding: VecDeque::new(),
+            in_vain: 0,
             confirmed: now,
             last_probe: None,
             beat: 1.0,
@@ -241,10 +246,6 @@ impl Link {
         (now.since(self.active_until) / 8).min(self.rest).max(IDLE_PROBE)
     }
 
-    fn confirmed_age(&self, now: Instant) -> Duration {
-        now.since(self.confirmed)
-    }
-
     /// How long an answer may take.
     fn patience(&self) -> Duration {
         self.srtt.unwrap_or(Duration::from_millis(500)) + 4 * self.rttvar + Duration::from_millis(10)
@@ -273,7 +274,7 @@ impl Link {
                 sooner.map_or(last + interval, |at| at.min(last + interval))
             }
         };
-        let mut due = probe.min(self.confirmed + self.dead_after(now));
+        let mut due = if self.in_vain >= IN_VAIN { probe.min(self.confirmed + self.dead_after(now)) } else { probe };
         if self.up {
             due = due.min(self.mtu.next_tick());
         }
@@ -281,7 +282,7 @@ impl Link {
     }
 
     pub fn tick(&mut self, now: Instant) -> Tick {
-        if self.confirmed_age(now) >= self.dead_after(now) {
+        if self.in_vain >= IN_VAIN && now.since(self.confirmed) >= self.dead_after(now) {
             return Tick::Dead;
         }
         if self.last_probe.is_some_and(|at| now < at + self.probe_interval(now).0) {
@@ -298,6 +299,7 @@ impl Link {
             }
         }
         self.last_probe = Some(now);
+        self.in_vain = self.in_vain.saturating_add(1);
         let id = self.sent_probe(now, self.addr);
         self.beat = if path::is_sealed(self.addr) { beat(id) } else { 1.0 };
         Tick::Probe(id)
@@ -372,6 +374,7 @@ impl Link {
 
     fn confirm(&mut self, sent: Instant, now: Instant) {
         self.confirmed = self.confirmed.max(sent);
+        self.in_vain = 0;
         self.suspect = false;
         self.sample(now.since(sent));
     }
@@ -402,6 +405,7 @@ impl Link {
         self.mtu = PathMtu::new(now, addr);
         self.candidate = None;
         self.confirmed = now;
+        self.in_vain = 0;
         self.suspect = false;
         self.samples.clear();
         self.srtt = None;
@@ -487,6 +491,17 @@ mod tests {
         }
         let died = death(false, Duration::from_millis(10), cut, 0.0).unwrap();
         assert!(died > cut && died.since(cut) <= Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_node_that_got_no_processor_asks_before_it_gives_a_link_up() {
+        let mut link = Link::new(Instant(0), addr(), 1);
+        link.up = true;
+        link.note_traffic(Instant(0), 1);
+        let Tick::Probe(id) = link.tick(Instant(0)) else { panic!("a probe first") };
+        link.replied(Instant(1_000), id);
+        let ticks: Vec<Tick> = (700..850).map(|ms| link.tick(Instant(ms * 1000))).collect();
+        assert!(ticks[..90].iter().all(|t| *t != Tick::Dead) && ticks.contains(&Tick::Dead));
     }
 
     #[test]

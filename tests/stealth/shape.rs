@@ -136,6 +136,7 @@ pub fn rotation() {
             rate / 1e9
         );
         assert!(opened.iter().sum::<usize>() >= 1, "{opened:?}");
-        assert_eq!(lost, 0);
+        let dropped = [&client, &site.daemon].map(|d| d.status().map(|s| s.node.dropped));
+        assert_eq!(lost, 0, "{dropped:?}");
     }
 }
