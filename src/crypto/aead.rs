@@ -2,6 +2,7 @@
 
 use aegis::aegis256x4::Aegis256X4;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
 
 use super::CryptoError;
 
@@ -60,7 +61,8 @@ impl Cipher {
 pub struct AeadKey(Key);
 
 enum Key {
-    Aegis([u8; 32]),
+    /// aws-lc forgets its keys by itself.
+    Aegis(Zeroizing<[u8; 32]>),
     AwsLc(LessSafeKey),
 }
 
@@ -106,7 +108,7 @@ impl AeadKey {
         Self(match cipher {
             Cipher::Aegis256X4 => {
                 assert!(Cipher::aes_in_hardware(), "AEGIS-256X4 is only offered where there are AES instructions");
-                Key::Aegis(*key)
+                Key::Aegis(Zeroizing::new(*key))
             }
             Cipher::Aes256Gcm => aws_lc(&AES_256_GCM),
             Cipher::ChaCha20Poly1305 => aws_lc(&CHACHA20_POLY1305),
