@@ -5,6 +5,7 @@ pub mod bench;
 pub mod daemon;
 pub mod load;
 mod story;
+mod subject;
 pub mod topology;
 pub mod traffic;
 pub mod wire;
