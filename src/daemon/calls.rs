@@ -231,6 +231,7 @@ impl Control {
             ("tun_errors", &c.tun_errors),
             ("too_big", &c.too_big),
             ("congested", &c.congested),
+            ("queue_marks", &c.queue_marks),
             ("tun_reads", &c.tun_reads),
             ("tun_writes", &c.tun_writes),
             ("udp_sends", &c.udp_sends),

@@ -1,6 +1,7 @@
 //! Floor 5: the threads that move packets between the TUN device and the links. They read a frozen [`Snapshot`] of the
 //! node's tables, share no lock, and hand to the control side only what is not a packet.
 
+mod codel;
 mod limits;
 mod order;
 mod rx;
@@ -65,6 +66,8 @@ pub struct Counters {
     pub tun_errors: AtomicU64,
     pub too_big: AtomicU64,
     pub congested: AtomicU64,
+    /// Packets marked or dropped because those before them had waited too long for us.
+    pub queue_marks: AtomicU64,
     pub tun_reads: AtomicU64,
     pub tun_writes: AtomicU64,
     pub udp_sends: AtomicU64,

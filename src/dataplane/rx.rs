@@ -2,12 +2,14 @@
 //! together and deliver them, pass on what is for others without copying it.
 
 use std::{
+    mem,
     net::{IpAddr, SocketAddr},
     ops::Range,
     sync::Arc,
+    time::Instant,
 };
 
-use super::{Counters, Input, Shared, order};
+use super::{Counters, Input, Shared, codel::Codel, order};
 use crate::{
     node::{
         Snapshot,
@@ -43,6 +45,9 @@ struct Receiver<'a> {
     coalesces: bool,
     vectors: IoVectors,
     relayed: SendList,
+    codel: Codel,
+    /// The next packet of a user is to be marked.
+    marks: bool,
 }
 
 /// Receives from one of the main sockets.
@@ -74,6 +79,8 @@ impl<'a> Receiver<'a> {
             coalesces: shared.tun.offloads().tcp,
             vectors: IoVectors::default(),
             relayed: SendList::new(&shared.sockets),
+            codel: Codel::default(),
+            marks: false,
         }
     }
 
@@ -88,6 +95,7 @@ impl<'a> Receiver<'a> {
     fn take_all(&mut self, datagrams: &mut Datagrams) {
         let shared = self.shared;
         Counters::add(&shared.counters.udp_receives, 1);
+        self.marks |= self.codel.is_due(Instant::now(), datagrams.waited(), datagrams.bytes());
         let tables = shared.tables.load();
         for i in 0..datagrams.len() {
             let Some(datagram) = datagrams.get(i) else { continue };
@@ -110,6 +118,7 @@ impl<'a> Receiver<'a> {
         let bytes = &mut buffer[range.clone()];
         match forward::ingress(tables, from, bytes) {
             Ingress::Packet { session, at, via, counter, newest } => {
+                let ecn = if self.must_mark() { ip::CE } else { ecn };
                 if !ip::leave_tunnel(&mut bytes[at.clone()], ecn) {
                     Counters::add(&shared.counters.congested, 1);
                     return;
@@ -139,6 +148,14 @@ impl<'a> Receiver<'a> {
                     shared.counters.drop(Drop::RelayLimit);
                     return;
                 }
+                let ecn = match (self.must_mark(), ecn) {
+                    (false, ecn) => ecn,
+                    (true, 0) => {
+                        Counters::add(&shared.counters.congested, 1);
+                        return;
+                    }
+                    (true, _) => ip::CE,
+                };
                 Counters::add(&shared.counters.relayed_bytes, bytes.len() as u64);
                 Counters::add(&shared.counters.relayed_packets, 1);
                 self.relayed.push(to, ecn, range);
@@ -155,6 +172,15 @@ impl<'a> Receiver<'a> {
             }
             Ingress::Drop(reason) => shared.counters.drop(reason),
         }
+    }
+
+    /// Whether the packet at hand is to tell its sender to slow down: by its ECN field, or else by its loss.
+    fn must_mark(&mut self) -> bool {
+        let marks = mem::take(&mut self.marks);
+        if marks {
+            Counters::add(&self.shared.counters.queue_marks, 1);
+        }
+        marks
     }
 
     fn deliver(&mut self, buffer: &mut [u8], at: Range<usize>) {

@@ -24,9 +24,9 @@ pub struct Options {
     /// Repetitions of each; medians are shown
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
-    /// Only the subject of this name, or else those whose names contain it
-    #[arg(long, value_name = "NAME", default_value = "")]
-    pub only: String,
+    /// Only the subject of this name, or else those whose names contain it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
     /// Another program that takes WireGuard's options and configuration protocol, by its path; may be repeated
     #[arg(long, value_name = "PROGRAM")]
     pub also: Vec<PathBuf>,
@@ -173,8 +173,9 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
         };
         all.push((name, Box::new(make)));
     }
-    let exact = all.iter().any(|s| s.0 == options.only);
-    let chosen = |name: &str| if exact { name == options.only } else { name.contains(&options.only) };
+    let names: Vec<String> = all.iter().map(|s| s.0.clone()).collect();
+    let is_meant = |only: &String, name: &str| if names.contains(only) { only == name } else { name.contains(only) };
+    let chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|only| is_meant(only, name));
     let mut subjects = Vec::new();
     for (name, make) in all.into_iter().filter(|s| chosen(&s.0)) {
         if let Some(subject) = make(dir)? {

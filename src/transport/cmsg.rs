@@ -1,12 +1,13 @@
-//! Control messages beside datagrams: arrival interface, traffic class, segment size.
+//! Control messages beside datagrams: arrival interface and time, traffic class, segment size.
 
 use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, SystemTime},
 };
 
 /// Room for the control messages of one call.
-pub(super) const CONTROL: usize = 128;
+pub(super) const CONTROL: usize = 192;
 pub(super) type Control = [u64; CONTROL / 8];
 
 /// `SOL_UDP`, `UDP_SEGMENT` and `UDP_GRO` of linux/udp.h.
@@ -25,6 +26,8 @@ pub(super) struct Arrival {
     pub segment: usize,
     /// The ECN field of the IP header (RFC 3168 §5).
     pub ecn: u8,
+    /// When the kernel took it in.
+    pub at: Option<SystemTime>,
 }
 
 /// Reads the first `len` bytes of a control area.
@@ -40,7 +43,7 @@ pub(super) fn read(control: &Control, len: usize) -> Arrival {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return only headers that lie in the area, with their data behind them.
         let (level, kind, data) = unsafe { ((*cmsg).cmsg_level, (*cmsg).cmsg_type, libc::CMSG_DATA(cmsg)) };
         // SAFETY: the kernel wrote a whole structure of the kind's type (a byte for IP_TOS, an int for the traffic
-        // class and the segment size); it may be unaligned.
+        // class and the segment size, a timespec for the time); it may be unaligned.
         unsafe {
             match (level, kind) {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -59,6 +62,11 @@ pub(super) fn read(control: &Control, len: usize) -> Arrival {
                 }
                 (SOL_UDP, UDP_GRO) => {
                     arrival.segment = usize::try_from(data.cast::<libc::c_int>().read_unaligned()).unwrap_or(0);
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let at = data.cast::<libc::timespec>().read_unaligned();
+                    let since = Duration::new(at.tv_sec.try_into().unwrap_or(0), at.tv_nsec.try_into().unwrap_or(0));
+                    arrival.at = SystemTime::UNIX_EPOCH.checked_add(since);
                 }
                 _ => {}
             }

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
     os::fd::AsRawFd,
+    time::{Duration, SystemTime},
 };
 
 use crate::types::path;
@@ -37,6 +38,7 @@ pub struct Datagrams {
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
     list: Vec<Datagram>,
+    waited: Duration,
     calls: u64,
 }
 
@@ -62,6 +64,7 @@ impl Datagrams {
             names: vec![name; slots],
             controls: vec![[0; CONTROL / 8]; slots],
             list: Vec::new(),
+            waited: Duration::ZERO,
             calls: 0,
         }
     }
@@ -97,6 +100,7 @@ impl Datagrams {
         };
         let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
         self.calls += 1;
+        self.waited = Duration::ZERO;
         let mut too_long = 0;
         for (i, h) in headers[..n].iter().enumerate() {
             let from = socket_addr(&self.names[i]);
@@ -104,7 +108,11 @@ impl Datagrams {
                 too_long += 1;
                 continue;
             };
-            let Arrival { interface, segment, ecn, .. } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
+            let Arrival { interface, segment, ecn, at, .. } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
+            if i == 0 {
+                let waited = at.and_then(|at| SystemTime::now().duration_since(at).ok());
+                self.waited = waited.unwrap_or_default();
+            }
             let from = path::through(from, socket.number);
             let (begin, end) = (i * self.slot, i * self.slot + h.msg_len as usize);
             let step = if segment == 0 { h.msg_len as usize } else { segment };
@@ -117,6 +125,18 @@ impl Datagrams {
     /// The buffer and the list, for who fills them from elsewhere.
     pub(super) fn parts(&mut self) -> (&mut [u8], &mut Vec<Datagram>) {
         (&mut self.buffer, &mut self.list)
+    }
+
+    /// How long the first of the last batch had waited in the kernel; zero where it does not say.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Bytes of the last batch.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.list.iter().map(|d| d.range.len()).sum()
     }
 
     /// The number of datagrams of the last batch.

@@ -76,6 +76,7 @@ impl UdpTransport {
             set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, may_fragment)?;
             set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, on)?;
         }
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, on)?;
         set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, on)?;
         set_option(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, on)?;
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, may_fragment)?;

@@ -51,7 +51,8 @@ pub fn ecn(packet: &[u8]) -> u8 {
 
 const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
-const CE: u8 = 3;
+/// Congestion experienced (RFC 3168 §5).
+pub const CE: u8 = 3;
 
 /// What the outer header says of congestion goes into a packet that leaves the tunnel (RFC 6040 §4.2, figure 4).
 /// False: the packet must be dropped, because it was marked and its sender does not know of marks.
