@@ -149,12 +149,7 @@ pub(super) fn through_exit(dir: &Path) -> io::Result<Option<Subject>> {
 
 /// Two ends of a WireGuard program with the cross-platform interface (`wg`'s UAPI); `None` where it isn't installed.
 /// `number` tells those of one run apart.
-pub(super) fn wireguard(
-    dir: &Path,
-    number: usize,
-    program: &Path,
-    arguments: &[&str],
-) -> io::Result<Option<Subject>> {
+pub(super) fn wireguard(dir: &Path, number: usize, program: &Path, arguments: &[&str]) -> io::Result<Option<Subject>> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let here = std::path::absolute(program).ok().filter(|_| program.components().count() > 1);
     let Some(program): Option<PathBuf> =
