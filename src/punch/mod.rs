@@ -38,6 +38,8 @@ const MAX_PLACES: usize = 16;
 const BEGIN_GAP: Duration = Duration::from_secs(25);
 /// Counting takes few datagrams; another flow that comes at the wrong moment makes it fail.
 const COUNT_GAP: Duration = Duration::from_secs(7);
+/// So many times it is tried again without a longer pause.
+const COUNT_TRIES: u32 = 5;
 
 /// What a peer said of where it may be.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +56,8 @@ pub struct Places {
 struct History {
     wait: Duration,
     next: Instant,
+    /// Attempts in which both NATs were counted.
+    counts: u32,
     /// When an offer was sent that has no answer yet.
     offered: Option<Instant>,
     /// When the next attempt may begin.
@@ -66,7 +70,7 @@ struct History {
 
 impl History {
     fn new(now: Instant) -> Self {
-        Self { wait: RETRY.0, next: now, offered: None, rest: now, bytes: 0, counter: None }
+        Self { wait: RETRY.0, next: now, counts: 0, offered: None, rest: now, bytes: 0, counter: None }
     }
 }
 
@@ -152,7 +156,14 @@ impl Puncher {
         };
         let counts = role == Role::Count && search.is_some();
         let (gap, life) = if counts { (COUNT_GAP, COUNT_LIFE) } else { (BEGIN_GAP, LIFE) };
-        self.history.entry(id).or_insert_with(|| History::new(now)).rest = now + gap;
+        let history = self.history.entry(id).or_insert_with(|| History::new(now));
+        history.rest = now + gap;
+        // Before that the other end would not take part; it may have begun a little later.
+        history.next = history.next.max(history.rest + ANSWER_TIME);
+        if counts && history.counts < COUNT_TRIES {
+            history.counts += 1;
+            history.wait = RETRY.0;
+        }
         self.attempts.insert(id, Attempt::new(now, places, search, life));
     }
 
@@ -397,6 +408,26 @@ mod tests {
         assert!(!idle.offers(now + Duration::from_secs(60), id(1), 1000), "nobody uses it");
         idle.end(now, &id(1));
         assert!(idle.offers(now + Duration::from_secs(60), id(1), 1000));
+    }
+
+    #[test]
+    fn counting_is_tried_again_soon_and_then_ever_more_rarely() {
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        let counter = Some(Counter { port: 40_000, step: 1 });
+        let theirs = Places { counter, ..places(Mapping::Dependent) };
+        let mut offers = Vec::new();
+        for tenth in 0..36_000u64 {
+            let now = Instant(tenth * 100_000);
+            p.poll(now);
+            if p.offers(now, id(1), 1000 + tenth * 1000) {
+                offers.push(tenth / 10);
+                // An offer is never made in vain: the other end's rest is over as well.
+                assert!(p.accepts(now, Mapping::Dependent, &id(1), &theirs));
+                p.note_counter(now, id(1), counter);
+                p.begin(now, id(1), (Mapping::Dependent, true), &theirs);
+            }
+        }
+        assert!(offers[5] <= 45 && offers.len() < 20 && *offers.last().unwrap() > 2400, "{offers:?}");
     }
 
     #[test]

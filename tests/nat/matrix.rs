@@ -144,8 +144,8 @@ pub fn pair_in(weather: [Option<Weather>; 2], kinds: [Kind; 2], more: &str, prep
 }
 
 const TRIALS: usize = 20;
-/// Attempts last up to 20 seconds, and each is a matter of luck; the next is offered 5, 10, 20, 40 seconds after the one before.
-const TRIAL: Duration = Duration::from_secs(100);
+/// Attempts last 20 seconds; the second one begins 5 seconds after the first one was offered.
+const TRIAL: Duration = Duration::from_secs(45);
 
 /// How often somebody else behind the same router begins a flow.
 const OTHER_FLOWS: Duration = Duration::from_millis(200);
