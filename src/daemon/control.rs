@@ -257,6 +257,10 @@ impl Control {
                 self.node.handle_opened(now, &session, via, newest, interface);
                 self.node.settle(now);
             }
+            Input::Marked { session, via, newest, interface } => {
+                self.node.handle_mark(now, &session, via, newest, interface);
+                self.node.settle(now);
+            }
             Input::Control { via, datagram } => self.node.handle_control(now, via, &datagram),
             Input::Packet(packet) => self.node.handle_tun(now, &packet),
             Input::Activity(session) => self.node.handle_activity(now, &session),
@@ -323,6 +327,9 @@ impl Control {
     /// Publishes, sends and delivers what the node wants.
     fn carry_out(&mut self) {
         loop {
+            while let Some(mark) = self.node.poll_mark() {
+                self.transmit(&mark);
+            }
             if self.node.take_tables_changed() {
                 self.shared.tables.store(Arc::new(self.node.snapshot()));
                 self.members_changed = true;

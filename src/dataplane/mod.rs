@@ -39,6 +39,8 @@ pub enum Input {
     Frame { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
     /// A session was confirmed, or its peer sent from a new address.
     Opened { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
+    /// The same, of a mark.
+    Marked { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
     /// A handshake, cookie or beacon.
     Control { via: Via, datagram: Vec<u8> },
     /// A packet from the TUN device whose destination has no session yet.

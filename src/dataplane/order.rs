@@ -2,8 +2,8 @@
 //!
 //! What goes straight arrives before what was sent earlier and is still on its way through a relay. So the first packets
 //! that come by the better path wait until those before them have come, which the session's counters tell, but not for
-//! long: what is missing may be lost. A path of the same kind or a worse one is taken as it is: the old one has most likely
-//! failed, and there is nothing to wait for.
+//! long: what is missing may be lost. A path of the same kind or a worse one is taken as it is, unless the sender has marked
+//! that it moves from one that works: else the old one has most likely failed, and there is nothing to wait for.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -90,9 +90,17 @@ impl Queue {
 struct Waiting {
     session: Arc<Transport>,
     queue: Queue,
-    /// The path that they come by now.
-    new: u64,
+    /// The path that they come by now, and the counter of the first packet that came by it.
+    new: (u64, u64),
     until: Instant,
+}
+
+impl Waiting {
+    /// Whether there is nothing more to wait for, or no room.
+    fn is_over(&self) -> bool {
+        let Queue { next, packets, bytes, .. } = &self.queue;
+        packets.is_empty() && *next > self.new.1 || *bytes > ROOM
+    }
 }
 
 /// What waits, of all sessions.
@@ -131,21 +139,32 @@ impl Order {
                     deliver(packet);
                     return;
                 }
-                session.set_path(HOLDING, counter);
-                self.begun.notify_one();
-                let queue = Queue { old: before, next: last + 1, packets: BTreeMap::new(), bytes: 0 };
-                place.insert(Waiting {
-                    session: Arc::clone(session),
-                    queue,
-                    new: path,
-                    until: Instant::now() + PATIENCE,
-                })
+                place.insert(self.begin(session, (before, last), (path, counter)))
             }
         };
         waiting.queue.take((counter, path), packet, |c| session.has(c), &mut deliver);
-        if waiting.queue.packets.is_empty() || waiting.queue.bytes > ROOM {
+        if waiting.is_over() {
             end(&mut all, session.local_index, deliver);
         }
+    }
+
+    /// Takes in the sender's word that from this packet on it sends by this path, and that the one before it works.
+    pub fn mark(&self, session: &Arc<Transport>, (counter, path): (u64, u64)) {
+        let mut all = self.lock();
+        let has_room = all.len() < SESSIONS;
+        let (before, last) = session.path();
+        let is_news = before != 0 && before != path && counter > last;
+        if let (Entry::Vacant(place), true) = (all.entry(session.local_index), is_news && has_room) {
+            place.insert(self.begin(session, (before, last), (path, counter)));
+        }
+    }
+
+    /// From now on a session's packets wait for those that come by its old path.
+    fn begin(&self, session: &Arc<Transport>, (old, last): (u64, u64), new: (u64, u64)) -> Waiting {
+        session.set_path(HOLDING, last);
+        self.begun.notify_one();
+        let queue = Queue { old, next: last + 1, packets: BTreeMap::new(), bytes: 0 };
+        Waiting { session: Arc::clone(session), queue, new, until: Instant::now() + PATIENCE }
     }
 
     /// Lets go, as long as the process lives, what has waited long enough.
@@ -171,7 +190,7 @@ fn end(all: &mut HashMap<u32, Waiting>, index: u32, mut deliver: impl FnMut(&[u8
     let Some(Waiting { session, queue, new, .. }) = all.remove(&index) else { return };
     queue.packets.values().for_each(|packet| deliver(packet));
     let last = queue.packets.last_key_value().map_or(queue.next - 1, |(counter, _)| *counter);
-    session.set_path(new, last);
+    session.set_path(new.0, last.max(new.1));
 }
 
 #[cfg(test)]

@@ -143,6 +143,11 @@ impl<'a> Receiver<'a> {
                 let plaintext = bytes[at].to_vec();
                 shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
             }
+            Ingress::Mark { session, via, counter, newest } => {
+                self.flush(buffer);
+                shared.order.mark(session, (counter, order::number(from, via)));
+                shared.tell(Input::Marked { session: Arc::clone(session), via, newest, interface });
+            }
             Ingress::Forward { to, link, session, newest } => {
                 if !shared.may_relay(&session.peer, bytes.len()) {
                     shared.counters.drop(Drop::RelayLimit);

@@ -13,7 +13,7 @@ use crate::{
     session::{Rejected, Transport, Via},
     types::{IpPrefix, NodeId, NodeTag},
     wire::{
-        frame::FRAME,
+        frame::{FRAME, MARK},
         ip,
         packet::{self, DATA_OVERHEAD, Datagram, HOP_HEADER},
     },
@@ -135,6 +135,13 @@ pub enum Ingress<'t> {
         via: Via,
         newest: bool,
     },
+    /// From here on the session's packets take this path ([`MARK`]).
+    Mark {
+        session: &'t Arc<Transport>,
+        via: Via,
+        counter: u64,
+        newest: bool,
+    },
     /// Rewritten in place for the next hop.
     Forward {
         to: SocketAddr,
@@ -188,8 +195,10 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
             let newest = session.is_newest(counter);
             let at = at.start + offset..at.end + offset;
             let plain = &datagram[at.clone()];
-            if plain.first() == Some(&FRAME) {
-                return Ingress::Frame { session, at, via, newest };
+            match plain {
+                [FRAME, ..] => return Ingress::Frame { session, at, via, newest },
+                [MARK] => return Ingress::Mark { session, via, counter, newest },
+                _ => {}
             }
             match ip::addresses(plain) {
                 Some((src, _)) if !tables.owns(src, &session.peer) => Ingress::Drop(Drop::SpoofedSource),

@@ -282,14 +282,18 @@ impl Node {
                 None => return,
             };
             let moved = link.up;
-            // One stream takes the place of another: what is still on its way over that one says nothing.
-            if is_better || link.up && path::is_stream(link.addr) {
+            // One stream takes the place of another, or the peer has left by itself: what is still on its way says nothing.
+            let still_works = is_better || moved && (path::is_stream(link.addr) || link.has_left(now, link.addr));
+            if still_works {
                 link.leave(now);
             }
             link.move_to(now, addr, rtt);
             link.interface = interface;
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
+            if still_works {
+                self.mark(id);
+            }
         }
         // What a stream comes from is no place for datagrams.
         let is_stream = path::is_stream(addr);

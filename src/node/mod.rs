@@ -13,6 +13,7 @@ mod gate;
 mod gauge;
 mod link;
 mod links;
+mod marks;
 mod own;
 mod paths;
 mod peer;
@@ -193,6 +194,8 @@ pub struct Node {
     unix: (Instant, UnixTime),
     housekeeping: Instant,
     transmits: VecDeque<Transmit>,
+    /// Those that are to go out before the tables change.
+    marks: VecDeque<Transmit>,
     events: VecDeque<Event>,
     tables_dirty: bool,
     pub counters: Counters,
@@ -264,6 +267,7 @@ impl Node {
             unix: (now, config.unix_now),
             housekeeping: now + HOUSEKEEPING,
             transmits: VecDeque::new(),
+            marks: VecDeque::new(),
             events: VecDeque::new(),
             tables_dirty: true,
             counters: Counters::default(),
@@ -316,6 +320,10 @@ impl Node {
             Ingress::Frame { session, at, via, newest } => {
                 let session = Arc::clone(session);
                 self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
+            }
+            Ingress::Mark { session, via, newest, .. } => {
+                let session = Arc::clone(session);
+                self.handle_mark(now, &session, via, newest, interface);
             }
             Ingress::Forward { to, link, session, newest } => {
                 let (link, session) = (Arc::clone(link), Arc::clone(session));
@@ -422,9 +430,15 @@ impl Node {
         std::mem::take(&mut self.tables_dirty)
     }
 
+    /// The next datagram that has to go out before the tables of [`Self::take_tables_changed`] are in force: what they send
+    /// comes after it.
+    pub fn poll_mark(&mut self) -> Option<Transmit> {
+        self.marks.pop_front()
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.poll_mark().or_else(|| self.transmits.pop_front())
     }
 
     /// The next thing to act on.
