@@ -1,12 +1,12 @@
 //! The order of a session's packets while its path gets shorter.
 //!
-//! What goes straight arrives before what was sent earlier and is still on its way through a relay. So the first packets
-//! that come by the better path wait until those before them have come, which the session's counters tell, but not for
-//! long: what is missing may be lost. A path of the same kind or a worse one is taken as it is, unless the sender has marked
-//! that it moves from one that works: else the old one has most likely failed, and there is nothing to wait for.
+//! What goes by a faster path arrives before what was sent earlier and is still on its way by the slower one. A sender that
+//! leaves a path that works marks where it goes on. From the mark on, packets wait until those before them have come, which
+//! the session's counters tell, but not for long: what is missing may be lost. Without a mark the old path has failed, and
+//! there is nothing to wait for.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -23,31 +23,24 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const ROOM: usize = 2 << 20;
 /// Sessions whose packets wait at a time; of more, packets take their chance.
 const SESSIONS: usize = 16;
-/// Where a path's number has its rank.
-const RANK_SHIFT: u32 = 62;
 /// In the place of a path's number: packets wait.
 const HOLDING: u64 = u64::MAX;
+/// Set in the number of a path that leads through a relay.
+const RELAYED: u64 = 1 << 62;
+/// Set in the number of every path but [`HOLDING`]: 0 is none.
+const PATH: u64 = 1 << 61;
 
-/// The number of a path: its rank, the better the lower, and what tells it from others.
+/// The number of a path: what tells it from others.
 pub(super) fn number(from: SocketAddr, via: Via) -> u64 {
-    let rank = match via {
-        Via::Relayed(_) => 3,
-        Via::Direct(_) if path::is_makeshift(from) => 2,
-        Via::Direct(_) => 1,
-    };
+    let relayed = if matches!(via, Via::Relayed(_)) { RELAYED } else { 0 };
     let ip = match from.ip() {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
         IpAddr::V6(ip) => u128::from(ip) as u64 ^ (u128::from(ip) >> 64) as u64,
     };
     let place = u64::from(from.port()) << 32 | u64::from(path::socket_of(from));
-    // Fibonacci hashing (Knuth, TAOCP 3, 6.4); a bit that is never set keeps paths apart from `HOLDING`.
+    // Fibonacci hashing (Knuth, TAOCP 3, 6.4).
     let hash = (ip ^ place.rotate_left(16)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3;
-    rank << RANK_SHIFT | hash
-}
-
-/// Whether a path is better than the one before it. A session's first path is not.
-fn is_better(path: u64, before: u64) -> bool {
-    path >> RANK_SHIFT < before >> RANK_SHIFT
+    PATH | relayed | hash
 }
 
 /// Packets that are put in order.
@@ -125,22 +118,13 @@ impl Order {
         mut deliver: impl FnMut(&[u8]),
     ) {
         let mut all = self.lock();
-        let has_room = all.len() < SESSIONS;
-        let waiting = match all.entry(session.local_index) {
-            Entry::Occupied(waiting) => waiting.into_mut(),
-            Entry::Vacant(place) => {
-                let (before, last) = session.path();
-                // A straggler says nothing of the path.
-                let is_late = counter < last;
-                if !is_late {
-                    session.set_path(path, counter);
-                }
-                if is_late || !has_room || !is_better(path, before) {
-                    deliver(packet);
-                    return;
-                }
-                place.insert(self.begin(session, (before, last), (path, counter)))
+        let Some(waiting) = all.get_mut(&session.local_index) else {
+            // A straggler says nothing of the path.
+            if counter >= session.path().1 {
+                session.set_path(path, counter);
             }
+            deliver(packet);
+            return;
         };
         waiting.queue.take((counter, path), packet, |c| session.has(c), &mut deliver);
         if waiting.is_over() {
@@ -151,20 +135,15 @@ impl Order {
     /// Takes in the sender's word that from this packet on it sends by this path, and that the one before it works.
     pub fn mark(&self, session: &Arc<Transport>, (counter, path): (u64, u64)) {
         let mut all = self.lock();
-        let has_room = all.len() < SESSIONS;
-        let (before, last) = session.path();
-        let is_news = before != 0 && before != path && counter > last;
-        if let (Entry::Vacant(place), true) = (all.entry(session.local_index), is_news && has_room) {
-            place.insert(self.begin(session, (before, last), (path, counter)));
+        let (old, last) = session.path();
+        if [0, HOLDING, path].contains(&old) || counter < last || all.len() >= SESSIONS {
+            return;
         }
-    }
-
-    /// From now on a session's packets wait for those that come by its old path.
-    fn begin(&self, session: &Arc<Transport>, (old, last): (u64, u64), new: (u64, u64)) -> Waiting {
         session.set_path(HOLDING, last);
-        self.begun.notify_one();
         let queue = Queue { old, next: last + 1, packets: BTreeMap::new(), bytes: 0 };
-        Waiting { session: Arc::clone(session), queue, new, until: Instant::now() + PATIENCE }
+        let until = Instant::now() + PATIENCE;
+        all.insert(session.local_index, Waiting { session: Arc::clone(session), queue, new: (path, counter), until });
+        self.begun.notify_one();
     }
 
     /// Lets go, as long as the process lives, what has waited long enough.
@@ -203,19 +182,15 @@ mod tests {
     use crate::types::NodeTag;
 
     #[test]
-    fn a_straight_path_is_better_than_a_stream_and_that_than_a_relay() {
+    fn paths_are_told_from_each_other() {
         let udp: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let stream = path::through(udp, path::FIRST_STREAM + 3);
         let relayed = number(udp, Via::Relayed(NodeTag(7)));
         let [straight, over_tcp] = [udp, stream].map(|addr| number(addr, Via::Direct(addr)));
-        assert!(is_better(straight, over_tcp) && is_better(over_tcp, relayed) && is_better(straight, relayed));
-        assert!(!is_better(relayed, straight) && !is_better(relayed, relayed) && !is_better(relayed, 0));
         let others = ["192.0.2.1:51901", "192.0.2.2:51900", "[2001:db8::1]:51900", "[2001:db8:1::]:51900"];
-        let all: HashSet<u64> =
-            others.iter().map(|a| a.parse().unwrap()).map(|a| number(a, Via::Direct(a))).chain([straight]).collect();
-        assert_eq!(all.len(), 5);
-        assert_eq!(relayed >> RANK_SHIFT, 3);
-        assert_ne!(relayed, HOLDING);
+        let others = others.iter().map(|a| a.parse().unwrap()).map(|a| number(a, Via::Direct(a)));
+        let all: HashSet<u64> = others.chain([straight, over_tcp, relayed, HOLDING, 0]).collect();
+        assert_eq!(all.len(), 9);
     }
 
     proptest! {

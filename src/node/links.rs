@@ -282,8 +282,8 @@ impl Node {
                 None => return,
             };
             let moved = link.up;
-            // One stream takes the place of another, or the peer has left by itself: what is still on its way says nothing.
-            let still_works = is_better || moved && (path::is_stream(link.addr) || link.has_left(now, link.addr));
+            // A makeshift is no longer needed, or the peer has left by itself: what is still on its way says nothing.
+            let still_works = is_better || moved && (path::is_makeshift(link.addr) || link.has_left(now, link.addr));
             if still_works {
                 link.leave(now);
             }

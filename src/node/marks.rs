@@ -27,8 +27,12 @@ impl Node {
     pub(super) fn mark(&mut self, id: NodeId) {
         let Some(destination) = self.destination_node(&id) else { return };
         let Some(transport) = &destination.transport else { return };
-        let mut bytes = Vec::with_capacity(128);
-        let to = forward::seal_to(self.identity.id().tag(), &destination, transport, &mut bytes, |out| out.push(MARK));
-        self.marks.push_back(Transmit::new(to, bytes));
+        // Twice: one may be lost.
+        for _ in 0..2 {
+            let mut bytes = Vec::with_capacity(128);
+            let me = self.identity.id().tag();
+            let to = forward::seal_to(me, &destination, transport, &mut bytes, |out| out.push(MARK));
+            self.marks.push_back(Transmit::new(to, bytes));
+        }
     }
 }

@@ -221,6 +221,11 @@ impl Node {
             match event {
                 routing::Event::NeedSeqno(seqno) => self.own.need(seqno),
                 routing::Event::Changed(o) => self.on_origin_changed(now, o),
+                routing::Event::Left(o) => {
+                    if let Some(id) = self.routing.announcement(o).map(|known| known.id) {
+                        self.mark(id);
+                    }
+                }
                 // The node may be dead: an idle link would not tell for seconds.
                 routing::Event::Doubted(id) => {
                     if let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) {

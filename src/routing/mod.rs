@@ -60,6 +60,8 @@ pub trait Judge {
 pub enum Event {
     /// The next hop or the announcement of this origin changed.
     Changed(u32),
+    /// The next hop towards this origin changed for a better one, although the one before still leads there.
+    Left(u32),
     /// Somebody needs an announcement of ours with at least this sequence number.
     NeedSeqno(SeqNo),
     /// A neighbour has lost its way to this node, which is our neighbour too.
@@ -413,6 +415,7 @@ impl Routing {
         }
         if before.map(|s| s.neighbor) != after.map(|s| s.neighbor) {
             self.events.push(Event::Changed(o));
+            self.events.extend(kept.map(|_| Event::Left(o)));
         }
         self.advertise(now, o, after.is_none());
         let learned = after.map(|s| (s.seqno, self.learned(s.neighbor, o).metric));

@@ -5,6 +5,7 @@ mod firewall;
 mod harness;
 mod mapping;
 mod matrix;
+mod order;
 mod routers;
 #[path = "../e2e/running.rs"]
 mod running;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("every_pair_of_nats_is_connected", matrix::every_pair),
         ("a_transfer_survives_every_change_of_path", transfer::survives),
         ("an_upgrade_loses_and_reorders_nothing", transfer::upgrade),
+        ("a_nearer_relay_loses_and_reorders_nothing", order::nearer_relay),
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
