@@ -40,10 +40,9 @@ bench: setup     ## criterion benches
 	cargo bench
 
 lint: setup-lint ## formatting, clippy, licences and sources of dependencies, documentation
-	cargo fmt --check
-	cargo clippy --profile tested --all-targets -- -D warnings
-	cargo clippy --profile tested --features bench-plaintext -- -D warnings
-	cargo clippy --profile tested --all-targets --features browser-hello -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --profile tested --workspace --all-targets -- -D warnings
+	cargo clippy --profile tested --all-targets --features browser-hello,bench-plaintext -- -D warnings
 	cargo deny --log-level error --all-features check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --profile tested --no-deps --quiet
 
