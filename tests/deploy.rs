@@ -79,6 +79,8 @@ fn the_compose_file_names_things_that_are_there() {
 #[test]
 fn the_dockerfile_copies_what_the_build_needs() {
     let text = fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
+    let context = std::env::temp_dir().join(format!("aegisray-context-{}", std::process::id()));
+    fs::create_dir_all(&context).unwrap();
     let known = ["FROM", "WORKDIR", "COPY", "RUN", "VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"];
     for line in text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
         let (instruction, rest) = line.split_once(' ').unwrap();
@@ -86,10 +88,15 @@ fn the_dockerfile_copies_what_the_build_needs() {
         if instruction == "COPY" && !rest.starts_with("--from") {
             let words: Vec<&str> = rest.split_whitespace().collect();
             for source in &words[..words.len() - 1] {
-                assert!(root().join(source).exists(), "COPY {source}");
+                let copied = Command::new("cp").arg("-r").arg(root().join(source)).arg(&context).status().unwrap();
+                assert!(copied.success(), "COPY {source}");
             }
         }
     }
+    let read = ["metadata", "--locked", "--offline", "--format-version", "1"];
+    let read = Command::new(env!("CARGO")).args(read).current_dir(&context).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    fs::remove_dir_all(context).unwrap();
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub enum Input {
     Frame { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
     /// A session was confirmed, or its peer sent from a new address.
     Opened { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
-    /// The same, of a mark.
+    /// The same, and its peer says that its old address still works.
     Marked { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
     /// A handshake, cookie or beacon.
     Control { via: Via, datagram: Vec<u8> },

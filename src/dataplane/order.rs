@@ -1,38 +1,35 @@
-//! The order of a session's packets while its path gets shorter.
+//! The order of a peer's packets while the path between us changes.
 //!
 //! What goes by a faster path arrives before what was sent earlier and is still on its way by the slower one. A sender that
-//! leaves a path that works marks where it goes on. From the mark on, packets wait until those before them have come, which
-//! the session's counters tell, but not for long: what is missing may be lost. Without a mark the old path has failed, and
-//! there is nothing to wait for.
+//! leaves a path that works marks where it goes on, and then, on the old path, where that one ends. Between these two marks,
+//! what comes by the new path waits: no longer than it would have taken by the old one. Without a mark the old path has
+//! failed, and there is nothing to wait for.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::{
-    session::{Transport, Via},
-    types::path,
+    session::Transport,
+    types::{NodeId, path},
 };
 
-/// How long packets wait for those before them.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// Bytes of one session that wait at the most.
+/// How long packets wait if the old path loses the marks of its end.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Bytes of one peer that wait at the most.
 const ROOM: usize = 2 << 20;
-/// Sessions whose packets wait at a time; of more, packets take their chance.
-const SESSIONS: usize = 16;
-/// In the place of a path's number: packets wait.
-const HOLDING: u64 = u64::MAX;
-/// Set in the number of a path that leads through a relay.
-const RELAYED: u64 = 1 << 62;
-/// Set in the number of every path but [`HOLDING`]: 0 is none.
+/// Peers whose packets wait at a time; of more, packets take their chance.
+const PEERS: usize = 16;
+/// Set in the number of every path: 0 is none.
 const PATH: u64 = 1 << 61;
+/// In the place of a path's number: it came to its end before the new one began.
+const ENDED: u64 = 1;
 
-/// The number of a path: what tells it from others.
-pub(super) fn number(from: SocketAddr, via: Via) -> u64 {
-    let relayed = if matches!(via, Via::Relayed(_)) { RELAYED } else { 0 };
+/// The number of the path that comes from there: the peer's place, or that of a relay.
+pub(super) fn number(from: SocketAddr) -> u64 {
     let ip = match from.ip() {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
         IpAddr::V6(ip) => u128::from(ip) as u64 ^ (u128::from(ip) >> 64) as u64,
@@ -40,76 +37,50 @@ pub(super) fn number(from: SocketAddr, via: Via) -> u64 {
     let place = u64::from(from.port()) << 32 | u64::from(path::socket_of(from));
     // Fibonacci hashing (Knuth, TAOCP 3, 6.4).
     let hash = (ip ^ place.rotate_left(16)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3;
-    PATH | relayed | hash
+    PATH | hash
 }
 
-/// Packets that are put in order.
-struct Queue {
-    /// The path that they came by before.
-    old: u64,
-    /// All before it have come, or don't come any more.
-    next: u64,
-    packets: BTreeMap<u64, Vec<u8>>,
-    bytes: usize,
-}
-
-impl Queue {
-    /// Takes in a packet; `has` tells which counters have come at all. `deliver` gets what is in turn.
-    fn take(
-        &mut self,
-        (counter, path): (u64, u64),
-        packet: &[u8],
-        has: impl Fn(u64) -> bool,
-        mut deliver: impl FnMut(&[u8]),
-    ) {
-        self.packets.insert(counter, packet.to_vec());
-        self.bytes += packet.len();
-        if path == self.old {
-            // A path keeps its order: what it has not brought by now is lost.
-            self.next = self.next.max(counter);
-        }
-        while has(self.next) {
-            self.next += 1;
-        }
-        while let Some(first) = self.packets.first_entry().filter(|e| *e.key() < self.next) {
-            let packet = first.remove();
-            self.bytes -= packet.len();
-            deliver(&packet);
-        }
-    }
-}
-
-/// A session whose packets wait.
-struct Waiting {
+/// A packet that waits.
+struct Packet {
     session: Arc<Transport>,
-    queue: Queue,
-    /// The path that they come by now, and the counter of the first packet that came by it.
-    new: (u64, u64),
+    counter: u64,
+    bytes: Vec<u8>,
+}
+
+/// What came of a peer by its new path.
+struct Held {
+    path: u64,
+    /// The session and the counter of the mark.
+    mark: (Arc<Transport>, u64),
+    packets: Vec<Packet>,
+    bytes: usize,
     until: Instant,
 }
 
-impl Waiting {
-    /// Whether there is nothing more to wait for, or no room.
-    fn is_over(&self) -> bool {
-        let Queue { next, packets, bytes, .. } = &self.queue;
-        packets.is_empty() && *next > self.new.1 || *bytes > ROOM
+impl Held {
+    fn release(self, mut deliver: impl FnMut(&[u8])) {
+        self.mark.0.set_path(self.path, self.mark.1);
+        for packet in self.packets {
+            deliver(&packet.bytes);
+            packet.session.set_path(self.path, packet.counter);
+        }
     }
 }
 
-/// What waits, of all sessions.
+/// What waits, of all peers.
 #[derive(Default)]
 pub(super) struct Order {
-    waiting: Mutex<HashMap<u32, Waiting>>,
+    held: Mutex<HashMap<NodeId, Held>>,
     begun: Condvar,
 }
 
 impl Order {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a packet that did not come by the path of those before it, or while others wait. `deliver` gets what is in
-    /// turn, now or once it is: under a lock, so that nobody comes between.
+    /// Takes in a packet that did not come by the path of those before it on its session. `deliver` gets what is in turn,
+    /// now or once it is: under a lock, so that nobody comes between.
     pub fn take(
         &self,
         session: &Arc<Transport>,
@@ -118,32 +89,51 @@ impl Order {
         mut deliver: impl FnMut(&[u8]),
     ) {
         let mut all = self.lock();
-        let Some(waiting) = all.get_mut(&session.local_index) else {
-            // A straggler says nothing of the path.
-            if counter >= session.path().1 {
-                session.set_path(path, counter);
+        if let Some(held) = all.get_mut(&session.peer).filter(|held| held.path == path) {
+            held.packets.push(Packet { session: Arc::clone(session), counter, bytes: packet.to_vec() });
+            held.bytes += packet.len();
+            if held.bytes > ROOM {
+                all.remove(&session.peer).into_iter().for_each(|held| held.release(&mut deliver));
             }
-            deliver(packet);
             return;
-        };
-        waiting.queue.take((counter, path), packet, |c| session.has(c), &mut deliver);
-        if waiting.is_over() {
-            end(&mut all, session.local_index, deliver);
         }
+        // A straggler says nothing of the path.
+        if counter >= session.path().1 {
+            session.set_path(path, counter);
+        }
+        deliver(packet);
     }
 
     /// Takes in the sender's word that from this packet on it sends by this path, and that the one before it works.
-    pub fn mark(&self, session: &Arc<Transport>, (counter, path): (u64, u64)) {
+    pub fn begin(&self, session: &Arc<Transport>, (counter, path): (u64, u64), deliver: impl FnMut(&[u8])) {
         let mut all = self.lock();
-        let (old, last) = session.path();
-        if [0, HOLDING, path].contains(&old) || counter < last || all.len() >= SESSIONS {
+        let (known, last) = session.path();
+        let is_known = known == path || all.get(&session.peer).is_some_and(|held| held.path == path);
+        if is_known || counter < last || known == ENDED {
             return;
         }
-        session.set_path(HOLDING, last);
-        let queue = Queue { old, next: last + 1, packets: BTreeMap::new(), bytes: 0 };
-        let until = Instant::now() + PATIENCE;
-        all.insert(session.local_index, Waiting { session: Arc::clone(session), queue, new: (path, counter), until });
-        self.begun.notify_one();
+        if let Some(before) = all.remove(&session.peer) {
+            before.release(deliver);
+        }
+        if all.len() < PEERS {
+            let mark = (Arc::clone(session), counter);
+            let until = Instant::now() + PATIENCE;
+            all.insert(session.peer, Held { path, mark, packets: Vec::new(), bytes: 0, until });
+            self.begun.notify_one();
+        }
+    }
+
+    /// Takes in the sender's word that nothing more comes by this path.
+    pub fn end(&self, session: &Transport, path: u64, deliver: impl FnMut(&[u8])) {
+        let mut all = self.lock();
+        let (known, last) = session.path();
+        if all.get(&session.peer).is_some_and(|held| held.path != path)
+            && let Some(held) = all.remove(&session.peer)
+        {
+            held.release(deliver);
+        } else if [0, path].contains(&known) {
+            session.set_path(ENDED, last);
+        }
     }
 
     /// Lets go, as long as the process lives, what has waited long enough.
@@ -151,9 +141,8 @@ impl Order {
         let mut all = self.lock();
         loop {
             let now = Instant::now();
-            let over: Vec<u32> = all.iter().filter(|(_, w)| w.until <= now).map(|(index, _)| *index).collect();
-            over.into_iter().for_each(|index| end(&mut all, index, &mut deliver));
-            all = match all.values().map(|w| w.until).min() {
+            all.extract_if(|_, held| held.until <= now).for_each(|(_, held)| held.release(&mut deliver));
+            all = match all.values().map(|held| held.until).min() {
                 None => self.begun.wait(all).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
                     let waited = self.begun.wait_timeout(all, at.saturating_duration_since(now));
@@ -164,14 +153,6 @@ impl Order {
     }
 }
 
-/// Delivers all that waits of a session; from now on its packets come by the new path.
-fn end(all: &mut HashMap<u32, Waiting>, index: u32, mut deliver: impl FnMut(&[u8])) {
-    let Some(Waiting { session, queue, new, .. }) = all.remove(&index) else { return };
-    queue.packets.values().for_each(|packet| deliver(packet));
-    let last = queue.packets.last_key_value().map_or(queue.next - 1, |(counter, _)| *counter);
-    session.set_path(new.0, last.max(new.1));
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -179,59 +160,78 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::NodeTag;
 
     #[test]
     fn paths_are_told_from_each_other() {
         let udp: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let stream = path::through(udp, path::FIRST_STREAM + 3);
-        let relayed = number(udp, Via::Relayed(NodeTag(7)));
-        let [straight, over_tcp] = [udp, stream].map(|addr| number(addr, Via::Direct(addr)));
         let others = ["192.0.2.1:51901", "192.0.2.2:51900", "[2001:db8::1]:51900", "[2001:db8:1::]:51900"];
-        let others = others.iter().map(|a| a.parse().unwrap()).map(|a| number(a, Via::Direct(a)));
-        let all: HashSet<u64> = others.chain([straight, over_tcp, relayed, HOLDING, 0]).collect();
-        assert_eq!(all.len(), 9);
+        let others = others.iter().map(|a| a.parse().unwrap()).chain([udp, stream]).map(number);
+        let all: HashSet<u64> = others.chain([0]).collect();
+        assert_eq!(all.len(), 7);
+    }
+
+    const OLD: u64 = PATH | 3;
+    const NEW: u64 = PATH | 1;
+
+    #[derive(Clone, Copy)]
+    enum Sent {
+        User,
+        Frame,
+        Begin,
+        End,
+    }
+
+    fn when(packet: &[u8]) -> u64 {
+        u64::from_be_bytes(packet.try_into().unwrap())
     }
 
     proptest! {
-        /// A sender changes from a slow path to a fast one; some packets are lost, some are not for users.
+        /// A sender changes from a slow path to a fast one, and about then to another session; some packets are lost, some are
+        /// not for users.
         #[test]
         fn packets_of_two_paths_are_put_in_order(
-            slow in 0usize..200, fast in 1usize..200, delay in 0u64..120, lost in prop::collection::hash_set(0u64..400, 0..40),
-            frames in prop::collection::hash_set(0u64..400, 0..40),
+            slow in 0u64..200, fast in 1u64..200, rekeyed in 0u64..400, delay in 0u64..120,
+            lost in prop::collection::hash_set(0u64..400, 0..40), frames in prop::collection::hash_set(0u64..400, 0..40),
+            (ends, begins) in (0usize..3, 1usize..3),
         ) {
-            let total = (slow + fast) as u64;
-            // One packet per tick; what was sent by the slow path arrives later.
-            let mut arrivals: Vec<(u64, u64)> = (0..total)
-                .filter(|c| !lost.contains(c))
-                .map(|c| (if c < slow as u64 { c + delay } else { c }, c))
-                .collect();
-            arrivals.sort_by_key(|(at, c)| (*at, *c));
-            let first_fast = arrivals.iter().position(|(_, c)| *c >= slow as u64 && !frames.contains(c));
-            let (mut seen, mut out, mut queue) = (HashSet::new(), Vec::new(), None::<Queue>);
-            let mut last = None;
-            for (i, (_, c)) in arrivals.iter().enumerate() {
-                seen.insert(*c);
-                if frames.contains(c) {
-                    continue;
-                }
-                let path = if *c < slow as u64 { 3 } else { 1 };
-                if Some(i) == first_fast {
-                    queue = Some(Queue { old: 3, next: last.map_or(0, |l| l + 1), packets: BTreeMap::new(), bytes: 0 });
-                }
-                match &mut queue {
-                    None => {
-                        out.push(*c);
-                        last = Some(*c);
+            let sessions = [1, 2].map(|index| Transport::pair(index).map(Arc::new));
+            let (order, mut out, mut arrivals) = (Order::default(), Vec::new(), Vec::new());
+            // One packet per tick, which carries when it was sent; what is sent by the slow path arrives later.
+            for at in 0..slow + fast {
+                let [sender, receiver] = &sessions[usize::from(at >= rekeyed)];
+                let mut send = |path, sent, is_lost: bool| {
+                    let mut bytes = Vec::new();
+                    sender.seal(&at.to_be_bytes(), &mut bytes);
+                    if !is_lost {
+                        arrivals.push((if path == OLD { at + delay } else { at }, receiver, path, sent, bytes));
                     }
-                    Some(queue) => {
-                        let deliver = |p: &[u8]| out.push(u64::from_be_bytes(p.try_into().unwrap()));
-                        queue.take((*c, path), &c.to_be_bytes(), |c| seen.contains(&c), deliver);
-                    }
+                };
+                if at == slow {
+                    (0..2).for_each(|i| send(OLD, Sent::End, i >= ends));
+                    (0..2).for_each(|i| send(NEW, Sent::Begin, i >= begins));
+                }
+                let sent = if frames.contains(&at) { Sent::Frame } else { Sent::User };
+                send(if at < slow { OLD } else { NEW }, sent, lost.contains(&at));
+            }
+            arrivals.sort_by_key(|(at, ..)| *at);
+            for (_, session, path, sent, mut bytes) in arrivals {
+                let counter = u64::from_be_bytes(bytes[8..16].try_into().unwrap());
+                let packet = session.open(counter, &mut bytes).unwrap();
+                let deliver = |packet: &[u8]| out.push(when(packet));
+                match sent {
+                    Sent::Frame => {}
+                    Sent::Begin => order.begin(session, (counter, path), deliver),
+                    Sent::End => order.end(session, path, deliver),
+                    Sent::User if session.came_by(path, counter) => out.push(when(&bytes[packet])),
+                    Sent::User => order.take(session, (counter, path), &bytes[packet], deliver),
                 }
             }
-            out.extend(queue.iter().flat_map(|q| q.packets.keys()));
-            let expected: Vec<u64> = (0..total).filter(|c| !lost.contains(c) && !frames.contains(c)).collect();
+            if ends == 0 {
+                // The time that they wait is over.
+                order.lock().drain().for_each(|(_, held)| held.release(|packet| out.push(when(packet))));
+            }
+            let expected: Vec<u64> = (0..slow + fast).filter(|c| !lost.contains(c) && !frames.contains(c)).collect();
             prop_assert_eq!(out, expected);
         }
     }

@@ -126,7 +126,7 @@ impl<'a> Receiver<'a> {
                 mss::clamp(&mut bytes[at.clone()], || tables.mtu_to(&session.peer));
                 Counters::add(&shared.counters.received_packets, 1);
                 Counters::add(&shared.counters.received_bytes, at.len() as u64);
-                let path = order::number(from, via);
+                let path = order::number(from);
                 let at = range.start + at.start..range.start + at.end;
                 if session.came_by(path, counter) {
                     self.deliver(buffer, at);
@@ -143,9 +143,13 @@ impl<'a> Receiver<'a> {
                 let plaintext = bytes[at].to_vec();
                 shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
             }
-            Ingress::Mark { session, via, counter, newest } => {
+            Ingress::End(session) => {
                 self.flush(buffer);
-                shared.order.mark(session, (counter, order::number(from, via)));
+                shared.order.end(session, order::number(from), |packet| shared.deliver(packet));
+            }
+            Ingress::Begin { session, via, counter, newest } => {
+                self.flush(buffer);
+                shared.order.begin(session, (counter, order::number(from)), |packet| shared.deliver(packet));
                 shared.tell(Input::Marked { session: Arc::clone(session), via, newest, interface });
             }
             Ingress::Forward { to, link, session, newest } => {

@@ -13,7 +13,7 @@ use crate::{
     session::{Rejected, Transport, Via},
     types::{IpPrefix, NodeId, NodeTag},
     wire::{
-        frame::{FRAME, MARK},
+        frame::{BEGIN, END, FRAME},
         ip,
         packet::{self, DATA_OVERHEAD, Datagram, HOP_HEADER},
     },
@@ -135,13 +135,15 @@ pub enum Ingress<'t> {
         via: Via,
         newest: bool,
     },
-    /// From here on the session's packets take this path ([`MARK`]).
-    Mark {
+    /// From here on the peer's packets take this path ([`BEGIN`]).
+    Begin {
         session: &'t Arc<Transport>,
         via: Via,
         counter: u64,
         newest: bool,
     },
+    /// The peer's packets no longer take this path ([`END`]).
+    End(&'t Arc<Transport>),
     /// Rewritten in place for the next hop.
     Forward {
         to: SocketAddr,
@@ -197,7 +199,8 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
             let plain = &datagram[at.clone()];
             match plain {
                 [FRAME, ..] => return Ingress::Frame { session, at, via, newest },
-                [MARK] => return Ingress::Mark { session, via, counter, newest },
+                [BEGIN] => return Ingress::Begin { session, via, counter, newest },
+                [END] => return Ingress::End(session),
                 _ => {}
             }
             match ip::addresses(plain) {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     Event, Node, Peer, Session, Transmit,
     channel::Channel,
+    forward::Hop,
     link::{Link, Tick},
     paths::BAD_LOSS,
 };
@@ -281,7 +282,7 @@ impl Node {
                 None if !link.up || path::is_makeshift(link.addr) || is_better => 0,
                 None => return,
             };
-            let moved = link.up;
+            let (moved, old) = (link.up, link.addr);
             // A makeshift is no longer needed, or the peer has left by itself: what is still on its way says nothing.
             let still_works = is_better || moved && (path::is_makeshift(link.addr) || link.has_left(now, link.addr));
             if still_works {
@@ -291,8 +292,8 @@ impl Node {
             link.interface = interface;
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
-            if still_works {
-                self.mark(id);
+            if still_works && self.routing.origin(&id).and_then(|o| self.routing.next_hop(o)) == Some(id) {
+                self.mark(id, Some(Hop::Direct(old)));
             }
         }
         // What a stream comes from is no place for datagrams.

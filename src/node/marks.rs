@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{Node, Transmit, forward};
+use super::{
+    Node, Transmit,
+    forward::{self, Destination, Hop},
+};
 use crate::{
     session::{Transport, Via},
     types::{Instant, NodeId},
-    wire::frame::MARK,
+    wire::frame::{BEGIN, END},
 };
 
 impl Node {
@@ -23,16 +26,18 @@ impl Node {
         self.handle_opened(now, session, via, newest, interface);
     }
 
-    /// Sends a mark to a node by the way that leads there from now on.
-    pub(super) fn mark(&mut self, id: NodeId) {
-        let Some(destination) = self.destination_node(&id) else { return };
-        let Some(transport) = &destination.transport else { return };
+    /// Marks, for a node, where the way that leads there from now on begins, and where the one before ends.
+    pub(super) fn mark(&mut self, id: NodeId, before: Option<Hop>) {
+        let Some(new) = self.destination_node(&id) else { return };
+        let Some(transport) = &new.transport else { return };
+        let old = before.map(|hop| Destination { hop, ..new.clone() });
+        let seal = |destination: &Destination, mark: u8| {
+            let (me, mut bytes) = (self.identity.id().tag(), Vec::with_capacity(128));
+            let to = forward::seal_to(me, destination, transport, &mut bytes, |out| out.push(mark));
+            Transmit::new(to, bytes)
+        };
         // Twice: one may be lost.
-        for _ in 0..2 {
-            let mut bytes = Vec::with_capacity(128);
-            let me = self.identity.id().tag();
-            let to = forward::seal_to(me, &destination, transport, &mut bytes, |out| out.push(MARK));
-            self.marks.push_back(Transmit::new(to, bytes));
-        }
+        self.transmits.extend(old.iter().flat_map(|old| [seal(old, END), seal(old, END)]));
+        self.marks.extend([seal(&new, BEGIN), seal(&new, BEGIN)]);
     }
 }

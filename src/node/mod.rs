@@ -321,7 +321,8 @@ impl Node {
                 let session = Arc::clone(session);
                 self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
             }
-            Ingress::Mark { session, via, newest, .. } => {
+            Ingress::End(_) => {}
+            Ingress::Begin { session, via, newest, .. } => {
                 let session = Arc::clone(session);
                 self.handle_mark(now, &session, via, newest, interface);
             }
@@ -448,17 +449,19 @@ impl Node {
 
     fn destination_node(&self, node: &NodeId) -> Option<Destination> {
         let next = self.routing.next_hop(self.routing.origin(node)?)?;
+        let hop = self.hop_through(next, *node)?;
         let neighbor = self.peers.get(&next)?;
-        let link = neighbor.transport()?;
-        let up = neighbor.link.as_ref().filter(|l| l.up)?;
-        let (addr, underlay) = (up.addr, up.mtu.size());
-        let (transport, hop) = if next == *node {
-            (Some(Arc::clone(link)), Hop::Direct(addr))
-        } else {
-            let transport = self.peers.get(node).and_then(|p| p.transport()).cloned();
-            (transport, Hop::Relay(Arc::clone(link), addr))
-        };
-        Some(Destination { node: *node, transport, hop, link: Arc::clone(link), underlay })
+        let link = Arc::clone(neighbor.transport()?);
+        let underlay = neighbor.link.as_ref()?.mtu.size();
+        let transport = if next == *node { Some(&link) } else { self.peers.get(node).and_then(|p| p.transport()) };
+        Some(Destination { node: *node, transport: transport.cloned(), hop, link, underlay })
+    }
+
+    /// How datagrams for a node go out through this neighbour, which may be the node itself.
+    fn hop_through(&self, neighbor: NodeId, node: NodeId) -> Option<Hop> {
+        let peer = self.peers.get(&neighbor)?;
+        let addr = peer.link.as_ref().filter(|l| l.up)?.addr;
+        Some(if neighbor == node { Hop::Direct(addr) } else { Hop::Relay(Arc::clone(peer.transport()?), addr) })
     }
 }
 

@@ -60,8 +60,8 @@ pub trait Judge {
 pub enum Event {
     /// The next hop or the announcement of this origin changed.
     Changed(u32),
-    /// The next hop towards this origin changed for a better one, although the one before still leads there.
-    Left(u32),
+    /// The next hop towards this origin changed for a better one, although the one before, this node, still leads there.
+    Left(u32, NodeId),
     /// Somebody needs an announcement of ours with at least this sequence number.
     NeedSeqno(SeqNo),
     /// A neighbour has lost its way to this node, which is our neighbour too.
@@ -415,7 +415,8 @@ impl Routing {
         }
         if before.map(|s| s.neighbor) != after.map(|s| s.neighbor) {
             self.events.push(Event::Changed(o));
-            self.events.extend(kept.map(|_| Event::Left(o)));
+            let left = kept.and_then(|kept| Some(Event::Left(o, self.neighbor(kept.neighbor)?.id)));
+            self.events.extend(left);
         }
         self.advertise(now, o, after.is_none());
         let learned = after.map(|s| (s.seqno, self.learned(s.neighbor, o).metric));

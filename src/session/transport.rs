@@ -84,6 +84,15 @@ impl Transport {
         }
     }
 
+    /// Both ends of a session with this index, for tests.
+    #[cfg(test)]
+    pub(crate) fn pair(index: u32) -> [Self; 2] {
+        let secrets = Secrets { handshake_hash: &index.to_be_bytes(), noise: (&[1; 32], &[2; 32]), kem: &[3; 32] };
+        let end =
+            |initiator| Self::derive(NodeId([7; 32]), (index, index), Cipher::ChaCha20Poly1305, &secrets, initiator);
+        [end(true), end(false)]
+    }
+
     /// Notes that a packet was opened: the peer has the keys. Returns true the first time.
     pub fn confirm(&self) -> bool {
         !self.confirmed.load(Ordering::Relaxed) && !self.confirmed.swap(true, Ordering::Relaxed)
@@ -163,12 +172,6 @@ impl Transport {
     #[must_use]
     pub fn is_newest(&self, counter: u64) -> bool {
         self.window.is_newest(counter)
-    }
-
-    /// Whether a packet with this counter was opened, or is too old to tell.
-    #[must_use]
-    pub fn has(&self, counter: u64) -> bool {
-        self.window.has(counter)
     }
 
     /// Whether users' packets come by the path of this number, as the data plane numbers paths. Notes that this one has.

@@ -1,4 +1,4 @@
-//! What a session carries besides IP packets: a zero byte, then a protobuf `Frame`; or a [`MARK`].
+//! What a session carries besides IP packets: a zero byte, then a protobuf `Frame`; or a mark, [`BEGIN`] or [`END`].
 
 use prost::Message as _;
 
@@ -9,9 +9,12 @@ pub use proto::frame::Kind;
 /// The first byte of a frame; an IP packet starts with 0x4_ or 0x6_.
 pub const FRAME: u8 = 0;
 
-/// A plaintext of this byte alone: what comes after it takes another path than what came before, which still works. So
-/// nothing was lost, and what was sent earlier may arrive later.
-pub const MARK: u8 = 1;
+/// A plaintext of this byte alone: what comes after it takes this path, and the one before still works. So nothing was lost,
+/// and what was sent earlier may arrive later.
+pub const BEGIN: u8 = 1;
+
+/// A plaintext of this byte alone: nothing more comes by this path.
+pub const END: u8 = 2;
 
 /// Encodes a frame as a session's plaintext.
 #[must_use]

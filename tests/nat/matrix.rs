@@ -8,12 +8,13 @@ use std::{
 
 use aegisray::{
     api::{Request, Response},
-    lab::{daemon::Daemon, load, topology::Internet, wire::Weather},
+    lab::{daemon::Daemon, topology::Internet, wire::Weather},
     node::LinkStatus,
 };
 
 use super::{
     harness::{Dir, bootstrap, need, need_route, node, quiet},
+    order::both_ways,
     routers::{Kind, Site},
 };
 
@@ -271,22 +272,11 @@ pub fn better_place() {
         links.iter().flatten().filter(|l| l.addr.ip().to_string().starts_with("192.168.9.")).count() == 2
     };
     let addresses = [&a, &b].map(|d| need(d, "addresses", || d.addresses()).0);
-    let [there, back] = std::thread::scope(|scope| {
-        let time = Duration::from_secs(12);
-        let floods = [(0, 1), (1, 0)].map(|(from, to)| {
-            let (from, address, to) = (&hosts[from], addresses[to], &hosts[to]);
-            scope.spawn(move || load::udp(from, to, address, 1000, 3000, time))
-        });
+    both_ways([&hosts[0], &hosts[1]], addresses, Duration::from_secs(12), || {
         let start = Instant::now();
         need(&a, "the fast way", || is_fast(&places()).then_some(()));
         println!("  from 40 ms to a cable beside it after {:.1} s", start.elapsed().as_secs_f64());
-        floods.map(|flood| flood.join().unwrap().unwrap())
     });
-    for (way, flood) in [("there", there), ("back", back)] {
-        let lost = flood.sent - flood.received;
-        println!("  {} datagrams {way} meanwhile: {lost} lost, {} reordered", flood.sent, flood.reordered);
-        assert_eq!((lost, flood.reordered), (0, 0));
-    }
     let end = Instant::now() + Duration::from_secs(8);
     while Instant::now() < end {
         assert!(echoes(&a, &b));

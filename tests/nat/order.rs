@@ -1,13 +1,35 @@
 //! Whether packets keep their order while their path changes for a faster one.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use aegisray::lab::{daemon::Daemon, load, topology::Internet, wire::Weather};
+use aegisray::lab::{
+    daemon::Daemon,
+    load,
+    topology::{Host, Internet},
+    wire::Weather,
+};
 
 use super::{
     firewall::nft,
     harness::{Dir, bootstrap, need, need_route, node, quiet},
 };
+
+/// Counted datagrams both ways while `change` happens and for `time` in all: nothing is lost, nothing overtakes.
+pub fn both_ways(hosts: [&Host; 2], addresses: [IpAddr; 2], time: Duration, change: impl FnOnce()) {
+    let floods = std::thread::scope(|scope| {
+        let floods = [(0, 1), (1, 0)].map(|(from, to)| {
+            let (from, address, to) = (hosts[from], addresses[to], hosts[to]);
+            scope.spawn(move || load::udp(from, to, address, 1000, 3000, time))
+        });
+        change();
+        floods.map(|flood| flood.join().unwrap().unwrap())
+    });
+    for flood in floods {
+        let lost = flood.sent - flood.received;
+        println!("  {} datagrams one way meanwhile: {lost} lost, {} reordered", flood.sent, flood.reordered);
+        assert_eq!((lost, flood.reordered), (0, 0));
+    }
+}
 
 /// Two nodes that reach each other through relays only; a nearer relay joins while packets flow.
 pub fn nearer_relay() {
@@ -43,26 +65,12 @@ pub fn nearer_relay() {
     load::round_trips(&hosts[0], &hosts[1], addresses[1], 20, Duration::from_millis(10)).unwrap();
     let next = |d: &Daemon, to: &str| d.route_to(to).map(|route| route.next_hop_name);
     assert_eq!(next(&a, "B").as_deref(), Some("far"));
-    let floods = std::thread::scope(|scope| {
-        let time = Duration::from_secs(10);
-        let floods = [(0, 1), (1, 0)].map(|(from, to)| {
-            let (from, address, to) = (&hosts[from], addresses[to], &hosts[to]);
-            scope.spawn(move || load::udp(from, to, address, 1000, 3000, time))
-        });
+    both_ways([&hosts[0], &hosts[1]], addresses, Duration::from_secs(10), || {
         std::thread::sleep(Duration::from_secs(1));
         near.start(&near_host).unwrap();
         need(&a, "the nearer relay", || {
             let both = [next(&a, "B"), next(&b, "A")];
             both.iter().all(|n| n.as_deref() == Some("near")).then_some(())
         });
-        floods.map(|flood| flood.join().unwrap().unwrap())
     });
-    for flood in floods {
-        let lost = flood.sent - flood.received;
-        println!(
-            "  {} datagrams, from a far relay to a near one: {lost} lost, {} reordered",
-            flood.sent, flood.reordered
-        );
-        assert_eq!((lost, flood.reordered), (0, 0));
-    }
 }
