@@ -59,11 +59,10 @@ struct Held {
 
 impl Held {
     fn release(self, mut deliver: impl FnMut(&[u8])) {
+        self.packets.iter().for_each(|packet| deliver(&packet.bytes));
+        // Not before all is delivered: from here on other threads deliver what comes by this path without the lock.
         self.mark.0.set_path(self.path, self.mark.1);
-        for packet in self.packets {
-            deliver(&packet.bytes);
-            packet.session.set_path(self.path, packet.counter);
-        }
+        self.packets.iter().for_each(|packet| packet.session.set_path(self.path, packet.counter));
     }
 }
 
@@ -91,7 +90,7 @@ impl Order {
         let mut all = self.lock();
         if let Some(held) = all.get_mut(&session.peer).filter(|held| held.path == path) {
             held.packets.push(Packet { session: Arc::clone(session), counter, bytes: packet.to_vec() });
-            held.bytes += packet.len();
+            held.bytes += packet.len() + size_of::<Packet>();
             if held.bytes > ROOM {
                 all.remove(&session.peer).into_iter().for_each(|held| held.release(&mut deliver));
             }
@@ -109,7 +108,11 @@ impl Order {
         let mut all = self.lock();
         let (known, last) = session.path();
         let is_known = known == path || all.get(&session.peer).is_some_and(|held| held.path == path);
-        if is_known || counter < last || known == ENDED {
+        if is_known || counter < last {
+            return;
+        }
+        if known == ENDED {
+            session.set_path(path, counter);
             return;
         }
         if let Some(before) = all.remove(&session.peer) {
@@ -173,6 +176,30 @@ mod tests {
 
     const OLD: u64 = PATH | 3;
     const NEW: u64 = PATH | 1;
+
+    #[test]
+    fn nothing_goes_past_the_lock_while_what_waited_is_delivered() {
+        let [session, _] = Transport::pair(1).map(Arc::new);
+        let (order, mut delivered) = (Order::default(), Vec::new());
+        session.set_path(OLD, 3);
+        order.begin(&session, (6, NEW), |_| unreachable!("nothing waits"));
+        for counter in [7, 8] {
+            order.take(&session, (counter, NEW), &[counter as u8], |_| unreachable!("it waits"));
+        }
+        order.end(&session, OLD, |packet| delivered.push((packet[0], session.path().0)));
+        assert_eq!(delivered, [(7, OLD), (8, OLD)]);
+        assert_eq!(session.path(), (NEW, 8));
+    }
+
+    #[test]
+    fn an_end_that_comes_first_leaves_nothing_to_wait_for() {
+        let [session, _] = Transport::pair(1).map(Arc::new);
+        let order = Order::default();
+        session.set_path(OLD, 3);
+        order.end(&session, OLD, |_| unreachable!("nothing waits"));
+        order.begin(&session, (6, NEW), |_| unreachable!("nothing waits"));
+        assert!(session.came_by(NEW, 7));
+    }
 
     #[derive(Clone, Copy)]
     enum Sent {
