@@ -24,6 +24,10 @@ const IDLE_RETRY: Duration = Duration::from_millis(250);
 const ACTIVE_FOR: Duration = Duration::from_secs(3);
 /// And so much longer where much is lost: that makes users' programs fall silent.
 const LOSSY_FOR: Duration = Duration::from_secs(12);
+/// A link that works again so soon has not been cut: it loses much.
+const BACK_SOON: Duration = Duration::from_secs(3);
+/// What one probe counts in the share that is lost.
+const LOSS_WEIGHT: f64 = 1.0 / 32.0;
 /// What a hop costs beside its round trip, in µs: a direct path wins unless it is worse by more than that.
 const HOP_COST: f64 = 1500.0;
 /// Added to a link that will be given up for room, in µs, so that hardly any route comes to depend on it.
@@ -152,6 +156,17 @@ impl Link {
         }
     }
 
+    /// The link after its death: to be probed anew, with what it lost still known.
+    pub fn reborn(&self, now: Instant, first_id: u32) -> Self {
+        let unanswered = self.outstanding.iter().filter(|o| o.1 == self.addr).count();
+        Self {
+            interface: self.interface,
+            loss: 1.0 - (1.0 - self.loss) * (1.0 - LOSS_WEIGHT).powi(unanswered as i32),
+            active_until: self.active_end().max(now),
+            ..Self::new(now, self.addr, first_id)
+        }
+    }
+
     pub fn srtt(&self) -> Option<Duration> {
         self.srtt
     }
@@ -185,12 +200,17 @@ impl Link {
 
     /// A round trip was confirmed: the link is usable.
     pub fn come_up(&mut self, now: Instant) {
+        if now.since(self.since) >= BACK_SOON {
+            self.loss = 0.0;
+        } else if self.is_active(now) && self.loss > 0.0 {
+            // Loss has killed it under its users, and they may be silent now.
+            self.active_until = now + LOSSY_FOR;
+        }
         self.up = true;
         self.since = now;
         self.mtu = PathMtu::new(now, self.addr);
         // What was asked before the other end was ready says nothing of the path.
         self.outstanding.clear();
-        self.loss = 0.0;
     }
 
     pub fn is_active(&self, now: Instant) -> bool {
@@ -301,7 +321,7 @@ impl Link {
             self.outstanding.pop_front();
             // What is lost while the link is down, or elsewhere, says nothing of how it is.
             if self.up && addr == self.addr {
-                self.loss += (1.0 - self.loss) / 32.0;
+                self.loss += (1.0 - self.loss) * LOSS_WEIGHT;
             }
         }
         self.last_probe = Some(now);
@@ -337,7 +357,7 @@ impl Link {
         let at = self.outstanding.iter().position(|o| o.0 == id)?;
         let (_, addr, sent) = self.outstanding.remove(at)?;
         if addr == self.addr {
-            self.loss -= self.loss / 32.0;
+            self.loss -= self.loss * LOSS_WEIGHT;
             self.confirm(sent, now);
         }
         Some((addr, now.since(sent)))

@@ -350,9 +350,7 @@ impl Node {
     /// A link is no longer used. It is probed for a while longer; routing has already moved on. Returns whether it was up.
     fn take_down(&mut self, now: Instant, id: NodeId, reason: &'static str) -> bool {
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) else { return false };
-        let mut fresh = Link::new(now, link.addr, self.rng.next_u32());
-        fresh.interface = link.interface;
-        *link = fresh;
+        *link = link.reborn(now, self.rng.next_u32());
         self.drop_neighbor(now, id);
         self.counters.links_down += 1;
         self.events.push_back(Event::LinkDown { peer: id, reason });

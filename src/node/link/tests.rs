@@ -94,6 +94,53 @@ fn a_lossy_link_is_watched_while_its_users_are_silent() {
     assert!(first < 6000 && (10_000..18_000).contains(&last), "from {first} to {last} ms");
 }
 
+/// Drives a link that loses nearly half from the second second on, and comes back from each death. Returns after how many
+/// milliseconds that is known, and the number of deaths.
+fn found_throttled(seed: u8) -> (u64, u32) {
+    let mut rng = Rng::from_seed([seed; 32]);
+    let mut link = Link::new(Instant(0), addr(), 1);
+    let (mut answers, mut deaths, mut packets) = (VecDeque::new(), 0, 0);
+    for ms in 1..60_000u64 {
+        let now = Instant(ms * 1000);
+        // TCP's retransmissions (RFC 6298, 5.5).
+        if ms < 2000 || [2200, 2600, 3400, 5000, 8200, 14_600, 27_400].contains(&ms) {
+            packets += 1;
+        }
+        link.note_traffic(now, packets);
+        while answers.front().is_some_and(|(at, _)| *at <= ms) {
+            let Some((_, id)) = answers.pop_front() else { break };
+            if link.replied(now, id).is_some() && !link.up {
+                link.come_up(now);
+            }
+        }
+        if link.is_throttled(now) {
+            return (ms - 2000, deaths);
+        }
+        if link.next_tick(now) > now {
+            continue;
+        }
+        match link.tick(now) {
+            Tick::Probe(id) if ms < 2000 || !rng.chance(0.45) => answers.push_back((ms + 5, id)),
+            Tick::Dead if link.up => {
+                deaths += 1;
+                link = link.reborn(now, 1000 * deaths);
+            }
+            _ => {}
+        }
+    }
+    (u64::MAX, deaths)
+}
+
+#[test]
+fn loss_that_kills_a_link_is_not_forgotten() {
+    let found: Vec<_> = (0..=255).map(found_throttled).collect();
+    let dead = found.iter().filter(|(_, deaths)| *deaths > 0).count();
+    let slowest = found.iter().map(|(ms, _)| *ms).max();
+    println!("{dead} of 256 links died, found after {slowest:?} ms at most");
+    assert!(dead > 10, "{dead}");
+    assert!(slowest < Some(7000), "{slowest:?} ms");
+}
+
 #[test]
 fn inside_tls_probes_are_no_clockwork() {
     let now = Instant(0);
@@ -149,7 +196,7 @@ fn a_link_moves_only_where_it_is_clearly_better() {
             now = now + Duration::from_secs(1);
             let id = link.sent_probe(now, addr());
             if lost_here && i % 2 == 0 {
-                link.loss += (1.0 - link.loss) / 32.0;
+                link.loss += (1.0 - link.loss) * LOSS_WEIGHT;
             } else {
                 link.replied(now + Duration::from_millis(here_ms), id);
             }
