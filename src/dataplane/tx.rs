@@ -10,7 +10,7 @@ use crate::{
         forward::{self, Destination, Drop, Route, Tables as _},
     },
     session::Transport,
-    transport::SendQueue,
+    transport::{SendQueue, YIELDS},
     wire::{
         ip, mss,
         vnet::{self, GSO_NONE, Split, VNET_HEADER, VnetHeader},
@@ -19,8 +19,6 @@ use crate::{
 
 /// The longest packet that a TUN device hands over.
 const MAX_PACKET: usize = 65_536;
-/// How often others get the processor before the thread goes to sleep: a packet that comes meanwhile needs no wake-up.
-const YIELDS: usize = 3;
 /// Segments of a super-packet that wait while its session is being established.
 const WAITING_SEGMENTS: usize = 16;
 

@@ -15,3 +15,7 @@ pub use sockets::Sockets;
 pub use stream::{Seal, Stream, StreamReader};
 pub use stun::StunServer;
 pub use udp::{Offloads, UdpTransport};
+
+/// How often a thread that found nothing lets others have the processor before it goes to sleep: what comes meanwhile
+/// needs no wake-up, and a processor with nothing to do can take over a thread that is ready, but none that sleeps.
+pub const YIELDS: usize = 3;

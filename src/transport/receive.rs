@@ -5,13 +5,14 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
     os::fd::AsRawFd,
+    thread,
     time::{Duration, SystemTime},
 };
 
 use crate::types::path;
 
 use super::{
-    UdpTransport,
+    UdpTransport, YIELDS,
     cmsg::{self, Arrival, CONTROL, Control},
 };
 
@@ -87,18 +88,23 @@ impl Datagrams {
             h.msg_hdr.msg_control = (&raw mut self.controls[i]).cast();
             h.msg_hdr.msg_controllen = CONTROL;
         }
-        // SAFETY: each of the first `slots` headers points to a name, a vector, a buffer and a control area that
-        // outlive the call, and gives their true sizes.
-        let n = unsafe {
-            libc::recvmmsg(
-                socket.socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                self.slots as libc::c_uint,
-                libc::MSG_WAITFORONE,
-                std::ptr::null_mut(),
-            )
+        let (fd, slots) = (socket.socket.as_raw_fd(), self.slots as libc::c_uint);
+        let mut receive = |flags| {
+            // SAFETY: each of the first `slots` headers points to a name, a vector, a buffer and a control area that
+            // outlive the call, and gives their true sizes.
+            let n = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), slots, flags, std::ptr::null_mut()) };
+            usize::try_from(n).map_err(|_| io::Error::last_os_error())
         };
-        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        let mut yields = 0;
+        let n = loop {
+            match receive(if yields < YIELDS { libc::MSG_DONTWAIT } else { libc::MSG_WAITFORONE }) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && yields < YIELDS => {
+                    yields += 1;
+                    thread::yield_now();
+                }
+                n => break n?,
+            }
+        };
         self.calls += 1;
         self.waited = Duration::ZERO;
         let mut too_long = 0;
