@@ -1,4 +1,4 @@
-//! Floor 0: every cryptographic primitive. aws-lc-rs does it all, but for AES-GCM on some processors (see `aead`).
+//! Floor 0: every cryptographic primitive. aws-lc-rs does it all, but for AEGIS (see `aead`).
 
 mod aead;
 mod hash;
@@ -10,7 +10,7 @@ mod sign;
 
 #[cfg(feature = "bench-plaintext")]
 pub use aead::PLAINTEXT;
-pub use aead::{AeadKey, Cipher, TAG_LEN};
+pub use aead::{AeadKey, Cipher, HeaderKey, TAG_LEN};
 pub use hash::{HmacKey, hkdf_sha256, hmac_sha1, md5, sha256};
 pub use hpke::{SEAL_OVERHEAD, open_sealed, seal_to};
 pub use kem::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KemSecret, encapsulate};

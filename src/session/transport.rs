@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use zeroize::Zeroizing;
+
 use super::replay::ReplayWindow;
 use crate::{
-    crypto::{AeadKey, Cipher, TAG_LEN, hkdf_sha256},
+    crypto::{AeadKey, Cipher, HeaderKey, TAG_LEN, hkdf_sha256},
     types::{NodeId, NodeTag},
     wire::packet::{self, DATA_HEADER, HOP_HEADER, HopHeader},
 };
@@ -29,6 +31,8 @@ pub struct Transport {
     pub cipher: Cipher,
     send: AeadKey,
     recv: AeadKey,
+    send_hop: HeaderKey,
+    recv_hop: HeaderKey,
     next: AtomicU64,
     window: ReplayWindow,
     sent_bytes: AtomicU64,
@@ -48,7 +52,7 @@ pub(super) struct Secrets<'a> {
 }
 
 impl Transport {
-    /// Derives both keys with HKDF-SHA-256: salted by the handshake hash, from the two Noise keys (X25519) and the
+    /// Derives the keys with HKDF-SHA-256: salted by the handshake hash, from the two Noise keys (X25519) and the
     /// ML-KEM-768 secret together, so that an attacker needs to break both.
     pub(super) fn derive(
         peer: NodeId,
@@ -57,20 +61,22 @@ impl Transport {
         secrets: &Secrets<'_>,
         initiator: bool,
     ) -> Self {
-        let ikm = [&secrets.noise.0[..], &secrets.noise.1[..], &secrets.kem[..]].concat();
-        let mut okm = [0; 64];
+        let ikm = Zeroizing::new([&secrets.noise.0[..], &secrets.noise.1[..], &secrets.kem[..]].concat());
+        let mut okm = Zeroizing::new([0; 128]);
         let info: [&[u8]; 2] = [b"aegisray transport v1 ", cipher.name().as_bytes()];
-        hkdf_sha256(secrets.handshake_hash, &ikm, &info, &mut okm);
-        let key = |part: &[u8]| AeadKey::new(cipher, part.try_into().expect("half of 64 bytes"));
-        let (to_responder, to_initiator) = (key(&okm[..32]), key(&okm[32..]));
-        let (send, recv) = if initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
+        hkdf_sha256(secrets.handshake_hash, &ikm, &info, &mut *okm);
+        let key = |i: usize| okm[32 * i..].first_chunk().expect("four keys of 32 bytes");
+        // Of what the initiator sends, and of what it receives.
+        let (send, recv) = if initiator { (0, 1) } else { (1, 0) };
         Self {
             peer,
             local_index,
             remote_index,
             cipher,
-            send,
-            recv,
+            send: AeadKey::new(cipher, key(send)),
+            recv: AeadKey::new(cipher, key(recv)),
+            send_hop: HeaderKey::new(cipher, key(2 + send)),
+            recv_hop: HeaderKey::new(cipher, key(2 + recv)),
             next: AtomicU64::new(0),
             window: ReplayWindow::default(),
             sent_bytes: AtomicU64::new(0),
@@ -156,15 +162,15 @@ impl Transport {
         let header = HopHeader { ttl, receiver: self.remote_index, counter, dst, src }.encode();
         let mut out = [0; HOP_HEADER];
         out[..HOP_HEADER - TAG_LEN].copy_from_slice(&header);
-        out[HOP_HEADER - TAG_LEN..].copy_from_slice(&self.send.seal(counter, &header, &mut []));
+        out[HOP_HEADER - TAG_LEN..].copy_from_slice(&self.send_hop.tag(counter, &header));
         out
     }
 
     /// Authenticates a hop header; what is behind it is neither read nor touched.
     pub fn open_hop(&self, header: &HopHeader, datagram: &[u8]) -> Result<(), Rejected> {
-        let (aad, rest) = datagram.split_at(HOP_HEADER - TAG_LEN);
-        let mut tag: [u8; TAG_LEN] = rest[..TAG_LEN].try_into().map_err(|_| Rejected::Forged)?;
-        self.recv.open(header.counter, aad, &mut tag).map_err(|_| Rejected::Forged)?;
+        let (bytes, rest) = datagram.split_at(HOP_HEADER - TAG_LEN);
+        let tag = rest.first_chunk().ok_or(Rejected::Forged)?;
+        self.recv_hop.verify(header.counter, bytes, *tag).map_err(|_| Rejected::Forged)?;
         if self.window.accept(header.counter) { Ok(()) } else { Err(Rejected::Replayed) }
     }
 

@@ -21,7 +21,7 @@ pub const BEACON: u8 = 0x45;
 pub const DATA_HEADER: usize = 16;
 /// Bytes that sealing adds to an IP packet sent directly.
 pub const DATA_OVERHEAD: usize = DATA_HEADER + TAG_LEN;
-/// `type | ttl | 2 reserved | receiver index | counter | destination tag | source tag | hop AEAD tag`.
+/// `type | ttl | 2 reserved | receiver index | counter | destination tag | source tag | hop tag`.
 pub const HOP_HEADER: usize = 32 + TAG_LEN;
 /// `type | message | fragment | fragments | sender index | receiver index | mac1 | mac2`.
 pub const HANDSHAKE_HEADER: usize = 44;
