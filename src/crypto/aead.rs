@@ -157,6 +157,7 @@ impl AeadKey {
 /// One direction's key for headers without a text.
 pub struct HeaderKey(Tags);
 
+#[expect(clippy::large_enum_variant, reason = "the large one is the one on the fast path")]
 enum Tags {
     /// The state after AEGIS-256's 16 rounds for the key, which each tag continues from: half the time of an empty seal.
     Aegis(Aegis256Mac<TAG_LEN>),
