@@ -29,7 +29,7 @@ use crate::{
     transport::{Seal, Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     types::NodeId,
-    wire::{ip, turn, vnet::VnetHeader},
+    wire::{frame::Level, ip, turn, vnet::VnetHeader},
 };
 
 /// What the threads hand to the control side.
@@ -103,7 +103,8 @@ pub struct Shared {
     pub to_control: mpsc::Sender<Input>,
     is_limited: AtomicBool,
     limiter: Mutex<RelayLimiter>,
-    order: Order,
+    links: Order<rx::Waiting>,
+    routes: Order<Vec<u8>>,
 }
 
 impl Shared {
@@ -124,7 +125,8 @@ impl Shared {
             to_control,
             is_limited: AtomicBool::new(limits != RelayLimits::default()),
             limiter: Mutex::new(RelayLimiter::new(limits, Instant::now())),
-            order: Order::default(),
+            links: Order::new(Level::Link),
+            routes: Order::new(Level::Route),
         }
     }
 
@@ -172,7 +174,7 @@ impl Shared {
     }
 }
 
-/// Starts a thread per queue of the TUN device, one per socket, one for all scouts and one for what waits. They end with the process.
+/// Starts a thread per queue of the TUN device, one per socket, one for all scouts and two for what waits. They end with the process.
 pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let spawn = |name: &str, i: usize, run: fn(&Shared, usize)| {
         let shared = Arc::clone(shared);
@@ -185,7 +187,8 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
         spawn("rx", socket, rx::run)?;
     }
     spawn("scouts", 0, |shared, _| rx::run_scouts(shared))?;
-    spawn("order", 0, |shared, _| shared.order.watch(|packet| shared.deliver(packet)))?;
+    spawn("links", 0, |shared, _| rx::run_links(shared))?;
+    spawn("routes", 0, |shared, _| shared.routes.watch(|_, packet| shared.deliver(&packet)))?;
     if shared.stun.as_ref().is_some_and(|s| s.second_port().is_some()) {
         spawn("stun", 0, |shared, _| {
             if let Some(stun) = &shared.stun {

@@ -1,9 +1,12 @@
-//! The order of a peer's packets while the path between us changes.
+//! Order while a path changes.
 //!
 //! What goes by a faster path arrives before what was sent earlier and is still on its way by the slower one. A sender that
 //! leaves a path that works marks where it goes on, and then, on the old path, where that one ends. Between these two marks,
 //! what comes by the new path waits: no longer than it would have taken by the old one. Without a mark the old path has
-//! failed, and there is nothing to wait for.
+//! failed, and there is nothing to wait for but what another thread of ours has received and not yet delivered.
+//!
+//! Paths change on two levels. A link between neighbours moves to another address: all that crosses it waits, whoever it is
+//! from and for. A node's packets take another way: those packets wait, of all that the neighbour brings.
 
 use std::{
     collections::HashMap,
@@ -13,12 +16,15 @@ use std::{
 };
 
 use crate::{
-    session::Transport,
+    session::{Arrivals, Transport},
     types::{NodeId, path},
+    wire::frame::Level,
 };
 
 /// How long packets wait if the old path loses the marks of its end.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long they wait without a mark: longer than a thread that is ready to run does.
+const SETTLING: Duration = Duration::from_millis(5);
 /// Bytes of one peer that wait at the most.
 const ROOM: usize = 2 << 20;
 /// Peers whose packets wait at a time; of more, packets take their chance.
@@ -28,8 +34,8 @@ const PATH: u64 = 1 << 61;
 /// In the place of a path's number: it came to its end before the new one began.
 const ENDED: u64 = 1;
 
-/// The number of the path that comes from there: the peer's place, or that of a relay.
-pub(super) fn number(from: SocketAddr) -> u64 {
+/// The number of a link's path: the address that the neighbour sends from.
+pub(super) fn address(from: SocketAddr) -> u64 {
     let ip = match from.ip() {
         IpAddr::V4(ip) => u64::from(u32::from(ip)),
         IpAddr::V6(ip) => u128::from(ip) as u64 ^ (u128::from(ip) >> 64) as u64,
@@ -40,111 +46,147 @@ pub(super) fn number(from: SocketAddr) -> u64 {
     PATH | hash
 }
 
-/// A packet that waits.
-struct Packet {
+/// The number of a route's path: the neighbour that brings a node's packets; the node itself, when they come straight.
+pub(super) fn neighbor(id: &NodeId) -> u64 {
+    PATH | id.tag().0 >> 3
+}
+
+/// What waits.
+struct Packet<T> {
     session: Arc<Transport>,
     counter: u64,
-    bytes: Vec<u8>,
+    content: T,
 }
 
 /// What came of a peer by its new path.
-struct Held {
+struct Held<T> {
     path: u64,
     /// The session and the counter of the mark.
     mark: (Arc<Transport>, u64),
-    packets: Vec<Packet>,
+    packets: Vec<Packet<T>>,
     bytes: usize,
     until: Instant,
 }
 
-impl Held {
-    fn release(self, mut deliver: impl FnMut(&[u8])) {
-        self.packets.iter().for_each(|packet| deliver(&packet.bytes));
+impl<T> Held<T> {
+    fn release(self, level: Level, mut deliver: impl FnMut(&Arc<Transport>, T)) {
+        let arrived: Vec<_> = self.packets.iter().map(|packet| (Arc::clone(&packet.session), packet.counter)).collect();
+        self.packets.into_iter().for_each(|packet| deliver(&packet.session, packet.content));
         // Not before all is delivered: from here on other threads deliver what comes by this path without the lock.
-        self.mark.0.set_path(self.path, self.mark.1);
-        self.packets.iter().for_each(|packet| packet.session.set_path(self.path, packet.counter));
+        for (session, counter) in [self.mark].into_iter().chain(arrived) {
+            session.arrivals(level).set_path(self.path, counter);
+        }
     }
 }
 
-/// What waits, of all peers.
-#[derive(Default)]
-pub(super) struct Order {
-    held: Mutex<HashMap<NodeId, Held>>,
+/// What waits, of all peers, on one level.
+pub(super) struct Order<T> {
+    level: Level,
+    held: Mutex<HashMap<NodeId, Held<T>>>,
     begun: Condvar,
 }
 
-impl Order {
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Held>> {
+impl<T> Order<T> {
+    pub fn new(level: Level) -> Self {
+        Self { level, held: Mutex::default(), begun: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Held<T>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a packet that did not come by the path of those before it on its session. `deliver` gets what is in turn,
-    /// now or once it is: under a lock, so that nobody comes between.
+    fn arrivals<'s>(&self, session: &'s Transport) -> &'s Arrivals {
+        session.arrivals(self.level)
+    }
+
+    /// Takes in what did not come by the path of what came before it on its session, and its length in bytes. `deliver` gets
+    /// what is in turn, now or once it is: under a lock, so that nobody comes between.
     pub fn take(
         &self,
         session: &Arc<Transport>,
         (counter, path): (u64, u64),
-        packet: &[u8],
-        mut deliver: impl FnMut(&[u8]),
+        (content, len): (T, usize),
+        mut deliver: impl FnMut(&Arc<Transport>, T),
     ) {
         let mut all = self.lock();
         if let Some(held) = all.get_mut(&session.peer).filter(|held| held.path == path) {
-            held.packets.push(Packet { session: Arc::clone(session), counter, bytes: packet.to_vec() });
-            held.bytes += packet.len() + size_of::<Packet>();
+            held.packets.push(Packet { session: Arc::clone(session), counter, content });
+            held.bytes += len + size_of::<Packet<T>>();
             if held.bytes > ROOM {
-                all.remove(&session.peer).into_iter().for_each(|held| held.release(&mut deliver));
+                all.remove(&session.peer).into_iter().for_each(|held| held.release(self.level, &mut deliver));
             }
             return;
         }
-        // A straggler says nothing of the path.
-        if counter >= session.path().1 {
-            session.set_path(path, counter);
+        let arrivals = self.arrivals(session);
+        let (known, last) = arrivals.path();
+        if counter < last {
+            // A straggler says nothing of the path.
+            deliver(session, content);
+        } else if known & PATH != 0 && known != path && !all.contains_key(&session.peer) && all.len() < PEERS {
+            let first = Packet { session: Arc::clone(session), counter, content };
+            self.hold(&mut all, (session, counter, path), SETTLING, vec![first]);
+        } else {
+            arrivals.set_path(path, counter);
+            deliver(session, content);
         }
-        deliver(packet);
     }
 
-    /// Takes in the sender's word that from this packet on it sends by this path, and that the one before it works.
-    pub fn begin(&self, session: &Arc<Transport>, (counter, path): (u64, u64), deliver: impl FnMut(&[u8])) {
+    fn hold(
+        &self,
+        all: &mut HashMap<NodeId, Held<T>>,
+        (session, counter, path): (&Arc<Transport>, u64, u64),
+        time: Duration,
+        packets: Vec<Packet<T>>,
+    ) {
+        let (mark, until) = ((Arc::clone(session), counter), Instant::now() + time);
+        all.insert(session.peer, Held { path, mark, packets, bytes: 0, until });
+        self.begun.notify_one();
+    }
+
+    /// Takes in the sender's word that from here on it sends by this path, and that the one before it works.
+    pub fn begin(
+        &self,
+        session: &Arc<Transport>,
+        (counter, path): (u64, u64),
+        deliver: impl FnMut(&Arc<Transport>, T),
+    ) {
         let mut all = self.lock();
-        let (known, last) = session.path();
+        let (known, last) = self.arrivals(session).path();
         let is_known = known == path || all.get(&session.peer).is_some_and(|held| held.path == path);
         if is_known || counter < last {
             return;
         }
         if known == ENDED {
-            session.set_path(path, counter);
+            self.arrivals(session).set_path(path, counter);
             return;
         }
         if let Some(before) = all.remove(&session.peer) {
-            before.release(deliver);
+            before.release(self.level, deliver);
         }
         if all.len() < PEERS {
-            let mark = (Arc::clone(session), counter);
-            let until = Instant::now() + PATIENCE;
-            all.insert(session.peer, Held { path, mark, packets: Vec::new(), bytes: 0, until });
-            self.begun.notify_one();
+            self.hold(&mut all, (session, counter, path), PATIENCE, Vec::new());
         }
     }
 
     /// Takes in the sender's word that nothing more comes by this path.
-    pub fn end(&self, session: &Transport, path: u64, deliver: impl FnMut(&[u8])) {
+    pub fn end(&self, session: &Transport, path: u64, deliver: impl FnMut(&Arc<Transport>, T)) {
         let mut all = self.lock();
-        let (known, last) = session.path();
+        let (known, last) = self.arrivals(session).path();
         if all.get(&session.peer).is_some_and(|held| held.path != path)
             && let Some(held) = all.remove(&session.peer)
         {
-            held.release(deliver);
+            held.release(self.level, deliver);
         } else if [0, path].contains(&known) {
-            session.set_path(ENDED, last);
+            self.arrivals(session).set_path(ENDED, last);
         }
     }
 
     /// Lets go, as long as the process lives, what has waited long enough.
-    pub fn watch(&self, mut deliver: impl FnMut(&[u8])) {
+    pub fn watch(&self, mut deliver: impl FnMut(&Arc<Transport>, T)) {
         let mut all = self.lock();
         loop {
             let now = Instant::now();
-            all.extract_if(|_, held| held.until <= now).for_each(|(_, held)| held.release(&mut deliver));
+            all.extract_if(|_, held| held.until <= now).for_each(|(_, held)| held.release(self.level, &mut deliver));
             all = match all.values().map(|held| held.until).min() {
                 None => self.begun.wait(all).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
@@ -169,7 +211,7 @@ mod tests {
         let udp: SocketAddr = "192.0.2.1:51900".parse().unwrap();
         let stream = path::through(udp, path::FIRST_STREAM + 3);
         let others = ["192.0.2.1:51901", "192.0.2.2:51900", "[2001:db8::1]:51900", "[2001:db8:1::]:51900"];
-        let others = others.iter().map(|a| a.parse().unwrap()).chain([udp, stream]).map(number);
+        let others = others.iter().map(|a| a.parse().unwrap()).chain([udp, stream]).map(address);
         let all: HashSet<u64> = others.chain([0]).collect();
         assert_eq!(all.len(), 7);
     }
@@ -180,25 +222,48 @@ mod tests {
     #[test]
     fn nothing_goes_past_the_lock_while_what_waited_is_delivered() {
         let [session, _] = Transport::pair(1).map(Arc::new);
-        let (order, mut delivered) = (Order::default(), Vec::new());
-        session.set_path(OLD, 3);
-        order.begin(&session, (6, NEW), |_| unreachable!("nothing waits"));
+        let (order, mut delivered) = (Order::new(Level::Link), Vec::new());
+        let arrivals = session.arrivals(Level::Link);
+        arrivals.set_path(OLD, 3);
+        order.begin(&session, (6, NEW), |_, _| unreachable!("nothing waits"));
         for counter in [7, 8] {
-            order.take(&session, (counter, NEW), &[counter as u8], |_| unreachable!("it waits"));
+            order.take(&session, (counter, NEW), (counter, 1), |_, _| unreachable!("it waits"));
         }
-        order.end(&session, OLD, |packet| delivered.push((packet[0], session.path().0)));
+        order.end(&session, OLD, |_, packet| delivered.push((packet, arrivals.path().0)));
         assert_eq!(delivered, [(7, OLD), (8, OLD)]);
-        assert_eq!(session.path(), (NEW, 8));
+        assert_eq!(arrivals.path(), (NEW, 8));
+        assert_eq!(session.arrivals(Level::Route).path(), (0, 0), "the other level knows nothing of it");
     }
 
     #[test]
     fn an_end_that_comes_first_leaves_nothing_to_wait_for() {
         let [session, _] = Transport::pair(1).map(Arc::new);
-        let order = Order::default();
-        session.set_path(OLD, 3);
-        order.end(&session, OLD, |_| unreachable!("nothing waits"));
-        order.begin(&session, (6, NEW), |_| unreachable!("nothing waits"));
-        assert!(session.came_by(NEW, 7));
+        let order = Order::<()>::new(Level::Route);
+        session.arrivals(Level::Route).set_path(OLD, 3);
+        order.end(&session, OLD, |_, ()| unreachable!("nothing waits"));
+        order.begin(&session, (6, NEW), |_, ()| unreachable!("nothing waits"));
+        assert!(session.arrivals(Level::Route).came_by(NEW, 7));
+    }
+
+    /// One thread has received the last datagrams of the old path and another the first of the new one.
+    #[test]
+    fn without_a_mark_the_new_path_waits_for_threads_but_not_for_the_old_path() {
+        let [session, _] = Transport::pair(1).map(Arc::new);
+        let (order, out) = (Order::new(Level::Link), Mutex::new(Vec::new()));
+        let deliver = |_: &Arc<Transport>, packet| out.lock().unwrap().push(packet);
+        order.take(&session, (1, OLD), (1, 1), deliver);
+        order.take(&session, (4, NEW), (4, 1), deliver);
+        for counter in [2, 3] {
+            assert!(session.arrivals(Level::Link).came_by(OLD, counter));
+            deliver(&session, counter);
+        }
+        order.take(&session, (5, NEW), (5, 1), deliver);
+        assert_eq!(*out.lock().unwrap(), [1, 2, 3]);
+        let until = order.lock().values().map(|held| held.until).next();
+        assert!(until.is_some_and(|until| until <= Instant::now() + SETTLING));
+        order.lock().drain().for_each(|(_, held)| held.release(Level::Link, deliver));
+        assert_eq!(*out.lock().unwrap(), [1, 2, 3, 4, 5]);
+        assert!(session.arrivals(Level::Link).came_by(NEW, 6));
     }
 
     #[derive(Clone, Copy)]
@@ -223,7 +288,7 @@ mod tests {
             (ends, begins) in (0usize..3, 1usize..3),
         ) {
             let sessions = [1, 2].map(|index| Transport::pair(index).map(Arc::new));
-            let (order, mut out, mut arrivals) = (Order::default(), Vec::new(), Vec::new());
+            let (order, mut out, mut arrivals) = (Order::new(Level::Route), Vec::new(), Vec::new());
             // One packet per tick, which carries when it was sent; what is sent by the slow path arrives later.
             for at in 0..slow + fast {
                 let [sender, receiver] = &sessions[usize::from(at >= rekeyed)];
@@ -245,18 +310,18 @@ mod tests {
             for (_, session, path, sent, mut bytes) in arrivals {
                 let counter = u64::from_be_bytes(bytes[8..16].try_into().unwrap());
                 let packet = session.open(counter, &mut bytes).unwrap();
-                let deliver = |packet: &[u8]| out.push(when(packet));
+                let deliver = |_: &Arc<Transport>, at| out.push(at);
                 match sent {
                     Sent::Frame => {}
                     Sent::Begin => order.begin(session, (counter, path), deliver),
                     Sent::End => order.end(session, path, deliver),
-                    Sent::User if session.came_by(path, counter) => out.push(when(&bytes[packet])),
-                    Sent::User => order.take(session, (counter, path), &bytes[packet], deliver),
+                    Sent::User if session.arrivals(Level::Route).came_by(path, counter) => out.push(when(&bytes[packet])),
+                    Sent::User => order.take(session, (counter, path), (when(&bytes[packet]), 8), deliver),
                 }
             }
             if ends == 0 {
                 // The time that they wait is over.
-                order.lock().drain().for_each(|(_, held)| held.release(|packet| out.push(when(packet))));
+                order.lock().drain().for_each(|(_, held)| held.release(Level::Route, |_, at| out.push(at)));
             }
             let expected: Vec<u64> = (0..slow + fast).filter(|c| !lost.contains(c) && !frames.contains(c)).collect();
             prop_assert_eq!(out, expected);

@@ -15,13 +15,15 @@ use crate::{
         Snapshot,
         forward::{self, Drop, Ingress},
     },
-    session::Via,
+    session::{Transport, Via},
     transport::{Datagram, Datagrams, SendList, Stream, StreamReader, UdpTransport},
     tun::IoVectors,
     types::path,
     wire::{
         coalesce::{Coalescer, Group},
+        frame::{Level, Mark},
         ip, mss,
+        packet::HopHeader,
         stun::{self, Binding, Class},
         turn,
         vnet::VnetHeader,
@@ -37,6 +39,33 @@ pub(super) fn run_stream(shared: &Shared, stream: &Stream) {
     }
     stream.close();
     shared.tell(Input::SendError(stream.path));
+}
+
+/// Delivers, as long as the process lives, what has waited long enough for a link.
+pub(super) fn run_links(shared: &Shared) {
+    let mut receiver = Receiver::new(shared);
+    shared.links.watch(|session, waiting| receiver.release(&shared.tables.load(), session, waiting));
+}
+
+/// What came by a link's new path, authenticated: `datagram.range` is all of `bytes`.
+pub(super) struct Waiting {
+    datagram: Datagram,
+    bytes: Vec<u8>,
+    content: Content,
+}
+
+enum Content {
+    /// A hop header and what is behind it.
+    Hop(HopHeader),
+    /// A packet, or a mark of a route, with its counter.
+    Plaintext(u64),
+}
+
+impl Waiting {
+    fn new(datagram: &Datagram, at: Range<usize>, content: Content, buffer: &[u8]) -> Self {
+        let bytes = buffer[at].to_vec();
+        Self { datagram: Datagram { range: 0..bytes.len(), ..datagram.clone() }, bytes, content }
+    }
 }
 
 struct Receiver<'a> {
@@ -113,44 +142,105 @@ impl<'a> Receiver<'a> {
     }
 
     fn take(&mut self, tables: &Snapshot, datagram: &Datagram, buffer: &mut [u8]) {
+        let (shared, interface, start) = (self.shared, datagram.interface, datagram.range.start);
+        let from = order::address(datagram.from);
+        let bytes = &mut buffer[datagram.range.clone()];
+        let hop = match forward::outer(tables, bytes) {
+            Ok(hop) => hop,
+            Err(reason) => return shared.counters.drop(reason),
+        };
+        if let Some((link, header)) = hop {
+            if link.arrivals(Level::Link).came_by(from, header.counter) {
+                let ingress = forward::behind(tables, link, &header, bytes);
+                self.carry_out(tables, Some(link), ingress, datagram, buffer);
+            } else {
+                let waiting = Waiting::new(datagram, datagram.range.clone(), Content::Hop(header), buffer);
+                self.wait(tables, link, (header.counter, from), waiting, buffer);
+            }
+            return;
+        }
+        match forward::straight(tables, datagram.from, bytes) {
+            Ingress::Mark { mark: Mark::Begin(Level::Link), session, via, counter, newest, .. } => {
+                self.finish(buffer);
+                shared.links.begin(session, (counter, from), |link, waiting| self.release(tables, link, waiting));
+                shared.tell(Input::Marked { session: Arc::clone(session), via, newest, interface });
+            }
+            Ingress::Mark { mark: Mark::End(Level::Link), session, .. } => {
+                self.finish(buffer);
+                shared.links.end(session, from, |link, waiting| self.release(tables, link, waiting));
+            }
+            Ingress::Packet { session, at, via, counter, newest }
+            | Ingress::Mark { session, at, via, counter, newest, .. }
+                if !session.arrivals(Level::Link).came_by(from, counter) =>
+            {
+                let at = start + at.start..start + at.end;
+                let waiting = Waiting::new(datagram, at, Content::Plaintext(counter), buffer);
+                self.wait(tables, session, (counter, from), waiting, buffer);
+                self.note_place(tables, session, via, newest, interface);
+            }
+            ingress => self.carry_out(tables, None, ingress, datagram, buffer),
+        }
+    }
+
+    /// Takes in what did not come by the path of what came before it on its link.
+    fn wait(
+        &mut self,
+        tables: &Snapshot,
+        link: &Arc<Transport>,
+        place: (u64, u64),
+        waiting: Waiting,
+        buffer: &mut [u8],
+    ) {
+        self.finish(buffer);
+        let (shared, len) = (self.shared, waiting.bytes.len());
+        shared.links.take(link, place, (waiting, len), |link, waiting| self.release(tables, link, waiting));
+    }
+
+    /// It is the turn of what waited for its link.
+    fn release(&mut self, tables: &Snapshot, link: &Arc<Transport>, waiting: Waiting) {
+        let Waiting { datagram, mut bytes, content } = waiting;
+        match content {
+            Content::Hop(header) => {
+                let ingress = forward::behind(tables, link, &header, &mut bytes);
+                self.carry_out(tables, Some(link), ingress, &datagram, &mut bytes);
+            }
+            Content::Plaintext(counter) => {
+                let place = (counter, order::neighbor(&link.peer));
+                match Mark::parse(&bytes) {
+                    Some(mark) => self.mark(mark, link, place, &mut bytes),
+                    None => self.packet(tables, link, place, datagram.ecn, datagram.range, &mut bytes),
+                }
+            }
+        }
+        self.finish(&mut bytes);
+    }
+
+    /// Does with a datagram what is to be done, in its turn; it came on `link` behind a hop header, or else straight.
+    fn carry_out(
+        &mut self,
+        tables: &Snapshot,
+        link: Option<&Arc<Transport>>,
+        ingress: Ingress<'_>,
+        datagram: &Datagram,
+        buffer: &mut [u8],
+    ) {
         let Datagram { from, interface, ecn, range } = datagram.clone();
         let shared = self.shared;
         let bytes = &mut buffer[range.clone()];
-        match forward::ingress(tables, from, bytes) {
+        let neighbor = |session: &Transport| order::neighbor(link.map_or(&session.peer, |link| &link.peer));
+        match ingress {
             Ingress::Packet { session, at, via, counter, newest } => {
-                let ecn = if self.must_mark() { ip::CE } else { ecn };
-                if !ip::leave_tunnel(&mut bytes[at.clone()], ecn) {
-                    Counters::add(&shared.counters.congested, 1);
-                    return;
-                }
-                mss::clamp(&mut bytes[at.clone()], || tables.mtu_to(&session.peer));
-                Counters::add(&shared.counters.received_packets, 1);
-                Counters::add(&shared.counters.received_bytes, at.len() as u64);
-                let path = order::number(from);
                 let at = range.start + at.start..range.start + at.end;
-                if session.came_by(path, counter) {
-                    self.deliver(buffer, at);
-                } else {
-                    self.flush(buffer);
-                    shared.order.take(session, (counter, path), &buffer[at], |packet| shared.deliver(packet));
-                }
-                let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
-                if moved || !session.is_confirmed() {
-                    shared.tell(Input::Opened { session: Arc::clone(session), via, newest, interface });
-                }
+                self.packet(tables, session, (counter, neighbor(session)), ecn, at, buffer);
+                self.note_place(tables, session, via, newest, interface);
+            }
+            Ingress::Mark { mark, session, via, counter, newest, .. } => {
+                self.mark(mark, session, (counter, neighbor(session)), buffer);
+                self.note_place(tables, session, via, newest, interface);
             }
             Ingress::Frame { session, at, via, newest } => {
                 let plaintext = bytes[at].to_vec();
                 shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
-            }
-            Ingress::End(session) => {
-                self.flush(buffer);
-                shared.order.end(session, order::number(from), |packet| shared.deliver(packet));
-            }
-            Ingress::Begin { session, via, counter, newest } => {
-                self.flush(buffer);
-                shared.order.begin(session, (counter, order::number(from)), |packet| shared.deliver(packet));
-                shared.tell(Input::Marked { session: Arc::clone(session), via, newest, interface });
             }
             Ingress::Forward { to, link, session, newest } => {
                 if !shared.may_relay(&session.peer, bytes.len()) {
@@ -180,6 +270,54 @@ impl<'a> Receiver<'a> {
                 shared.tell(Input::Control { via, datagram: bytes[offset..].to_vec() });
             }
             Ingress::Drop(reason) => shared.counters.drop(reason),
+        }
+    }
+
+    /// A packet for this host, and by which neighbour it came.
+    fn packet(
+        &mut self,
+        tables: &Snapshot,
+        session: &Arc<Transport>,
+        (counter, neighbor): (u64, u64),
+        ecn: u8,
+        at: Range<usize>,
+        buffer: &mut [u8],
+    ) {
+        let shared = self.shared;
+        let ecn = if self.must_mark() { ip::CE } else { ecn };
+        if !ip::leave_tunnel(&mut buffer[at.clone()], ecn) {
+            Counters::add(&shared.counters.congested, 1);
+            return;
+        }
+        mss::clamp(&mut buffer[at.clone()], || tables.mtu_to(&session.peer));
+        Counters::add(&shared.counters.received_packets, 1);
+        Counters::add(&shared.counters.received_bytes, at.len() as u64);
+        if session.arrivals(Level::Route).came_by(neighbor, counter) {
+            self.deliver(buffer, at);
+            return;
+        }
+        self.flush(buffer);
+        let waiting = (buffer[at.clone()].to_vec(), at.len());
+        shared.routes.take(session, (counter, neighbor), waiting, |_, packet| shared.deliver(&packet));
+    }
+
+    /// A mark of a route, and by which neighbour it came. Those of links come straight and were taken before.
+    fn mark(&mut self, mark: Mark, session: &Arc<Transport>, place: (u64, u64), buffer: &mut [u8]) {
+        self.flush(buffer);
+        let shared = self.shared;
+        let deliver = |_: &Arc<Transport>, packet: Vec<u8>| shared.deliver(&packet);
+        match mark {
+            Mark::Begin(Level::Route) => shared.routes.begin(session, place, deliver),
+            Mark::End(Level::Route) => shared.routes.end(session, place.1, deliver),
+            Mark::Begin(Level::Link) | Mark::End(Level::Link) => shared.counters.drop(Drop::Malformed),
+        }
+    }
+
+    /// Tells the control side of a peer that is somewhere else than it was, or has its keys now.
+    fn note_place(&self, tables: &Snapshot, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
+        let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
+        if moved || !session.is_confirmed() {
+            self.shared.tell(Input::Opened { session: Arc::clone(session), via, newest, interface });
         }
     }
 

@@ -13,9 +13,9 @@ use crate::{
     session::{Rejected, Transport, Via},
     types::{IpPrefix, NodeId, NodeTag},
     wire::{
-        frame::{BEGIN, END, FRAME},
+        frame::{FRAME, Mark},
         ip,
-        packet::{self, DATA_OVERHEAD, Datagram, HOP_HEADER},
+        packet::{self, DATA_OVERHEAD, Datagram, HOP_HEADER, HopHeader},
     },
 };
 
@@ -135,15 +135,15 @@ pub enum Ingress<'t> {
         via: Via,
         newest: bool,
     },
-    /// From here on the peer's packets take this path ([`BEGIN`]).
-    Begin {
+    /// The peer changes its path, says this byte.
+    Mark {
+        mark: Mark,
         session: &'t Arc<Transport>,
+        at: Range<usize>,
         via: Via,
         counter: u64,
         newest: bool,
     },
-    /// The peer's packets no longer take this path ([`END`]).
-    End(&'t Arc<Transport>),
     /// Rewritten in place for the next hop.
     Forward {
         to: SocketAddr,
@@ -162,26 +162,48 @@ pub enum Ingress<'t> {
 
 /// Judges a datagram from `from`. Opens and rewrites it in place.
 pub fn ingress<'t>(tables: &'t impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress<'t> {
+    match outer(tables, datagram) {
+        Ok(None) => straight(tables, from, datagram),
+        Ok(Some((link, header))) => behind(tables, link, &header, datagram),
+        Err(reason) => Ingress::Drop(reason),
+    }
+}
+
+/// Authenticates the hop header of a datagram that has one, by the neighbour's session that it came on.
+pub fn outer<'t>(tables: &'t impl Tables, datagram: &[u8]) -> Result<Option<(&'t Arc<Transport>, HopHeader)>, Drop> {
     match packet::parse(datagram) {
         Ok(Datagram::Hop(header)) => {
-            let Some(link) = tables.session(header.receiver) else { return Ingress::Drop(Drop::UnknownSession) };
-            if let Err(rejected) = link.open_hop(&header, datagram) {
-                return Ingress::Drop(rejected.into());
-            }
-            if header.dst == tables.me() {
-                return inner(tables, Via::Relayed(header.src), HOP_HEADER, datagram);
-            }
-            let Some(ttl) = header.ttl.checked_sub(1).filter(|t| *t > 0) else {
-                return Ingress::Drop(Drop::TtlExpired);
-            };
-            let Some((next, to)) = tables.relay(header.dst) else { return Ingress::Drop(Drop::NoRoute) };
-            let newest = link.is_newest(header.counter);
-            datagram[..HOP_HEADER].copy_from_slice(&next.seal_hop(ttl, header.dst, header.src));
-            Ingress::Forward { to, link: next, session: link, newest }
+            let link = tables.session(header.receiver).ok_or(Drop::UnknownSession)?;
+            link.open_hop(&header, datagram)?;
+            Ok(Some((link, header)))
         }
-        Ok(_) => inner(tables, Via::Direct(from), 0, datagram),
-        Err(_) => Ingress::Drop(Drop::Malformed),
+        Ok(_) => Ok(None),
+        Err(_) => Err(Drop::Malformed),
     }
+}
+
+/// Judges a datagram without a hop header.
+pub fn straight<'t>(tables: &'t impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress<'t> {
+    inner(tables, Via::Direct(from), 0, datagram)
+}
+
+/// Judges what is behind a hop header that [`outer`] has authenticated.
+pub fn behind<'t>(
+    tables: &'t impl Tables,
+    link: &'t Arc<Transport>,
+    header: &HopHeader,
+    datagram: &mut [u8],
+) -> Ingress<'t> {
+    if header.dst == tables.me() {
+        return inner(tables, Via::Relayed(header.src), HOP_HEADER, datagram);
+    }
+    let Some(ttl) = header.ttl.checked_sub(1).filter(|t| *t > 0) else {
+        return Ingress::Drop(Drop::TtlExpired);
+    };
+    let Some((next, to)) = tables.relay(header.dst) else { return Ingress::Drop(Drop::NoRoute) };
+    let newest = link.is_newest(header.counter);
+    datagram[..HOP_HEADER].copy_from_slice(&next.seal_hop(ttl, header.dst, header.src));
+    Ingress::Forward { to, link: next, session: link, newest }
 }
 
 /// A datagram for this node, at `offset`, that came straight or behind a hop header.
@@ -197,11 +219,11 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
             let newest = session.is_newest(counter);
             let at = at.start + offset..at.end + offset;
             let plain = &datagram[at.clone()];
-            match plain {
-                [FRAME, ..] => return Ingress::Frame { session, at, via, newest },
-                [BEGIN] => return Ingress::Begin { session, via, counter, newest },
-                [END] => return Ingress::End(session),
-                _ => {}
+            if plain.first() == Some(&FRAME) {
+                return Ingress::Frame { session, at, via, newest };
+            }
+            if let Some(mark) = Mark::parse(plain) {
+                return Ingress::Mark { mark, session, at, via, counter, newest };
             }
             match ip::addresses(plain) {
                 Some((src, _)) if !tables.owns(src, &session.peer) => Ingress::Drop(Drop::SpoofedSource),

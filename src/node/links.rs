@@ -5,7 +5,6 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     Event, Node, Peer, Session, Transmit,
     channel::Channel,
-    forward::Hop,
     link::{Link, Tick},
     paths::BAD_LOSS,
 };
@@ -292,8 +291,8 @@ impl Node {
             link.interface = interface;
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
-            if still_works && self.routing.origin(&id).and_then(|o| self.routing.next_hop(o)) == Some(id) {
-                self.mark(id, Some(Hop::Direct(old)));
+            if still_works {
+                self.mark_link(&id, old);
             }
         }
         // What a stream comes from is no place for datagrams.

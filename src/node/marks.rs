@@ -1,7 +1,7 @@
 //! Marks: a sender that changes a path that works says so, and the receiver keeps order. Without one, the old path is taken
 //! to have failed, and nobody waits for what may never come.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Node, Transmit,
@@ -10,8 +10,13 @@ use super::{
 use crate::{
     session::{Transport, Via},
     types::{Instant, NodeId},
-    wire::frame::{BEGIN, END},
+    wire::frame::{Level, Mark},
 };
+
+/// One of two may be lost.
+fn twice(seal: impl Fn() -> Transmit) -> [Transmit; 2] {
+    [seal(), seal()]
+}
 
 impl Node {
     /// A packet of this session was opened that says: the peer has moved here, and its old place still works.
@@ -27,17 +32,29 @@ impl Node {
     }
 
     /// Marks, for a node, where the way that leads there from now on begins, and where the one before ends.
-    pub(super) fn mark(&mut self, id: NodeId, before: Option<Hop>) {
+    pub(super) fn mark_route(&mut self, id: NodeId, before: Option<Hop>) {
         let Some(new) = self.destination_node(&id) else { return };
         let Some(transport) = &new.transport else { return };
         let old = before.map(|hop| Destination { hop, ..new.clone() });
-        let seal = |destination: &Destination, mark: u8| {
+        let seal = |destination: &Destination, mark: Mark| {
             let (me, mut bytes) = (self.identity.id().tag(), Vec::with_capacity(128));
-            let to = forward::seal_to(me, destination, transport, &mut bytes, |out| out.push(mark));
+            let to = forward::seal_to(me, destination, transport, &mut bytes, |out| out.push(mark.byte()));
             Transmit::new(to, bytes)
         };
-        // Twice: one may be lost.
-        self.transmits.extend(old.iter().flat_map(|old| [seal(old, END), seal(old, END)]));
-        self.marks.extend([seal(&new, BEGIN), seal(&new, BEGIN)]);
+        self.transmits.extend(old.iter().flat_map(|old| twice(|| seal(old, Mark::End(Level::Route)))));
+        self.marks.extend(twice(|| seal(&new, Mark::Begin(Level::Route))));
+    }
+
+    /// The same for the link to a neighbour, which was at `old` until now.
+    pub(super) fn mark_link(&mut self, id: &NodeId, old: SocketAddr) {
+        let Some(peer) = self.peers.get(id) else { return };
+        let (Some(transport), Some(link)) = (peer.transport(), &peer.link) else { return };
+        let seal = |to: SocketAddr, mark: Mark| {
+            let mut bytes = Vec::with_capacity(64);
+            transport.seal(&[mark.byte()], &mut bytes);
+            Transmit::new(to, bytes)
+        };
+        self.transmits.extend(twice(|| seal(old, Mark::End(Level::Link))));
+        self.marks.extend(twice(|| seal(link.addr, Mark::Begin(Level::Link))));
     }
 }

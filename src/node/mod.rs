@@ -48,7 +48,10 @@ use crate::{
     routing::Routing,
     session::{Sessions, Transport, Via},
     types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
-    wire::{ip, packet},
+    wire::{
+        frame::{Level, Mark},
+        ip, packet,
+    },
 };
 
 /// Everything a node is told at its start.
@@ -321,10 +324,12 @@ impl Node {
                 let session = Arc::clone(session);
                 self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
             }
-            Ingress::End(_) => {}
-            Ingress::Begin { session, via, newest, .. } => {
+            Ingress::Mark { mark, session, via, newest, .. } => {
                 let session = Arc::clone(session);
-                self.handle_mark(now, &session, via, newest, interface);
+                match mark {
+                    Mark::Begin(Level::Link) => self.handle_mark(now, &session, via, newest, interface),
+                    _ => self.handle_opened(now, &session, via, newest, interface),
+                }
             }
             Ingress::Forward { to, link, session, newest } => {
                 let (link, session) = (Arc::clone(link), Arc::clone(session));

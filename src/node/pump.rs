@@ -223,7 +223,7 @@ impl Node {
                 routing::Event::Changed(o) => self.on_origin_changed(now, o),
                 routing::Event::Left(o, neighbor) => {
                     if let Some(id) = self.routing.announcement(o).map(|known| known.id) {
-                        self.mark(id, self.hop_through(neighbor, id));
+                        self.mark_route(id, self.hop_through(neighbor, id));
                     }
                 }
                 // The node may be dead: an idle link would not tell for seconds.

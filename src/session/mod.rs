@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use replay::ReplayWindow;
-pub use transport::{Rejected, Transport};
+pub use transport::{Arrivals, Rejected, Transport};
 
 use self::{
     cookie::CookieJar,

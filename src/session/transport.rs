@@ -8,7 +8,10 @@ use super::replay::ReplayWindow;
 use crate::{
     crypto::{AeadKey, Cipher, HeaderKey, TAG_LEN, hkdf_sha256},
     types::{NodeId, NodeTag},
-    wire::packet::{self, DATA_HEADER, HOP_HEADER, HopHeader},
+    wire::{
+        frame::Level,
+        packet::{self, DATA_HEADER, HOP_HEADER, HopHeader},
+    },
 };
 
 /// Why a packet of a session was dropped.
@@ -18,6 +21,39 @@ pub enum Rejected {
     Forged,
     /// It was seen before, or is too old to tell.
     Replayed,
+}
+
+/// By which path a session's datagrams come; paths have numbers, which are the data plane's affair.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    path: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Arrivals {
+    /// Whether what arrives comes by this path. Notes that `counter` has.
+    #[must_use]
+    pub fn came_by(&self, path: u64, counter: u64) -> bool {
+        if self.path.load(Ordering::Relaxed) != path {
+            return false;
+        }
+        if counter > self.last.load(Ordering::Relaxed) {
+            self.last.store(counter, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// The path by which it comes (0: nothing has come) and the highest counter of what came by it.
+    #[must_use]
+    pub fn path(&self) -> (u64, u64) {
+        (self.path.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed))
+    }
+
+    /// From now on it comes by `path`; this was the highest counter.
+    pub fn set_path(&self, path: u64, counter: u64) {
+        self.last.store(counter, Ordering::Relaxed);
+        self.path.store(path, Ordering::Relaxed);
+    }
 }
 
 /// The keys, counters and replay window of one session. Shared by the threads that move its packets; takes no lock.
@@ -40,8 +76,8 @@ pub struct Transport {
     asleep: AtomicBool,
     confirmed: AtomicBool,
     traffic: AtomicU64,
-    path: AtomicU64,
-    last: AtomicU64,
+    link: Arrivals,
+    route: Arrivals,
 }
 
 /// The secrets from which a session's keys derive.
@@ -85,8 +121,8 @@ impl Transport {
             asleep: AtomicBool::new(true),
             confirmed: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
-            path: AtomicU64::new(0),
-            last: AtomicU64::new(0),
+            link: Arrivals::default(),
+            route: Arrivals::default(),
         }
     }
 
@@ -180,28 +216,13 @@ impl Transport {
         self.window.is_newest(counter)
     }
 
-    /// Whether users' packets come by the path of this number, as the data plane numbers paths. Notes that this one has.
+    /// By which path the neighbour's datagrams come, or the node's packets.
     #[must_use]
-    pub fn came_by(&self, path: u64, counter: u64) -> bool {
-        if self.path.load(Ordering::Relaxed) != path {
-            return false;
+    pub fn arrivals(&self, level: Level) -> &Arrivals {
+        match level {
+            Level::Link => &self.link,
+            Level::Route => &self.route,
         }
-        if counter > self.last.load(Ordering::Relaxed) {
-            self.last.store(counter, Ordering::Relaxed);
-        }
-        true
-    }
-
-    /// The path by which users' packets come (0: none has come) and the highest counter of those that came by it.
-    #[must_use]
-    pub fn path(&self) -> (u64, u64) {
-        (self.path.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed))
-    }
-
-    /// From now on users' packets come by `path`; this was the highest counter.
-    pub fn set_path(&self, path: u64, counter: u64) {
-        self.last.store(counter, Ordering::Relaxed);
-        self.path.store(path, Ordering::Relaxed);
     }
 
     /// Plaintext bytes sealed so far.

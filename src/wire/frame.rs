@@ -1,4 +1,4 @@
-//! What a session carries besides IP packets: a zero byte, then a protobuf `Frame`; or a mark, [`BEGIN`] or [`END`].
+//! What a session carries besides IP packets: a zero byte, then a protobuf `Frame`; or a [`Mark`].
 
 use prost::Message as _;
 
@@ -9,12 +9,47 @@ pub use proto::frame::Kind;
 /// The first byte of a frame; an IP packet starts with 0x4_ or 0x6_.
 pub const FRAME: u8 = 0;
 
-/// A plaintext of this byte alone: what comes after it takes this path, and the one before still works. So nothing was lost,
-/// and what was sent earlier may arrive later.
-pub const BEGIN: u8 = 1;
+/// What a path is a path of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Two neighbours' datagrams, whatever they carry: a path is an address.
+    Link,
+    /// Two nodes' packets: a path is the neighbour by which they come.
+    Route,
+}
 
-/// A plaintext of this byte alone: nothing more comes by this path.
-pub const END: u8 = 2;
+/// A plaintext of one byte, by which a sender that changes its path for another one tells how the two follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// What comes after it takes this path, and the one before still works. So nothing was lost, and what was sent earlier may
+    /// arrive later.
+    Begin(Level),
+    /// Nothing more comes by this path.
+    End(Level),
+}
+
+impl Mark {
+    const ALL: [Self; 4] =
+        [Self::Begin(Level::Route), Self::End(Level::Route), Self::Begin(Level::Link), Self::End(Level::Link)];
+
+    /// The plaintext.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Begin(Level::Route) => 1,
+            Self::End(Level::Route) => 2,
+            Self::Begin(Level::Link) => 3,
+            Self::End(Level::Link) => 4,
+        }
+    }
+
+    /// The mark that this plaintext is.
+    #[must_use]
+    pub fn parse(plaintext: &[u8]) -> Option<Self> {
+        let [byte] = plaintext else { return None };
+        Self::ALL.into_iter().find(|mark| mark.byte() == *byte)
+    }
+}
 
 /// Encodes a frame as a session's plaintext.
 #[must_use]
@@ -37,6 +72,14 @@ pub fn parse(plaintext: &[u8]) -> Result<Kind, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_round_trip() {
+        for mark in Mark::ALL {
+            assert_eq!(Mark::parse(&[mark.byte()]), Some(mark));
+        }
+        assert!([&[FRAME][..], &[5], &[1, 1], &[]].into_iter().all(|plaintext| Mark::parse(plaintext).is_none()));
+    }
 
     #[test]
     fn round_trip_and_unknown_kinds() {

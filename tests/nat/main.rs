@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         ("a_transfer_survives_every_change_of_path", transfer::survives),
         ("an_upgrade_loses_and_reorders_nothing", transfer::upgrade),
         ("a_nearer_relay_loses_and_reorders_nothing", order::nearer_relay),
+        ("a_link_to_a_relay_that_moves_loses_and_reorders_nothing", order::relay_on_a_cable),
         ("a_relay_keeps_to_its_limits", transfer::relay_limits),
         ("without_udp_a_node_joins_over_tcp", transfer::without_udp),
         ("routers_that_reboot_cost_less_than_a_second", transfer::reboots),
