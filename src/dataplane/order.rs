@@ -109,6 +109,13 @@ impl<T> Order<T> {
         mut deliver: impl FnMut(&Arc<Transport>, T),
     ) {
         let mut all = self.lock();
+        let arrivals = self.arrivals(session);
+        let (known, last) = arrivals.path();
+        // A straggler says nothing of the path.
+        let changes = known != path && counter >= last;
+        if changes && known & PATH != 0 && !all.contains_key(&session.peer) && all.len() < PEERS {
+            self.hold(&mut all, (session, counter, path), SETTLING);
+        }
         if let Some(held) = all.get_mut(&session.peer).filter(|held| held.path == path) {
             held.packets.push(Packet { session: Arc::clone(session), counter, content });
             held.bytes += len + size_of::<Packet<T>>();
@@ -117,29 +124,21 @@ impl<T> Order<T> {
             }
             return;
         }
-        let arrivals = self.arrivals(session);
-        let (known, last) = arrivals.path();
-        if counter < last {
-            // A straggler says nothing of the path.
-            deliver(session, content);
-        } else if known & PATH != 0 && known != path && !all.contains_key(&session.peer) && all.len() < PEERS {
-            let first = Packet { session: Arc::clone(session), counter, content };
-            self.hold(&mut all, (session, counter, path), SETTLING, vec![first]);
-        } else {
+        if changes {
             arrivals.set_path(path, counter);
-            deliver(session, content);
         }
+        deliver(session, content);
     }
 
+    /// From here on what comes by this path waits.
     fn hold(
         &self,
         all: &mut HashMap<NodeId, Held<T>>,
         (session, counter, path): (&Arc<Transport>, u64, u64),
         time: Duration,
-        packets: Vec<Packet<T>>,
     ) {
         let (mark, until) = ((Arc::clone(session), counter), Instant::now() + time);
-        all.insert(session.peer, Held { path, mark, packets, bytes: 0, until });
+        all.insert(session.peer, Held { path, mark, packets: Vec::new(), bytes: 0, until });
         self.begun.notify_one();
     }
 
@@ -164,7 +163,7 @@ impl<T> Order<T> {
             before.release(self.level, deliver);
         }
         if all.len() < PEERS {
-            self.hold(&mut all, (session, counter, path), PATIENCE, Vec::new());
+            self.hold(&mut all, (session, counter, path), PATIENCE);
         }
     }
 
