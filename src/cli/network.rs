@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::BASE64URL_NOPAD;
 
 use super::{Failure, hint};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     config,
     crypto::Algorithm,
     host,
-    identity::{Authority, Certificate, Identity, Invite, keyfile},
+    identity::{Admission, Authority, Certificate, Identity, Invite, InviteKey, keyfile},
     types::UnixTime,
 };
 
@@ -229,8 +229,10 @@ pub(super) fn join(args: &JoinArgs) -> Result<Option<PathBuf>, Failure> {
         fs::write(args.dir.join("authority.pub"), keyfile::pem_encode("PUBLIC KEY", authority))?;
         network += "  authority_file: authority.pub\n";
     }
-    if let Some(admission) = &invite.admission {
-        network += &format!("  admission: \"{}\"\n", HEXLOWER.encode(admission));
+    if let (Some(secret), Some(inviter)) = (&invite.admission, invite.inviter) {
+        let admission = Admission { inviter, key: InviteKey::derive(secret) };
+        keyfile::write_secret(&args.dir.join("invite.key"), admission.to_text().as_bytes())?;
+        network += "  admission_file: invite.key\n";
     }
     let other = format!(
         "peers:\n  bootstrap: [{}]\nmesh:\n  cidr: {}\n{}",

@@ -30,7 +30,7 @@ pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping,
 
 use crate::{
     crypto::{Algorithm, Cipher},
-    identity::{Identity, Network, keyfile},
+    identity::{Admission, Certificate, Identity, Network, keyfile},
     types::{IpPrefix, Metric, NodeId, Service},
 };
 
@@ -84,7 +84,9 @@ pub struct Config {
     pub certificate: Vec<u8>,
     /// Where a certificate is stored that the network grants.
     pub certificate_file: PathBuf,
-    pub admission: Vec<u8>,
+    /// The invite with which this node joins, until it is certified.
+    pub admission: Option<Admission>,
+    pub admission_file: Option<PathBuf>,
     pub listen: SocketAddr,
     pub stealth: Stealth,
     /// Whom to ask for names; empty: whom this host asks.
@@ -258,19 +260,56 @@ impl Reader<'_> {
         }
     }
 
-    fn certificate(&self, raw: &Raw, state_dir: &Path) -> Result<(Vec<u8>, PathBuf), ConfigError> {
-        let read = |path: &Path| keyfile::read_public(path, "AEGISRAY CERTIFICATE");
+    /// The certificate, if there is one: what is not of this network's authority, or not for this node, is none.
+    fn certificate(
+        &self,
+        raw: &Raw,
+        state_dir: &Path,
+        (authority, node): (Option<&[u8]>, NodeId),
+    ) -> Result<(Vec<u8>, PathBuf), ConfigError> {
+        let read = |path: &Path| {
+            let bytes = keyfile::read_public(path, "AEGISRAY CERTIFICATE").map_err(|e| e.to_string())?;
+            let file = path.display();
+            let authority = authority.ok_or_else(|| format!("{file} is of no use: the network has no authority"))?;
+            let certificate = Certificate::open(&bytes, authority)
+                .map_err(|e| format!("{file} holds no certificate of this network's authority ({e})"))?;
+            if certificate.node == node {
+                Ok(bytes)
+            } else {
+                Err(format!("the certificate in {file} is for the node {}, this one is {node}", certificate.node))
+            }
+        };
         match &raw.identity.certificate_file {
             Some(file) => {
                 let path = self.resolve(&file.value.0);
-                let bytes = read(&path).map_err(|e| self.error(&file.referenced, e.to_string()))?;
+                let bytes = read(&path).map_err(|e| self.error(&file.referenced, e))?;
                 Ok((bytes, path))
             }
             None => {
                 let path = state_dir.join("certificate.pem");
-                Ok((if path.exists() { read(&path).unwrap_or_default() } else { Vec::new() }, path))
+                if !path.exists() {
+                    return Ok((Vec::new(), path));
+                }
+                // It may be what is left of another network: the node asks for a new one, or does without.
+                let bytes = read(&path).unwrap_or_else(|error| {
+                    tracing::warn!(error, "a certificate is left out");
+                    Vec::new()
+                });
+                Ok((bytes, path))
             }
         }
+    }
+
+    /// The invite, until it has served: then its file is gone.
+    fn admission(&self, raw: &Raw) -> Result<(Option<Admission>, Option<PathBuf>), ConfigError> {
+        let Some(file) = &raw.network.admission_file else { return Ok((None, None)) };
+        let path = self.resolve(&file.value.0);
+        if !path.exists() {
+            return Ok((None, None));
+        }
+        let text = keyfile::read_secret(&path).map_err(|e| self.error(&file.referenced, e.to_string()))?;
+        let wrong = || self.error(&file.referenced, format!("{} is not what `join` has written", path.display()));
+        Ok((Some(Admission::from_text(&text).ok_or_else(wrong)?), Some(path)))
     }
 
     fn bootstrap(&self, entries: &[Spanned<Text>]) -> Result<Vec<String>, ConfigError> {
@@ -312,7 +351,8 @@ impl Reader<'_> {
         let identity = self.identity(&raw, &state_dir)?;
         let portal = self.portal(&raw.portal, &identity.id())?;
         let access = self.access(&raw.access, portal.as_ref(), authority.is_some())?;
-        let (certificate, certificate_file) = self.certificate(&raw, &state_dir)?;
+        let who = (authority.as_deref(), identity.id());
+        let (certificate, certificate_file) = self.certificate(&raw, &state_dir, who)?;
         let name = match &raw.name {
             Some(name) => name.0.clone(),
             None => host_name(),
@@ -327,12 +367,7 @@ impl Reader<'_> {
         for rule in &raw.routing.accept {
             accept.entry(rule.node.0).or_default().extend(rule.prefixes.iter().map(|p| p.0));
         }
-        let admission = match &raw.network.admission {
-            Some(text) => data_encoding::HEXLOWER
-                .decode(text.value.0.as_bytes())
-                .map_err(|_| self.error(&text.referenced, "expected the hexadecimal secret that `join` wrote"))?,
-            None => Vec::new(),
-        };
+        let (admission, admission_file) = self.admission(&raw)?;
         let mut config = Config {
             path: self.path.to_owned(),
             text: self.text.to_owned(),
@@ -346,6 +381,7 @@ impl Reader<'_> {
             certificate,
             certificate_file,
             admission,
+            admission_file,
             listen,
             stealth,
             name_servers: self.name_servers(&raw.dns)?,

@@ -65,7 +65,7 @@ pub(super) struct RawNetwork {
     pub authority_file: Option<Spanned<Text>>,
     pub authority_key_file: Option<Spanned<Text>>,
     pub allow: Option<Vec<Id>>,
-    pub admission: Option<Spanned<Text>>,
+    pub admission_file: Option<Spanned<Text>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

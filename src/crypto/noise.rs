@@ -10,6 +10,7 @@ use snow::{
     types::{Cipher as NoiseCipher, Dh, Hash, Random},
 };
 use std::sync::Mutex;
+use zeroize::Zeroizing;
 
 use super::{AeadKey, Cipher, CryptoError, Rng, TAG_LEN};
 
@@ -73,7 +74,7 @@ impl Random for NoiseRng {
 
 #[derive(Default)]
 struct NoiseDh {
-    private: [u8; X25519_LEN],
+    private: Zeroizing<[u8; X25519_LEN]>,
     public: [u8; X25519_LEN],
 }
 
@@ -96,9 +97,9 @@ impl Dh for NoiseDh {
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
-        let mut private = [0; X25519_LEN];
-        rng.try_fill_bytes(&mut private)?;
-        self.set(&private);
+        let mut private = Zeroizing::new([0; X25519_LEN]);
+        rng.try_fill_bytes(&mut *private)?;
+        self.set(&*private);
         Ok(())
     }
 
@@ -107,11 +108,11 @@ impl Dh for NoiseDh {
     }
 
     fn privkey(&self) -> &[u8] {
-        &self.private
+        &*self.private
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
-        let key = PrivateKey::from_private_key(&X25519, &self.private).map_err(|_| snow::Error::Dh)?;
+        let key = PrivateKey::from_private_key(&X25519, &*self.private).map_err(|_| snow::Error::Dh)?;
         let peer = UnparsedPublicKey::new(&X25519, &pubkey[..X25519_LEN]);
         agreement::agree(&key, peer, CryptoError, |secret| {
             out[..X25519_LEN].copy_from_slice(secret);

@@ -10,9 +10,8 @@ use tokio::{sync::oneshot, time};
 use super::{control::Control, unix_now};
 use crate::{
     api::{Call, DaemonStatus, ExitStatus, Request, Response},
-    crypto::sha256,
     host,
-    identity::Invite,
+    identity::{Invite, InviteKey, Refusal},
     node::{Invitation, forward},
     stealth::Client,
     types::{ExitChoice, NodeId},
@@ -27,6 +26,7 @@ const MAX_GROUPS: usize = 16;
 struct Waiting {
     answer: oneshot::Sender<Response>,
     sent: time::Instant,
+    asked: NodeId,
     target: Option<NodeId>,
 }
 
@@ -38,9 +38,9 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    fn add(&mut self, answer: oneshot::Sender<Response>, target: Option<NodeId>) -> u64 {
+    fn add(&mut self, answer: oneshot::Sender<Response>, asked: NodeId, target: Option<NodeId>) -> u64 {
         self.next += 1;
-        self.waiting.insert(self.next, Waiting { answer, sent: time::Instant::now(), target });
+        self.waiting.insert(self.next, Waiting { answer, sent: time::Instant::now(), asked, target });
         self.next
     }
 
@@ -61,6 +61,10 @@ impl Pending {
     }
 
     pub fn pong(&mut self, id: u64, from: &NodeId, name: String) {
+        // Only who was asked can answer.
+        if self.waiting.get(&id).is_none_or(|w| w.asked != *from) {
+            return;
+        }
         if let Some(w) = self.waiting.remove(&id) {
             let rtt_us = u64::try_from(w.sent.elapsed().as_micros()).unwrap_or(u64::MAX);
             let _ = w.answer.send(Response::Pong { node: from.to_string(), name, rtt_us });
@@ -76,6 +80,9 @@ impl Pending {
         metric: u32,
         link_rtt: Duration,
     ) {
+        if self.waiting.get(&id).is_none_or(|w| w.asked != *from) {
+            return;
+        }
         if let Some(w) = self.waiting.remove(&id) {
             let step = Response::Step {
                 at: from.to_string(),
@@ -99,7 +106,7 @@ impl Control {
             Request::Routes => Response::Routes { routes: self.node.route_statuses() },
             Request::Ping { node, size } => match self.find(&node) {
                 Ok(id) => {
-                    let ping = self.pending.add(answer, None);
+                    let ping = self.pending.add(answer, id, None);
                     self.node.ping(now, id, ping, size);
                     return;
                 }
@@ -110,7 +117,7 @@ impl Control {
                 let at = if at.is_empty() { Ok(me) } else { self.find(&at) };
                 match (at, self.find(&target)) {
                     (Ok(at), Ok(target)) => {
-                        let step = self.pending.add(answer, Some(target));
+                        let step = self.pending.add(answer, at, Some(target));
                         self.node.trace(now, at, step, target);
                         return;
                     }
@@ -300,8 +307,13 @@ impl Control {
             let Ok(secret) = host::random::<32>() else {
                 return Response::Error { message: "the system gave no randomness".to_owned() };
             };
-            let invitation = Invitation { hash: sha256(&[&secret]), expires, name, groups, used_by: None };
-            if self.node.invite(invitation).is_err() {
+            let invitation = Invitation { key: InviteKey::derive(&secret), expires, name, groups, used_by: None };
+            let outcome = self.node.invite(self.clock.now(), invitation);
+            if outcome == Err(Refusal::TooMuch) {
+                let message = "too many invitations are open: wait until some of them have expired".to_owned();
+                return Response::Error { message };
+            }
+            if outcome.is_err() {
                 let message = "this node has no authority key (network.authority_key_file): invite from the node that \
                                has it, or issue a certificate with `aegisray cert issue`"
                     .to_owned();
@@ -315,6 +327,7 @@ impl Control {
             authority: self.config.network.authority().map(<[u8]>::to_vec),
             bootstrap,
             admission,
+            inviter: admission.map(|_| self.node.id()),
             expires,
             cidr: self.config.network.cidr().to_string(),
         };

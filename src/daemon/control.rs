@@ -32,12 +32,11 @@ use crate::{
     api::Call,
     chatd::Service,
     config::{Config, HostNames},
-    dataplane::{Input, Shared},
+    dataplane::{Answer, Input, Shared},
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
     portal::Portal,
-    session::Via,
     types::{Instant, NodeId},
 };
 
@@ -154,7 +153,11 @@ impl Control {
         }
     }
 
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut calls: mpsc::Receiver<Call>) {
+    pub async fn run(
+        mut self,
+        (mut inputs, mut answers): (mpsc::Receiver<Input>, mpsc::Receiver<Answer>),
+        mut calls: mpsc::Receiver<Call>,
+    ) {
         let mut second = time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut changes = watch_links();
@@ -191,6 +194,7 @@ impl Control {
                     if n == 0 { break }
                     burst.drain(..).for_each(|input| self.handle_input(input));
                 }
+                Some(answer) = answers.recv() => self.handle_answer(answer),
                 Some(change) = changes.recv() => self.handle_change(change),
                 Some(news) = self.news.recv() => {
                     let now = self.clock.now();
@@ -198,6 +202,7 @@ impl Control {
                 }
                 _ = second.tick() => {
                     self.check_clock();
+                    self.node.set_porter_counters(self.shared.handshakes.counters());
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
                     self.follow_members();
@@ -207,7 +212,7 @@ impl Control {
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
                     let now = self.clock.now();
-                    self.node.handle_control(now, Via::Direct(from), &lan_buf[..n]);
+                    self.node.handle_beacon(now, from, &lan_buf[..n]);
                 }
                 _ = beacon.tick() => self.send_beacon(&mut lan),
                 () = time::sleep_until(save_at) => self.save(),
@@ -261,12 +266,22 @@ impl Control {
                 self.node.handle_mark(now, &session, via, newest, interface);
                 self.node.settle(now);
             }
-            Input::Control { via, datagram } => self.node.handle_control(now, via, &datagram),
+            Input::Claimed { session, via, newest, interface, plaintext } => {
+                self.node.handle_claimed(now, &session, via, newest, interface, &plaintext);
+                self.node.settle(now);
+            }
+            Input::Porter(output) => self.node.handle_porter(now, output),
             Input::Packet(packet) => self.node.handle_tun(now, &packet),
             Input::Activity(session) => self.node.handle_activity(now, &session),
             Input::SendError(to) => self.node.handle_send_error(now, to),
-            Input::Turn(message) => self.outside.handle_turn(message),
-            Input::Stun { from, id, mapped } => self.outside.note_reflexive(now, &mut self.node, from, id, mapped),
+        }
+    }
+
+    fn handle_answer(&mut self, answer: Answer) {
+        let now = self.clock.now();
+        match answer {
+            Answer::Turn(message) => self.outside.handle_turn(message),
+            Answer::Stun { from, id, mapped } => self.outside.note_reflexive(now, &mut self.node, from, id, mapped),
         }
     }
 
@@ -309,7 +324,8 @@ impl Control {
         let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let mut interfaces = host::interface_addresses().unwrap_or_default();
         interfaces.retain(|(name, _)| *name != self.config.interface);
-        lan.announce(&interfaces, &self.node.beacon(port));
+        let now = self.clock.now();
+        lan.announce(&interfaces, |ip| self.node.beacon(now, SocketAddr::new(ip, port)));
     }
 
     /// After a suspend or a clock step, everything that was given up for a while is worth a try at once.
@@ -327,6 +343,9 @@ impl Control {
     /// Publishes, sends and delivers what the node wants.
     fn carry_out(&mut self) {
         loop {
+            while let Some(order) = self.node.poll_order() {
+                self.shared.handshakes.order(order);
+            }
             while let Some(mark) = self.node.poll_mark() {
                 self.transmit(&mark);
             }
@@ -402,6 +421,9 @@ impl Control {
             Event::LinkDown { peer, reason } => {
                 tracing::info!(peer = self.name_of(&peer), reason, "link down");
             }
+            Event::CannotAnnounce(refusal) => {
+                tracing::error!(reason = %refusal, "others would refuse what this node would say of itself: it says what it said before");
+            }
             Event::Refused(refusal) => self.log_refusal(refusal),
         }
     }
@@ -421,11 +443,17 @@ impl Control {
         let pem = keyfile::pem_encode("AEGISRAY CERTIFICATE", &certificate);
         match keyfile::write_secret(&self.config.certificate_file, pem.as_bytes()) {
             Ok(()) => tracing::info!(file = %self.config.certificate_file.display(), "certified by the network"),
-            Err(e) => tracing::error!(error = %e, "cannot keep the certificate; it is in use until the daemon stops"),
+            Err(e) => {
+                tracing::error!(error = %e, "cannot keep the certificate; it is in use until the daemon stops");
+                return;
+            }
         }
-        let now = self.clock.now();
-        self.node.set_certificate(now, certificate);
-        self.node.reconnect(now);
+        // It has served.
+        if let Some(file) = &self.config.admission_file
+            && let Err(error) = std::fs::remove_file(file)
+        {
+            tracing::warn!(file = %file.display(), %error, "cannot remove the used invite");
+        }
     }
 
     fn change_addresses(&mut self) {

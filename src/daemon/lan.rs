@@ -28,8 +28,8 @@ impl Lan {
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, joined: Vec::new() })
     }
 
-    /// Joins the group on interfaces that are new and sends a beacon on all of them.
-    pub fn announce(&mut self, interfaces: &[(String, IpAddr)], beacon: &[u8]) {
+    /// Joins the group on interfaces that are new and sends a beacon on all of them: `beacon` makes it for an address.
+    pub fn announce(&mut self, interfaces: &[(String, IpAddr)], mut beacon: impl FnMut(IpAddr) -> Vec<u8>) {
         let v4 = interfaces.iter().filter_map(|(_, ip)| match ip {
             IpAddr::V4(a) => Some(*a),
             IpAddr::V6(_) => None,
@@ -43,7 +43,7 @@ impl Lan {
             // One socket, many interfaces: choose the way out before each send. A failure is just a quiet LAN.
             let socket = socket2::SockRef::from(&self.socket);
             if socket.set_multicast_if_v4(&address).is_ok() {
-                let _ = self.socket.try_send_to(beacon, SocketAddr::from((GROUP, PORT)));
+                let _ = self.socket.try_send_to(&beacon(address.into()), SocketAddr::from((GROUP, PORT)));
             }
         }
     }

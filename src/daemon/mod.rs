@@ -36,7 +36,7 @@ use crate::{
     config::{self, Config, Front, Mode, Pages, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
-    identity::{Authority, Policy, RecordContent, Verify},
+    identity::{Authority, Policy, RecordContent, Refusal, Verify},
     node::{Node, NodeConfig},
     stealth::{self, Door, TlsError},
     transport::{self, Sockets, StunServer},
@@ -46,6 +46,8 @@ use crate::{
 
 /// Items that may wait for the control loop.
 const CONTROL_QUEUE: usize = 4096;
+/// What says that it answers a question of ours, and may wait.
+const ANSWER_QUEUE: usize = 128;
 /// Packets that the kernel may queue on the TUN device.
 const TUN_QUEUE: u32 = 1000;
 
@@ -82,6 +84,10 @@ pub enum StartError {
     Chat(String),
     #[error("cannot put the access rules in force: {0} (access)")]
     Access(#[source] io::Error),
+    #[error(
+        "others would refuse what this node says of itself: {0} (name, routing.announce, dns.services, identity.certificate_file)"
+    )]
+    Own(#[source] Refusal),
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -138,10 +144,15 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let clock = control::Clock::new();
     let files = state::StateFile::new(&config.state_dir);
     let state = files.load();
-    let node = make_node(&config, &state, stun_port, clock.now())?;
+    let mut node = make_node(&config, &state, stun_port, clock.now())?;
     let (to_control, inputs) = mpsc::channel(CONTROL_QUEUE);
-    let tables = (node.snapshot(), to_control);
-    let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables));
+    let (to_answers, answers) = mpsc::channel(ANSWER_QUEUE);
+    let (tables, queues) = (node.snapshot(), (to_control, to_answers));
+    let gate = config.network.gate().clone();
+    let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables, gate, queues));
+    if let Some(porter) = node.hire_porter() {
+        dataplane::start_handshakes(&shared, porter, move || clock.now())?;
+    }
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     let portal = config.portal.as_ref().map(|portal| {
@@ -180,7 +191,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
     let chat = config.chat.as_ref().map(|chat| chat::start(&config, chat)).transpose()?;
     let parts = control::Parts { tunnel, gateway, access, host_resolver, portal, chat, set_level };
-    control::Control::new(config, node, shared, files, clock, outside, parts).run(inputs, calls).await;
+    control::Control::new(config, node, shared, files, clock, outside, parts).run((inputs, answers), calls).await;
     Ok(())
 }
 
@@ -211,7 +222,7 @@ fn open_door(config: &Config, serve: &config::Serve, resolve: stealth::Resolve) 
     Ok((door, bind().map_err(|e| StartError::Door(serve.listen, e))?))
 }
 
-fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant) -> io::Result<Node> {
+fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant) -> Result<Node, StartError> {
     let unix = unix_now();
     // The identity was read for the configuration; the node gets its own copy from the same key.
     let identity = config.identity.duplicate().map_err(|_| io::Error::other("the identity key can't be copied"))?;
@@ -251,7 +262,7 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
         ..defaults
     };
     let verifier: Box<dyn Verify> = Box::new(config.network.clone());
-    let mut node = Node::new(node_config, identity, verifier, host::random()?, now);
+    let mut node = Node::new(node_config, identity, verifier, host::random()?, now).map_err(StartError::Own)?;
     for peer in &state.peers {
         node.add_known(now, &peer.announcement, &peer.record);
     }

@@ -76,7 +76,7 @@ impl Control {
             self.follow_exit().map_err(|e| format!("cannot lead packets into the tunnel: {e}"))?;
         }
         if has("network.allow") {
-            self.node.set_allowed(new.allow.clone());
+            self.node.set_allowed(self.clock.now(), new.allow.clone());
             self.config.allow = new.allow;
         }
         if has("routing.cost") || has("routing.link_cost") {

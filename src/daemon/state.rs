@@ -10,7 +10,7 @@ use std::{
 use prost::Message as _;
 
 use crate::{
-    identity::keyfile,
+    identity::{InviteKey, keyfile},
     node::{Invitation, Node},
     types::NodeId,
     wire::proto,
@@ -59,11 +59,11 @@ impl StateFile {
         };
         let invitation = |i: proto::Invitation| {
             Some(Invitation {
-                hash: i.hash.try_into().ok()?,
+                key: InviteKey::from_slice(&i.key)?,
                 expires: i.expires,
                 name: i.name,
                 groups: i.groups,
-                used_by: NodeId::from_slice(&i.used_by),
+                used_by: NodeId::from_slice(&i.used_by).map(|node| (node, i.certificate)),
             })
         };
         State {
@@ -90,11 +90,12 @@ impl StateFile {
                 .invitations()
                 .iter()
                 .map(|i| proto::Invitation {
-                    hash: i.hash.to_vec(),
+                    key: i.key.bytes().to_vec(),
                     expires: i.expires,
                     name: i.name.clone(),
                     groups: i.groups.clone(),
-                    used_by: i.used_by.map(|n| n.0.to_vec()).unwrap_or_default(),
+                    used_by: i.used_by.as_ref().map(|(node, _)| node.0.to_vec()).unwrap_or_default(),
+                    certificate: i.used_by.as_ref().map(|(_, c)| c.clone()).unwrap_or_default(),
                 })
                 .collect(),
         };

@@ -2,6 +2,7 @@
 //! node's tables, share no lock, and hand to the control side only what is not a packet.
 
 mod codel;
+mod handshakes;
 mod limits;
 mod order;
 mod rx;
@@ -21,10 +22,12 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+pub use self::handshakes::{Handshakes, start as start_handshakes};
 use self::{limits::RelayLimiter, order::Order};
 use crate::{
     config::RelayLimits,
-    node::{Snapshot, forward::Drop},
+    crypto::HmacKey,
+    node::{Output, Snapshot, forward::Drop},
     session::{Transport, Via},
     transport::{Seal, Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
@@ -41,17 +44,25 @@ pub enum Input {
     Opened { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
     /// The same, and its peer says that its old address still works.
     Marked { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
-    /// A handshake, cookie or beacon.
-    Control { via: Via, datagram: Vec<u8> },
+    /// A packet, frame or mark of a session that isn't in the tables, opened.
+    Claimed { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
+    /// What came of handshakes.
+    Porter(Output),
     /// A packet from the TUN device whose destination has no session yet.
     Packet(Vec<u8>),
     /// Users' packets began to flow on a session.
     Activity(Arc<Transport>),
     /// The system refused to send to this address.
     SendError(SocketAddr),
-    /// An answer to a STUN request of ours, with its transaction's number: where the server saw us.
+}
+
+/// What says that it answers a question of ours. Anybody can send such a thing: it has a queue of its own, so that it is at
+/// the expense of nothing else.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of a STUN server, with its transaction's number: where the server saw us.
     Stun { from: SocketAddr, id: [u8; 12], mapped: SocketAddr },
-    /// What the TURN server answers.
+    /// Of the TURN server.
     Turn(turn::Message),
 }
 
@@ -101,6 +112,9 @@ pub struct Shared {
     pub stun: Option<StunServer>,
     pub tun: Tun,
     pub to_control: mpsc::Sender<Input>,
+    answers: mpsc::Sender<Answer>,
+    pub handshakes: Handshakes,
+    gate: HmacKey,
     is_limited: AtomicBool,
     limiter: Mutex<RelayLimiter>,
     links: Order<rx::Waiting>,
@@ -114,7 +128,9 @@ impl Shared {
         stun: Option<StunServer>,
         tun: Tun,
         limits: RelayLimits,
-        (tables, to_control): (Snapshot, mpsc::Sender<Input>),
+        tables: Snapshot,
+        gate: HmacKey,
+        (to_control, answers): (mpsc::Sender<Input>, mpsc::Sender<Answer>),
     ) -> Self {
         Self {
             tables: ArcSwap::from_pointee(tables),
@@ -123,6 +139,9 @@ impl Shared {
             stun,
             tun,
             to_control,
+            answers,
+            handshakes: Handshakes::default(),
+            gate,
             is_limited: AtomicBool::new(limits != RelayLimits::default()),
             limiter: Mutex::new(RelayLimiter::new(limits, Instant::now())),
             links: Order::new(Level::Link),
@@ -153,6 +172,13 @@ impl Shared {
     /// Hands something to the control side; counted when its queue is full.
     fn tell(&self, input: Input) {
         if self.to_control.try_send(input).is_err() {
+            self.counters.drop(Drop::QueueFull);
+        }
+    }
+
+    /// The same with what says that it is an answer.
+    fn answer(&self, answer: Answer) {
+        if self.answers.try_send(answer).is_err() {
             self.counters.drop(Drop::QueueFull);
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Counters, Input, Shared, codel::Codel, order};
+use super::{Answer, Counters, Input, Shared, codel::Codel, order};
 use crate::{
     node::{
         Snapshot,
@@ -266,9 +266,11 @@ impl<'a> Receiver<'a> {
                     shared.tell(Input::Opened { session: Arc::clone(session), via, newest: true, interface });
                 }
             }
-            Ingress::Control { offset, via } => {
-                shared.tell(Input::Control { via, datagram: bytes[offset..].to_vec() });
+            Ingress::Claimed { session, at, via, newest } => {
+                let plaintext = bytes[at].to_vec();
+                shared.tell(Input::Claimed { session, via, newest, interface, plaintext });
             }
+            Ingress::Handshake { offset, via, neighbor } => shared.take_handshake(via, neighbor, &bytes[offset..]),
             Ingress::Drop(reason) => shared.counters.drop(reason),
         }
     }
@@ -372,7 +374,7 @@ fn take_stun(shared: &Shared, datagram: &Datagram, local: Option<IpAddr>, bytes:
             let range = datagram.range.start + at.start..datagram.range.start + at.end;
             return Some(Datagram { from: path::through(peer, path::TURN), range, ..datagram.clone() });
         }
-        shared.tell(Input::Turn(message));
+        shared.answer(Answer::Turn(message));
         return None;
     }
     match (Binding::parse(bytes), &shared.stun) {
@@ -383,7 +385,7 @@ fn take_stun(shared: &Shared, datagram: &Datagram, local: Option<IpAddr>, bytes:
             }
         }
         (Ok(Binding { class: Class::Success, id, mapped: Some(mapped), .. }), _) => {
-            shared.tell(Input::Stun { from, id, mapped });
+            shared.answer(Answer::Stun { from, id, mapped });
         }
         _ => shared.counters.drop(Drop::Malformed),
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Revocations, Verified};
 use crate::{
     types::{IpPrefix, NodeId, UnixTime},
-    wire::Malformed,
+    wire::{Malformed, version::Versions},
 };
 
 /// Why a node, a handshake or an announcement was refused. Each kind has a counter in `status`.
@@ -35,6 +35,14 @@ pub enum Refusal {
     UnexpectedNode,
     #[error("wrong network secret, name or authority")]
     WrongNetwork,
+    #[error("too large")]
+    TooLarge,
+    #[error("the peer speaks version {} of the protocol (at least {}), this node {}: upgrade the older one", .0.version, .0.oldest, Versions::OURS.version)]
+    Version(Versions),
+    #[error("a certificate that nobody here had asked for, or not for this node")]
+    UnaskedCertificate,
+    #[error("more than one node may ask of this one: tried again later")]
+    TooMuch,
 }
 
 impl From<Malformed> for Refusal {
@@ -69,7 +77,7 @@ impl Policy {
         }
         if self.need_certificate {
             let certificate = certificate.ok_or(Refusal::NoCertificate)?;
-            if now < certificate.not_before || now >= certificate.not_after {
+            if !certificate.is_in_time(now) {
                 return Err(Refusal::ExpiredCertificate);
             }
         }
@@ -126,7 +134,7 @@ mod tests {
             certificate: certificate_bytes(&authority, node.id()),
             ..RecordContent::default()
         };
-        let verified = node.announce(&network, &content, 5, 60);
+        let verified = node.announce(&network, &content, 5, 60).unwrap();
         (network, verified)
     }
 
@@ -164,7 +172,7 @@ mod tests {
         let network = Network::new("n", Some("secret"), None, "100.64.0.0/16".parse().unwrap());
         let prefixes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
         let content = RecordContent { prefixes: prefixes.clone(), country: "se".into(), ..RecordContent::default() };
-        let exit = identity(2).announce(&network, &content, 5, 60);
+        let exit = identity(2).announce(&network, &content, 5, 60).unwrap();
         assert_eq!(exit.record.country, "se");
         assert_eq!(Policy::default().granted(&exit), prefixes);
         let policy = Policy { need_certificate: true, ..Policy::default() };
@@ -185,7 +193,7 @@ mod tests {
         let other = Network::new("m", Some("secret"), None, network.cidr());
         assert_eq!(authenticate(&other, &peer.bytes, record).unwrap_err(), Refusal::ForgedIdentity);
         let mallory = identity(9);
-        let stolen = mallory.announce(&other, &RecordContent::default(), 1, 1);
+        let stolen = mallory.announce(&other, &RecordContent::default(), 1, 1).unwrap();
         let mixed = authenticate(&network, &peer.bytes, RecordSource::Bytes(&stolen.record.bytes));
         assert_eq!(mixed.unwrap_err(), Refusal::RecordMismatch);
     }
@@ -198,8 +206,8 @@ mod tests {
         let stolen = authority.issue(&certificate(identity(2).id()));
         assert!(Certificate::open(&stolen, identity(3).spki()).is_err(), "another authority");
         let raw = RecordContent { certificate: stolen, ..RecordContent::default() };
+        assert_eq!(identity(4).announce(&network, &raw, 1, 60).unwrap_err(), Refusal::BadCertificate);
         let plain = Network::new("n", Some("secret"), None, network.cidr());
-        let thief = identity(4).announce(&plain, &raw, 1, 60);
-        assert!(authenticate(&network, &thief.bytes, RecordSource::Bytes(&thief.record.bytes)).is_err());
+        assert_eq!(identity(2).announce(&plain, &raw, 1, 60).unwrap_err(), Refusal::BadCertificate, "by nobody");
     }
 }

@@ -13,6 +13,12 @@ use crate::{
 
 const CERTIFICATE: &str = "aegisray certificate v1";
 const REVOCATION: &str = "aegisray revocation v1";
+/// Bytes of a certificate; everybody keeps it for everybody.
+pub(super) const MAX_CERTIFICATE: usize = 1536;
+/// Mesh addresses, prefixes and groups in a certificate, each.
+const MAX_GRANTS: usize = 64;
+/// Bytes of a name or of a group's.
+const MAX_NAME: usize = 63;
 /// At most so many entries in a revocation list.
 const MAX_REVOKED: usize = 300;
 
@@ -30,12 +36,26 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// Whether `now` lies in the time for which it is good.
+    #[must_use]
+    pub fn is_in_time(&self, now: UnixTime) -> bool {
+        (self.not_before..self.not_after).contains(&now)
+    }
+
     /// Verifies the authority's signature and reads the certificate.
     pub fn open(bytes: &[u8], authority: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_CERTIFICATE {
+            return Err(Malformed("certificate: too long"));
+        }
         let body = open_blob(bytes, authority, CERTIFICATE)?;
         let raw: proto::Certificate = wire::decode(&body, "certificate")?;
         let bad = Malformed("certificate");
-        if raw.network != sha256(&[authority]) || raw.name.len() > 63 || raw.prefixes.len() > 64 {
+        let lists = [raw.addresses.len(), raw.prefixes.len(), raw.groups.len()];
+        let long = |name: &String| name.len() > MAX_NAME || name.chars().any(char::is_control);
+        if raw.network != sha256(&[authority])
+            || lists.into_iter().any(|n| n > MAX_GRANTS)
+            || std::iter::once(&raw.name).chain(&raw.groups).any(long)
+        {
             return Err(bad);
         }
         Ok(Self {

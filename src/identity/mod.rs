@@ -9,7 +9,7 @@ mod record;
 
 pub use admission::{Policy, Refusal};
 pub use certificate::{Authority, Certificate, Revocations};
-pub use invite::{Invite, InviteError};
+pub use invite::{Admission, Invite, InviteError, InviteKey};
 pub use network::{IPV4_ATTEMPTS, Network};
 pub use record::{
     MAX_ENDPOINTS, MAX_PREFIXES, MAX_SERVICES, Record, RecordContent, RecordSource, Verified, Verify, authenticate,

@@ -7,11 +7,11 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, verify_context};
+use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, certificate::MAX_CERTIFICATE, verify_context};
 use crate::{
     crypto::{X25519_LEN, sha256},
     types::{IpPrefix, NodeId, SeqNo, Service, is_country},
-    wire::{self, proto},
+    wire::{self, proto, version::Versions},
 };
 
 const ANNOUNCE: &str = "aegisray announce v1";
@@ -23,6 +23,10 @@ pub const MAX_PREFIXES: usize = 64;
 pub const MAX_SERVICES: usize = 16;
 /// Lifetimes are cut to a day.
 const MAX_LIFETIME_S: u32 = 86_400;
+/// Bytes of a record without a certificate: with everything that it may name it has about 2,300.
+pub const MAX_RECORD: usize = 2560;
+/// Bytes of an announcement: 90, and a signature of RSA-4096 at the most.
+const MAX_ANNOUNCEMENT: usize = 640;
 
 /// What a node says of itself: its own choices, before keys and certificate are added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct Record {
     pub boot: u32,
     pub country: String,
     pub services: Vec<Service>,
+    /// The versions of the protocol that the node speaks.
+    pub versions: Versions,
 }
 
 /// An announcement whose signature is verified, with the record that it signs.
@@ -89,8 +95,13 @@ impl Verify for Network {
     }
 }
 
-/// Verifies an announcement and its record: shape, hash, NodeId, signature, certificate signature.
+/// Verifies an announcement and its record: shape, size, hash, NodeId, signature, certificate signature.
 pub fn authenticate(network: &Network, announcement: &[u8], record: RecordSource<'_>) -> Result<Verified, Refusal> {
+    // Everybody keeps it for everybody: what it may hold is bounded before anything is looked at.
+    let most = MAX_RECORD + if network.authority().is_some() { MAX_CERTIFICATE } else { 0 };
+    if announcement.len() > MAX_ANNOUNCEMENT || matches!(record, RecordSource::Bytes(bytes) if bytes.len() > most) {
+        return Err(Refusal::TooLarge);
+    }
     let raw: proto::Announcement = wire::decode(announcement, "announcement")?;
     let id = NodeId::from_slice(&raw.node_id).ok_or(Refusal::Malformed("announcement"))?;
     let hash = match record {
@@ -147,10 +158,10 @@ fn parse_record(
         return Err(bad);
     }
     let certificate = match network.authority() {
-        Some(authority) if !raw.certificate.is_empty() => {
-            Some(Certificate::open(&raw.certificate, authority).map_err(|_| Refusal::BadCertificate)?)
-        }
-        _ => None,
+        _ if raw.certificate.is_empty() => None,
+        Some(authority) => Some(Certificate::open(&raw.certificate, authority).map_err(|_| Refusal::BadCertificate)?),
+        // Nobody could have signed it.
+        None => return Err(Refusal::BadCertificate),
     };
     if certificate.as_ref().is_some_and(|c| c.node != id) {
         return Err(Refusal::BadCertificate);
@@ -173,6 +184,7 @@ fn parse_record(
         boot: raw.boot,
         country: raw.country,
         services: raw.services.iter().map(service).collect::<Option<_>>().ok_or(bad)?,
+        versions: Versions::told(raw.version, raw.oldest),
     })
 }
 
@@ -186,9 +198,15 @@ fn service(raw: &proto::Service) -> Option<Service> {
 }
 
 impl Identity {
-    /// Signs a record and its announcement.
-    #[must_use]
-    pub fn announce(&self, network: &Network, content: &RecordContent, seqno: SeqNo, lifetime_s: u32) -> Verified {
+    /// Signs a record and its announcement. It fails as [`authenticate`] does when others would refuse the content: a
+    /// certificate that is not this node's, too much of anything.
+    pub fn announce(
+        &self,
+        network: &Network,
+        content: &RecordContent,
+        seqno: SeqNo,
+        lifetime_s: u32,
+    ) -> Result<Verified, Refusal> {
         let record = proto::PeerRecord {
             spki: self.spki().to_vec(),
             noise_static: self.noise_public().to_vec(),
@@ -201,6 +219,8 @@ impl Identity {
             boot: content.boot,
             country: content.country.clone(),
             services: content.services.iter().map(encode_service).collect(),
+            version: Versions::OURS.version,
+            oldest: Versions::OURS.oldest,
         }
         .encode_to_vec();
         let mut raw = proto::Announcement {
@@ -212,6 +232,5 @@ impl Identity {
         };
         raw.signature = self.sign(ANNOUNCE, &signed_part(network, &raw));
         authenticate(network, &raw.encode_to_vec(), RecordSource::Bytes(&record))
-            .expect("a node's own announcement is sound: the configuration was validated")
     }
 }

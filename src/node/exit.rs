@@ -59,8 +59,10 @@ impl Node {
     }
 
     /// Lets in these nodes only, or all that meet the other rules.
-    pub fn set_allowed(&mut self, allow: Option<HashSet<NodeId>>) {
+    pub fn set_allowed(&mut self, now: Instant, allow: Option<HashSet<NodeId>>) {
         self.policy.allow = allow;
+        self.door.judge(&self.policy, &self.invitations);
+        self.routing.ask_all_again(now);
     }
 
     #[must_use]

@@ -47,6 +47,8 @@ pub trait Tables {
     fn me(&self) -> NodeTag;
     /// The session behind a receiver index of ours.
     fn session(&self, index: u32) -> Option<&Arc<Transport>>;
+    /// The session behind an index that isn't in the tables: one that is new, or that somebody only says to have made.
+    fn claimed(&self, index: u32) -> Option<Arc<Transport>>;
     /// Where a datagram for this node goes next, if there is a route and this node relays.
     fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)>;
     /// Whether a packet from `node` may carry this inner source address.
@@ -113,6 +115,7 @@ impl From<Rejected> for Drop {
         match value {
             Rejected::Forged => Drop::Forged,
             Rejected::Replayed => Drop::Replayed,
+            Rejected::Guest => Drop::RelayLimit,
         }
     }
 }
@@ -152,10 +155,18 @@ pub enum Ingress<'t> {
         session: &'t Arc<Transport>,
         newest: bool,
     },
-    /// A handshake, cookie or beacon at this offset: the control side's business.
-    Control {
+    /// A packet, frame or mark of a session that isn't in the tables: its peer has the keys, which is news.
+    Claimed {
+        session: Arc<Transport>,
+        at: Range<usize>,
+        via: Via,
+        newest: bool,
+    },
+    /// A handshake or cookie at this offset, and the neighbour that relayed it.
+    Handshake {
         offset: usize,
         via: Via,
+        neighbor: Option<NodeId>,
     },
     Drop(Drop),
 }
@@ -184,7 +195,7 @@ pub fn outer<'t>(tables: &'t impl Tables, datagram: &[u8]) -> Result<Option<(&'t
 
 /// Judges a datagram without a hop header.
 pub fn straight<'t>(tables: &'t impl Tables, from: SocketAddr, datagram: &mut [u8]) -> Ingress<'t> {
-    inner(tables, Via::Direct(from), 0, datagram)
+    inner(tables, (Via::Direct(from), None), 0, datagram)
 }
 
 /// Judges what is behind a hop header that [`outer`] has authenticated.
@@ -195,7 +206,7 @@ pub fn behind<'t>(
     datagram: &mut [u8],
 ) -> Ingress<'t> {
     if header.dst == tables.me() {
-        return inner(tables, Via::Relayed(header.src), HOP_HEADER, datagram);
+        return inner(tables, (Via::Relayed(header.src), Some(link.peer)), HOP_HEADER, datagram);
     }
     let Some(ttl) = header.ttl.checked_sub(1).filter(|t| *t > 0) else {
         return Ingress::Drop(Drop::TtlExpired);
@@ -207,11 +218,25 @@ pub fn behind<'t>(
 }
 
 /// A datagram for this node, at `offset`, that came straight or behind a hop header.
-fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u8]) -> Ingress<'t> {
+fn inner<'t>(
+    tables: &'t impl Tables,
+    (via, neighbor): (Via, Option<NodeId>),
+    offset: usize,
+    datagram: &mut [u8],
+) -> Ingress<'t> {
     let body = &mut datagram[offset..];
     match packet::parse(body) {
         Ok(Datagram::Data { receiver, counter }) => {
-            let Some(session) = tables.session(receiver) else { return Ingress::Drop(Drop::UnknownSession) };
+            let Some(session) = tables.session(receiver) else {
+                let Some(session) = tables.claimed(receiver) else { return Ingress::Drop(Drop::UnknownSession) };
+                return match session.open(counter, body) {
+                    Ok(at) => {
+                        let (at, newest) = (at.start + offset..at.end + offset, session.is_newest(counter));
+                        Ingress::Claimed { session, at, via, newest }
+                    }
+                    Err(rejected) => Ingress::Drop(rejected.into()),
+                };
+            };
             let at = match session.open(counter, body) {
                 Ok(at) => at,
                 Err(rejected) => return Ingress::Drop(rejected.into()),
@@ -225,15 +250,25 @@ fn inner<'t>(tables: &'t impl Tables, via: Via, offset: usize, datagram: &mut [u
             if let Some(mark) = Mark::parse(plain) {
                 return Ingress::Mark { mark, session, at, via, counter, newest };
             }
-            match ip::addresses(plain) {
-                Some((src, _)) if !tables.owns(src, &session.peer) => Ingress::Drop(Drop::SpoofedSource),
-                Some((_, dst)) if !tables.is_for_us(dst) => Ingress::Drop(Drop::ForeignDestination),
-                Some(_) => Ingress::Packet { session, at, via, counter, newest },
-                None => Ingress::Drop(Drop::Malformed),
+            match check(tables, session, plain) {
+                Ok(()) => Ingress::Packet { session, at, via, counter, newest },
+                Err(reason) => Ingress::Drop(reason),
             }
         }
-        Ok(Datagram::Handshake(_) | Datagram::Cookie { .. } | Datagram::Beacon(_)) => Ingress::Control { offset, via },
-        Ok(Datagram::Hop(_)) | Err(_) => Ingress::Drop(Drop::Malformed),
+        Ok(Datagram::Handshake(_) | Datagram::Cookie { .. }) => Ingress::Handshake { offset, via, neighbor },
+        // A beacon comes by multicast, to a socket of its own.
+        Ok(Datagram::Hop(_) | Datagram::Beacon(_)) | Err(_) => Ingress::Drop(Drop::Malformed),
+    }
+}
+
+/// Whether a packet that came on a session may go on: its source is the sender's, and its destination is here or behind
+/// this node.
+pub fn check(tables: &impl Tables, session: &Transport, packet: &[u8]) -> Result<(), Drop> {
+    match ip::addresses(packet) {
+        Some((src, _)) if !tables.owns(src, &session.peer) => Err(Drop::SpoofedSource),
+        Some((_, dst)) if !tables.is_for_us(dst) => Err(Drop::ForeignDestination),
+        Some(_) => Ok(()),
+        None => Err(Drop::Malformed),
     }
 }
 

@@ -2,22 +2,17 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
-
 use super::{Event, Node, Via};
 use crate::{
-    crypto::{AeadKey, Cipher, TAG_LEN},
-    identity::Revocations,
+    identity::{RecordSource, Revocations},
     session::Transport,
     types::{Duration, Instant, NodeId},
     wire::{
         self,
         frame::{self, Kind},
-        packet::BEACON,
         proto,
     },
 };
-use std::net::SocketAddr;
 
 impl Node {
     /// A frame that a session's peer sent.
@@ -39,11 +34,12 @@ impl Node {
             return;
         };
         let id = session.peer;
+        // A session may have ended since the data plane opened this.
+        if !self.by_index.contains_key(&session.local_index) {
+            return;
+        }
         let is_guest = self.peers.get(&id).is_none_or(|p| p.grant.is_some());
         if is_guest {
-            if let Some((certificate, _)) = self.peers.get(&id).and_then(|p| p.grant.clone()) {
-                self.grant_to(session, certificate);
-            }
             return;
         }
         match (kind, via) {
@@ -73,27 +69,11 @@ impl Node {
                     self.discovery.refused(now, id);
                 }
             }
-            (Kind::Granted(certificate), _) => {
-                if !self.own.admission.is_empty() {
-                    self.events.push_back(Event::Certified(certificate));
-                }
-            }
+            (Kind::Granted(certificate), _) => self.on_granted(now, id, certificate),
             (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_) | Kind::Punch(_), _) => {
                 self.counters.drop(super::forward::Drop::Malformed);
             }
         }
-    }
-
-    pub(super) fn grant_to(&mut self, session: &Arc<Transport>, certificate: Vec<u8>) {
-        let addr = self.sessions_addr(session);
-        if let Some(addr) = addr {
-            self.send_on(session, Via::Direct(addr), Kind::Granted(certificate));
-        }
-    }
-
-    /// Where a guest's packets came from; a guest has no link.
-    fn sessions_addr(&self, session: &Transport) -> Option<SocketAddr> {
-        self.guest_addrs.get(&session.local_index).copied()
     }
 
     fn on_segment(&mut self, now: Instant, session: &Transport, segment: proto::Segment) {
@@ -128,6 +108,7 @@ impl Node {
                     verifier: &*self.verifier,
                     policy: &self.policy,
                     invitations: &[],
+                    me: self.identity.id(),
                     now: self.unix.1 + now.since(self.unix.0).as_secs(),
                 };
                 let refusals = self.routing.handle_update(now, neighbor, &update, &mut gate);
@@ -142,7 +123,18 @@ impl Node {
             Some(proto::control_message::Kind::Revocations(list)) => {
                 self.set_revocations(now, &list);
             }
+            Some(proto::control_message::Kind::Yours(body)) => self.on_yours(&body),
             None => self.counters.drop(super::forward::Drop::Malformed),
+        }
+    }
+
+    /// A neighbour has a newer announcement of this node than this node itself: its state was lost, or its clock was ahead
+    /// once. That it is ours, our signature shows: the next one goes beyond it.
+    fn on_yours(&mut self, body: &proto::Body) {
+        let own = self.verifier.verify(&body.announcement, RecordSource::Bytes(&body.record));
+        match own {
+            Ok(own) if own.id == self.identity.id() => self.own.go_beyond(own.seqno),
+            _ => self.counters.drop(super::forward::Drop::Forged),
         }
     }
 
@@ -160,6 +152,7 @@ impl Node {
             return false;
         }
         self.policy.revocations = revocations;
+        self.door.judge(&self.policy, &self.invitations);
         self.revocations = list.to_vec();
         let kind = proto::control_message::Kind::Revocations(list.to_vec());
         let message = super::pump::encode_control(kind);
@@ -210,45 +203,5 @@ impl Node {
             link_rtt_us: u32::try_from(link_rtt.as_micros()).unwrap_or(u32::MAX),
         };
         self.send_plaintext(now, from, frame::encode(Kind::TraceReply(reply)));
-    }
-
-    /// The LAN beacon of this node: sealed, so that it tells an outsider nothing.
-    pub fn beacon(&mut self, port: u16) -> Vec<u8> {
-        let body = proto::Beacon { node_id: self.identity.id().0.to_vec(), port: u32::from(port) };
-        let nonce = self.rng.next_u64();
-        let mut sealed = body.encode_to_vec();
-        let tag = self.beacon_key().seal(nonce, &[BEACON], &mut sealed);
-        [&[BEACON][..], &nonce.to_be_bytes(), &sealed, &tag].concat()
-    }
-
-    fn beacon_key(&self) -> AeadKey {
-        AeadKey::new(Cipher::ChaCha20Poly1305, self.network.beacon_key())
-    }
-
-    pub(super) fn handle_beacon(&mut self, now: Instant, from: SocketAddr, body: &[u8]) {
-        let opened = (|| {
-            let (nonce, sealed) = body.split_first_chunk::<8>()?;
-            let mut sealed = sealed.to_vec();
-            if sealed.len() < TAG_LEN {
-                return None;
-            }
-            let len = self.beacon_key().open(u64::from_be_bytes(*nonce), &[BEACON], &mut sealed).ok()?;
-            let beacon = wire::decode::<proto::Beacon>(&sealed[..len], "beacon").ok()?;
-            Some((NodeId::from_slice(&beacon.node_id)?, u16::try_from(beacon.port).ok()?))
-        })();
-        let Some((id, port)) = opened else {
-            self.counters.drop(super::forward::Drop::Forged);
-            return;
-        };
-        let addr = SocketAddr::new(from.ip(), port);
-        let has_link = self.peers.get(&id).is_some_and(|p| p.link.is_some());
-        if id == self.identity.id() || has_link || self.sessions.is_connecting(Some(id), Via::Direct(addr)) {
-            return;
-        }
-        self.counters.beacons_heard += 1;
-        let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
-        let known = known.map(|k| (id, k.record.noise_static));
-        self.discovery.seen(now, id, addr);
-        self.sessions.connect(now, Via::Direct(addr), known);
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     crypto::sha256,
-    identity::{Policy, Record, RecordSource, Refusal, Verified, Verify},
+    identity::{InviteKey, Policy, Record, RecordSource, Refusal, Verified, Verify},
     routing::Judge,
-    session::Gatekeeper,
+    session::{Admitted, Gatekeeper, InvitationId},
     types::{NodeId, UnixTime},
     wire::proto::HandshakePayload,
 };
@@ -14,48 +14,73 @@ use crate::{
 /// A one-time invitation that this node gave out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invitation {
-    /// SHA-256 of the token's secret.
-    pub hash: [u8; 32],
+    /// Derived from the token's secret; who joins proves to have it.
+    pub key: InviteKey,
     pub expires: UnixTime,
-    /// The name that the certificate will carry; empty: the node's own.
+    /// The name that the certificate will carry; empty: none.
     pub name: String,
     /// The groups that the certificate will put the node in.
     pub groups: Vec<String>,
-    /// Who has used it.
-    pub used_by: Option<NodeId>,
+    /// Who has used it, and the certificate that it got.
+    pub used_by: Option<(NodeId, Vec<u8>)>,
+}
+
+impl Invitation {
+    /// What tells it from others.
+    #[must_use]
+    pub fn id(&self) -> InvitationId {
+        let [a, b, c, d, e, f, g, h, ..] = sha256(&[b"aegisray invitation id", self.key.bytes()]);
+        InvitationId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
 }
 
 pub(super) struct Gate<'a> {
     pub verifier: &'a dyn Verify,
     pub policy: &'a Policy,
     pub invitations: &'a [Invitation],
+    pub me: NodeId,
     pub now: UnixTime,
 }
 
 impl Gate<'_> {
-    pub fn invitation(&self, secret: &[u8], node: NodeId) -> Option<usize> {
-        let hash = sha256(&[secret]);
-        self.invitations.iter().position(|i| {
-            !secret.is_empty() && i.hash == hash && i.expires > self.now && i.used_by.is_none_or(|used| used == node)
-        })
+    /// The invitation that `proof` is made with, if it can still be used by `node`.
+    fn invitation(&self, proof: &[u8], node: &NodeId, hash: &[u8]) -> Option<InvitationId> {
+        let fits = |i: &&Invitation| {
+            i.expires > self.now
+                && i.used_by.as_ref().is_none_or(|(used, _)| used == node)
+                && i.key.verify(proof, node, &self.me, hash)
+        };
+        self.invitations.iter().find(fits).map(Invitation::id)
     }
 }
 
 impl Gatekeeper for Gate<'_> {
-    fn admit(&mut self, payload: &HandshakePayload, noise_static: &[u8; 32]) -> Result<Arc<Verified>, Refusal> {
+    fn admit(
+        &mut self,
+        payload: &HandshakePayload,
+        noise_static: &[u8; 32],
+        handshake_hash: &[u8],
+    ) -> Result<Admitted, Refusal> {
         let peer = self.verifier.verify(&payload.announcement, RecordSource::Bytes(&payload.record))?;
         if peer.record.noise_static != *noise_static {
             return Err(Refusal::StaticKeyMismatch);
         }
         match self.policy.admit(&peer, self.now) {
-            Err(Refusal::NoCertificate) if self.invitation(&payload.admission, peer.id).is_some() => Ok(peer),
+            Ok(()) => Ok(Admitted { peer, invitation: None }),
+            Err(refusal @ (Refusal::NoCertificate | Refusal::ExpiredCertificate)) if !handshake_hash.is_empty() => {
+                let invitation = self.invitation(&payload.admission, &peer.id, handshake_hash);
+                if invitation.is_some() { Ok(Admitted { peer, invitation }) } else { Err(refusal) }
+            }
             Err(refusal) => Err(refusal),
-            Ok(()) => Ok(peer),
         }
     }
 }
 
 impl Judge for Gate<'_> {
+    fn may_be_member(&self, id: &NodeId) -> bool {
+        self.policy.allow.as_ref().is_none_or(|allow| allow.contains(id)) && !self.policy.revocations.nodes.contains(id)
+    }
+
     fn judge(
         &mut self,
         announcement: &[u8],

@@ -5,13 +5,13 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     Event, Node, Peer, Session, Transmit,
     channel::Channel,
+    join::session_life,
     link::{Link, Tick},
     paths::BAD_LOSS,
 };
 use crate::{
     discovery::Candidate,
-    identity::{Refusal, Verified},
-    session::{Transport, Via},
+    session::{PROVEN_TRIES, Transport, Via},
     types::{Duration, Instant, NodeId, path},
     wire::{
         frame::{self, Kind},
@@ -24,46 +24,22 @@ use crate::{
 const CANDIDATE_GAP: Duration = Duration::from_millis(50);
 /// End-to-end sessions without a link are dropped after so long without a packet.
 const IDLE_SESSION: Duration = Duration::from_secs(900);
-const GRANT_REPEATS: u32 = 20;
 /// By then the other end has noticed by itself that a busy link is gone.
 const TELL_FOR: Duration = Duration::from_secs(2);
 
 impl Node {
-    pub(super) fn on_established(
+    /// Begins what a new session is for: a link, where it was made straight, and what waits for it.
+    pub(super) fn open_link(
         &mut self,
         now: Instant,
-        transport: Arc<Transport>,
-        info: Arc<Verified>,
+        id: NodeId,
+        transport: &Arc<Transport>,
         via: Via,
-        (initiator, admission): (bool, Vec<u8>),
+        initiator: bool,
     ) {
-        let id = info.id;
-        let grant = if initiator { None } else { self.try_grant(now, &info, &admission) };
-        if grant.is_none() && self.policy.admit(&info, self.unix_now(now)).is_err() {
-            self.sessions.release(transport.local_index);
-            return;
-        }
-        if grant.is_none() {
-            self.routing.learn(now, Arc::clone(&info));
-        }
-        let (first_id, boot) = (self.rng.next_u32(), info.record.boot);
-        let peer = self.peers.get_or_insert_with(id, || Peer::new(Arc::clone(&info), now));
-        peer.info = info;
-        peer.grant = grant.map(|g| (g, GRANT_REPEATS));
-        let session = Session {
-            transport: Arc::clone(&transport),
-            since: now,
-            boot,
-            initiator,
-            superseded: None,
-            seen: (0, now),
-        };
-        let gone = peer.add_session(session);
-        self.by_index.insert(transport.local_index, Arc::clone(&transport));
-        let is_guest = peer.grant.is_some();
-        if let Via::Direct(addr) = via
-            && !is_guest
-        {
+        let first_id = self.rng.next_u32();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Via::Direct(addr) = via {
             match &mut peer.link {
                 // Whichever end finds UDP bad has opened the stream.
                 Some(link)
@@ -79,33 +55,22 @@ impl Node {
                 Some(_) => {}
                 none => *none = Some(Link::new(now, addr, first_id)),
             }
-        }
-        self.release_sessions(gone);
-        self.forget_earlier_starts(now, id);
-        if let (false, Via::Direct(addr)) = (initiator, via)
-            && path::is_stream(addr)
-        {
-            // The initiator's own probe may have come before the data plane knew the session, and is not repeated.
             self.send_probe(now, id, addr);
+        } else if initiator {
+            self.send_on(transport, via, Kind::Echo(proto::Echo::default()));
         }
-        if initiator {
-            match via {
-                Via::Direct(addr) => self.send_probe(now, id, addr),
-                Via::Relayed(_) => self.send_on(&transport, via, Kind::Echo(proto::Echo::default())),
-            }
-            self.flush_waiting(now, id);
-            if matches!(via, Via::Relayed(_)) {
-                self.offer_punch(now, id);
-            }
+        self.flush_waiting(now, id);
+        if initiator && matches!(via, Via::Relayed(_)) {
+            self.offer_punch(now, id);
         }
-        self.tables_dirty = true;
     }
 
     /// The peer was started anew: its earlier sessions are void, and so is every route that it had told us of. It has
     /// lost its feasibility distances; a route through its earlier self could close a loop.
     pub(super) fn forget_earlier_starts(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let gone = peer.outdated_sessions(peer.info.record.boot);
+        let Some((boot, _)) = peer.boot else { return };
+        let gone = peer.outdated_sessions(boot);
         if gone.is_empty() {
             return;
         }
@@ -114,44 +79,15 @@ impl Node {
             self.routing.forget_learned(now, neighbor);
             self.routing.send_all(now, neighbor);
         }
-        self.release_sessions(gone);
-    }
-
-    fn try_grant(&mut self, now: Instant, info: &Verified, admission: &[u8]) -> Option<Vec<u8>> {
-        let unix = self.unix_now(now);
-        if self.policy.admit(info, unix) != Err(Refusal::NoCertificate) {
-            return None;
-        }
-        let gate = super::gate::Gate {
-            verifier: &*self.verifier,
-            policy: &self.policy,
-            invitations: &self.invitations,
-            now: unix,
-        };
-        let index = gate.invitation(admission, info.id)?;
-        let serial = self.rng.bytes();
-        let invitation = &mut self.invitations[index];
-        invitation.used_by = Some(info.id);
-        let name = if invitation.name.is_empty() { &info.record.name } else { &invitation.name };
-        let certificate = crate::identity::Certificate {
-            node: info.id,
-            name: name.clone(),
-            addresses: Vec::new(),
-            prefixes: Vec::new(),
-            groups: invitation.groups.clone(),
-            not_before: unix.saturating_sub(3600),
-            not_after: unix + 365 * 86_400,
-            serial,
-        };
-        self.events.push_back(Event::StateChanged);
-        Some(self.authority.as_ref()?.issue(&certificate))
+        self.release_sessions(now, gone);
     }
 
     /// A packet of this session was opened: its peer has the keys and is where it came from.
     pub fn handle_opened(&mut self, now: Instant, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
         let id = session.peer;
-        if session.confirm() {
-            self.sessions.confirmed(session.local_index);
+        self.redeem(now, session);
+        if self.by_index.contains_key(&session.local_index) && session.confirm() {
+            self.door.confirmed(now, session.local_index);
             self.tables_dirty = true;
             self.flush_waiting(now, id);
         }
@@ -331,12 +267,23 @@ impl Node {
             peer.channel.send(&super::pump::encode_control(kind));
         }
         peer.neighbor = Some(self.routing.neighbor_up(now, id, cost));
+        self.tell_behind(&id);
         self.discovery.linked(now, id, addr);
         self.puncher.end(now, &id);
         self.tables_dirty = true;
         self.counters.links_up += 1;
         self.events.push_back(Event::LinkUp { peer: id, addr: path::plain(addr) });
         self.flush_waiting(now, id);
+    }
+
+    /// A neighbour has lost its state, or its clock was ahead once: with the announcement that others have of it, it can go on
+    /// where it was.
+    pub(super) fn tell_behind(&mut self, id: &NodeId) {
+        let Some(peer) = self.peers.get_mut(id).filter(|p| p.is_behind && p.is_up()) else { return };
+        peer.is_behind = false;
+        let (announcement, record) = (peer.info.bytes.clone(), peer.info.record.bytes.clone());
+        let kind = proto::control_message::Kind::Yours(proto::Body { slot: 0, announcement, record });
+        peer.channel.send(&super::pump::encode_control(kind));
     }
 
     /// A link stopped working, and the other end is to know.
@@ -393,14 +340,14 @@ impl Node {
         self.drop_neighbor(now, id);
         self.puncher.end(now, &id);
         if let Some(peer) = self.peers.remove(&id) {
-            self.release_sessions(peer.sessions);
+            self.release_sessions(now, peer.sessions);
         }
     }
 
-    pub(super) fn release_sessions(&mut self, gone: Vec<Session>) {
+    pub(super) fn release_sessions(&mut self, now: Instant, gone: Vec<Session>) {
         for session in gone {
             self.by_index.remove(&session.transport.local_index);
-            self.sessions.release(session.transport.local_index);
+            self.door.release(now, session.transport.local_index);
             self.tables_dirty = true;
         }
     }
@@ -490,6 +437,8 @@ impl Node {
     /// Once a second: renewals, expiries, grants, room.
     pub(super) fn housekeeping(&mut self, now: Instant) {
         self.choose_exit(now);
+        self.expire_claims(now);
+        let life = session_life(self.config.rekey_after);
         let ids = self.peers.ids();
         let unix = self.unix_now(now);
         for id in ids {
@@ -500,8 +449,8 @@ impl Node {
                 self.drop_peer(now, id, "no longer admitted");
                 continue;
             }
-            let gone = peer.expire_sessions(now, IDLE_SESSION);
-            self.release_sessions(gone);
+            let gone = peer.expire_sessions(now, IDLE_SESSION, life);
+            self.release_sessions(now, gone);
             self.repeat_grant(id);
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
@@ -509,7 +458,7 @@ impl Node {
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()
-                && !self.sessions.is_connecting(Some(id), Via::Relayed(id.tag()))
+                && !self.door.is_connecting(Some(id), Via::Relayed(id.tag()))
             {
                 self.drop_peer(now, id, "over");
             }
@@ -531,21 +480,6 @@ impl Node {
             self.say_goodbye(id, "full");
             self.drop_peer(now, id, "no room");
             self.discovery.refused(now, id);
-        }
-    }
-
-    fn repeat_grant(&mut self, id: NodeId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some((certificate, left)) = &mut peer.grant else { return };
-        let certificate = certificate.clone();
-        *left = left.saturating_sub(1);
-        let is_over = *left == 0;
-        let session = peer.sessions.last().filter(|s| s.transport.is_confirmed()).map(|s| Arc::clone(&s.transport));
-        if is_over {
-            peer.grant = None;
-        }
-        if let Some(session) = session {
-            self.grant_to(&session, certificate);
         }
     }
 
@@ -571,9 +505,9 @@ impl Node {
             _ => Via::Relayed(id.tag()),
         };
         let remote = (id, peer.info.record.noise_static);
-        if !self.sessions.is_connecting(None, via) {
+        if !self.door.is_connecting(None, via) {
             self.counters.rekeys += 1;
-            self.sessions.connect(now, via, Some(remote));
+            self.door.connect(now, via, Some(remote), PROVEN_TRIES);
         }
     }
 

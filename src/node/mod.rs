@@ -6,11 +6,15 @@
 
 mod book;
 mod channel;
+mod claims;
+mod door;
 mod exit;
 pub mod forward;
 mod frames;
 mod gate;
 mod gauge;
+mod join;
+mod lan;
 mod link;
 mod links;
 mod marks;
@@ -20,17 +24,19 @@ mod peer;
 mod peers;
 mod pmtu;
 mod pump;
+mod raw;
 mod snapshot;
 mod status;
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 pub use book::{AddressBook, PrefixMap};
+pub use door::{Order, Output, Porter};
 pub use exit::ExitOffer;
 pub use gate::Invitation;
 pub use snapshot::Snapshot;
@@ -43,14 +49,15 @@ use peers::Peers;
 use crate::{
     crypto::{Cipher, Rng},
     discovery::Discovery,
-    identity::{Authority, Identity, Network, Policy, RecordContent, Verified, Verify},
+    identity::{Admission, Authority, Identity, Network, Policy, RecordContent, Refusal, Verified, Verify},
     punch::Puncher,
     routing::Routing,
-    session::{Sessions, Transport, Via},
+    session::{PROVEN_TRIES, Sessions, Transport, Via},
     types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
     wire::{
         frame::{Level, Mark},
-        ip, packet,
+        ip,
+        version::Versions,
     },
 };
 
@@ -78,8 +85,8 @@ pub struct NodeConfig {
     pub stun_port: u16,
     /// Lets this node issue certificates to the invited.
     pub authority: Option<Authority>,
-    /// The one-time secret of the invite with which this node joins.
-    pub admission: Vec<u8>,
+    /// The invite with which this node joins; of no use to who has a certificate that is good.
+    pub admission: Option<Admission>,
     pub invitations: Vec<Invitation>,
     /// The revocation list in force, as the authority signed it.
     pub revocations: Vec<u8>,
@@ -93,7 +100,7 @@ impl NodeConfig {
             policy: Policy { need_certificate: network.authority().is_some(), ..Policy::default() },
             network,
             content,
-            seqno: SeqNo::try_from(unix_now).unwrap_or(SeqNo::MAX),
+            seqno: first_seqno(unix_now),
             unix_now,
             max_peers: 50,
             ciphers: Cipher::all_here(),
@@ -104,12 +111,21 @@ impl NodeConfig {
             punch: true,
             stun_port: 0,
             authority: None,
-            admission: Vec::new(),
+            admission: None,
             invitations: Vec::new(),
             revocations: Vec::new(),
         }
     }
 }
+
+/// The first sequence number of a node that remembers none: the UNIX time, unless the clock is out of its mind. Should
+/// others remember a higher one, they say so.
+fn first_seqno(unix: UnixTime) -> SeqNo {
+    SeqNo::try_from(unix).ok().filter(|s| *s < LAST_CLOCK).unwrap_or(1).max(1)
+}
+
+/// In 2096: what is beyond has to last for ever.
+const LAST_CLOCK: SeqNo = 4_000_000_000;
 
 /// A datagram to send.
 #[derive(Debug, PartialEq, Eq)]
@@ -148,7 +164,7 @@ pub enum Event {
         metric: Metric,
         link_rtt: Duration,
     },
-    /// The network's authority has certified this node: keep the certificate.
+    /// The network's authority has certified this node, which uses the certificate already: keep it.
     Certified(Vec<u8>),
     LinkUp {
         peer: NodeId,
@@ -160,6 +176,8 @@ pub enum Event {
     },
     /// A peer answers STUN here too: two answers tell how a NAT maps.
     StunServer(SocketAddr),
+    /// This node cannot announce what it would say of itself: others would refuse it for this.
+    CannotAnnounce(Refusal),
     /// Someone was turned away, for the log (rate-limited by the owner).
     Refused(crate::identity::Refusal),
 }
@@ -172,7 +190,12 @@ pub struct Node {
     verifier: Box<dyn Verify>,
     rng: Rng,
     own: own::Own,
-    sessions: Sessions,
+    door: door::Door,
+    claims: claims::Claims,
+    /// From whom a beacon was heard, and when.
+    heard: lan::Heard,
+    /// Nodes that speak no version of the protocol that this one speaks.
+    foreign: BTreeMap<NodeId, Versions>,
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,
@@ -216,27 +239,34 @@ struct Tuning {
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Makes a node. `seed` feeds its random choices and Noise ephemerals.
-    #[must_use]
+    /// Makes a node. `seed` feeds its random choices and Noise ephemerals. Fails if others would refuse what it says of itself.
     pub fn new(
         config: NodeConfig,
         identity: Identity,
         verifier: Box<dyn Verify>,
         seed: [u8; 32],
         now: Instant,
-    ) -> Self {
+    ) -> Result<Self, Refusal> {
         let mut rng = Rng::from_seed(seed);
         let network = config.network;
         let content = RecordContent { boot: rng.next_u32(), ..config.content };
-        let own = own::Own::new(content, config.seqno, config.admission, now);
-        let announced = own.sign(&identity, &network);
-        let mut sessions = Sessions::new(network.clone(), &identity, &config.ciphers, rng.fork(), now);
-        sessions.set_own(&announced, &own.admission);
+        let mut own = own::Own::new(content, config.seqno, config.admission, now);
+        let announced = own.sign(&identity, &network)?;
+        // Who is certified has no need to join.
+        if announced.record.certificate.as_ref().is_some_and(|c| c.is_in_time(config.unix_now)) {
+            own.admission = None;
+        }
+        let sessions = Sessions::new(network.clone(), &identity, &config.ciphers, rng.fork(), now);
+        let mut door = door::Door::new(sessions);
+        door.set_own(now, &announced, own.admission.as_ref());
         let me = identity.id();
         let mut book = AddressBook::default();
         book.insert(&announced, announced.record.prefixes.clone());
         let mut node = Self {
-            sessions,
+            door,
+            claims: claims::Claims::default(),
+            heard: lan::Heard::default(),
+            foreign: BTreeMap::new(),
             routing: Routing::new(announced, now),
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
             puncher: Puncher::new(rng.fork()),
@@ -276,7 +306,30 @@ impl Node {
             counters: Counters::default(),
         };
         node.set_revocations(now, &config.revocations);
-        node
+        Ok(node)
+    }
+
+    /// Hands all handshakes over to a porter, which the owner runs elsewhere: it gives it the orders of
+    /// [`Self::poll_order`] and the handshakes that arrive, and brings back what comes of them
+    /// ([`Self::handle_porter`]). `None`: there is one.
+    pub fn hire_porter(&mut self) -> Option<Porter> {
+        self.door.hire(&self.network, self.identity.id(), &self.policy, &self.invitations)
+    }
+
+    /// The next order for the porter.
+    pub fn poll_order(&mut self) -> Option<Order> {
+        self.door.poll_order()
+    }
+
+    /// Takes in what came of the porter's work.
+    pub fn handle_porter(&mut self, now: Instant, output: Output) {
+        self.on_handshake(now, output);
+        self.pump(now);
+    }
+
+    /// Takes in what the porter has counted, and how many handshakes it holds.
+    pub fn set_porter_counters(&mut self, counted: (crate::session::Counters, usize)) {
+        self.door.set_counted(counted);
     }
 
     #[must_use]
@@ -342,31 +395,13 @@ impl Node {
                     self.handle_activity(now, &link);
                 }
             }
-            Ingress::Control { offset, via } => self.handle_control(now, via, &datagram[offset..]),
+            Ingress::Claimed { session, at, via, newest } => {
+                self.handle_claimed(now, &session, via, newest, interface, &datagram[at]);
+            }
+            Ingress::Handshake { offset, via, neighbor } => {
+                self.handle_handshake(now, via, neighbor, &datagram[offset..]);
+            }
             Ingress::Drop(reason) => self.counters.drop(reason),
-        }
-        self.pump(now);
-    }
-
-    /// A handshake, cookie or beacon, without hop header.
-    pub fn handle_control(&mut self, now: Instant, via: Via, datagram: &[u8]) {
-        match packet::parse(datagram) {
-            Ok(packet::Datagram::Handshake(fragment)) => {
-                let mut gate = gate::Gate {
-                    verifier: &*self.verifier,
-                    policy: &self.policy,
-                    invitations: &self.invitations,
-                    now: self.unix.1 + now.since(self.unix.0).as_secs(),
-                };
-                self.sessions.handle_handshake(now, via, &fragment, &mut gate);
-            }
-            Ok(packet::Datagram::Cookie { receiver, body }) => self.sessions.handle_cookie(now, receiver, body),
-            Ok(packet::Datagram::Beacon(body)) => {
-                if let Via::Direct(from) = via {
-                    self.handle_beacon(now, from, body);
-                }
-            }
-            _ => self.counters.drop(forward::Drop::Malformed),
         }
         self.pump(now);
     }
@@ -419,15 +454,9 @@ impl Node {
             self.counters.drop(forward::Drop::QueueFull);
         }
         let via = Via::Relayed(node.tag());
-        if !self.sessions.is_connecting(None, via) {
-            self.sessions.connect(now, via, Some((node, info.record.noise_static)));
+        if !self.door.is_connecting(None, via) {
+            self.door.connect(now, via, Some((node, info.record.noise_static)), PROVEN_TRIES);
         }
-    }
-
-    /// Sends a plaintext of any kind, so that a fuzzer can play a member gone bad.
-    pub fn send_raw(&mut self, now: Instant, node: NodeId, plaintext: Vec<u8>) {
-        self.send_plaintext(now, node, plaintext);
-        self.pump(now);
     }
 
     /// Whether the tables changed since the last call. Their [`Snapshot`] has to be in force before the next datagram
@@ -477,6 +506,10 @@ impl Tables for Node {
 
     fn session(&self, index: u32) -> Option<&Arc<Transport>> {
         self.by_index.get(&index)
+    }
+
+    fn claimed(&self, index: u32) -> Option<Arc<Transport>> {
+        self.claims.get(index).cloned()
     }
 
     fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)> {

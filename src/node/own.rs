@@ -4,13 +4,15 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{Event, Node};
 use crate::{
-    identity::{IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Verified},
+    identity::{Admission, IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Refusal, Verified},
     types::{Duration, Instant, IpPrefix, NodeId, SeqNo, Service},
 };
 
 /// How long others keep an announcement.
 const LIFETIME_S: u32 = 7200;
 const REFRESH: Duration = Duration::from_secs(3300);
+/// Whoever asks for a new sequence number, the next one comes no sooner: each costs a signature here, and a check everywhere.
+const ON_REQUEST: Duration = Duration::from_secs(1);
 /// Two announcements of a changed record are at least this far apart.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Observed endpoints that are announced beside configured and local ones.
@@ -26,7 +28,8 @@ pub(super) enum Observer {
 
 pub(super) struct Own {
     pub content: RecordContent,
-    pub admission: Vec<u8>,
+    /// The invite with which this node joins.
+    pub admission: Option<Admission>,
     seqno: SeqNo,
     configured: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
@@ -36,12 +39,17 @@ pub(super) struct Own {
     relayed: Option<SocketAddr>,
     observed: Vec<(Observer, SocketAddr)>,
     dirty: bool,
-    needed: SeqNo,
+    /// Somebody asks for a new sequence number.
+    asked: bool,
+    /// One of our own announcements, which others have, is as new as this.
+    known: SeqNo,
     announced: Instant,
+    /// When this node last announced because somebody asked.
+    answered: Option<Instant>,
 }
 
 impl Own {
-    pub fn new(content: RecordContent, seqno: SeqNo, admission: Vec<u8>, now: Instant) -> Self {
+    pub fn new(content: RecordContent, seqno: SeqNo, admission: Option<Admission>, now: Instant) -> Self {
         Self {
             configured: content.endpoints.clone(),
             content,
@@ -52,13 +60,22 @@ impl Own {
             relayed: None,
             observed: Vec::new(),
             dirty: false,
-            needed: 0,
+            asked: false,
+            known: 0,
             announced: now,
+            answered: None,
         }
     }
 
-    pub fn sign(&self, identity: &Identity, network: &Network) -> Arc<Verified> {
-        Arc::new(identity.announce(network, &self.content, self.seqno, LIFETIME_S))
+    pub fn sign(&self, identity: &Identity, network: &Network) -> Result<Arc<Verified>, Refusal> {
+        identity.announce(network, &self.content, self.seqno, LIFETIME_S).map(Arc::new)
+    }
+
+    /// To be announced at once.
+    pub fn set_certificate(&mut self, certificate: Vec<u8>) {
+        self.content.certificate = certificate;
+        self.dirty = true;
+        self.announced = Instant::default();
     }
 
     /// Prefixes beside the addresses, the country of the exit, and services.
@@ -73,9 +90,16 @@ impl Own {
         self.seqno
     }
 
-    /// Somebody needs an announcement with at least this sequence number.
-    pub fn need(&mut self, seqno: SeqNo) {
-        self.needed = self.needed.max(seqno);
+    /// Somebody says that it needs a newer sequence number than the present one.
+    pub fn need(&mut self) {
+        self.asked = true;
+    }
+
+    /// Others have an announcement of ours, signed by us, with this sequence number.
+    pub fn go_beyond(&mut self, seqno: SeqNo) {
+        if seqno >= self.seqno {
+            self.known = self.known.max(seqno);
+        }
     }
 
     /// Where others saw this node, the latest first.
@@ -110,8 +134,10 @@ impl Own {
     }
 
     fn due(&self) -> Instant {
-        if self.needed > self.seqno {
+        if self.known >= self.seqno && self.known > 0 && self.seqno < SeqNo::MAX {
             Instant::default()
+        } else if self.asked {
+            self.answered.map_or(Instant::default(), |at| at + ON_REQUEST).min(self.announced + REFRESH)
         } else if self.dirty {
             self.announced + DEBOUNCE
         } else {
@@ -152,15 +178,6 @@ impl Node {
     /// are then probed as rarely as that allows.
     pub fn set_flow_lifetime(&mut self, lifetime: Option<Duration>) {
         self.rest = lifetime.map_or(Duration::ZERO, |t| t * 9 / 10);
-    }
-
-    /// A new certificate: announced to everybody; sessions go on.
-    pub fn set_certificate(&mut self, now: Instant, certificate: Vec<u8>) {
-        self.own.content.certificate = certificate;
-        self.own.admission.clear();
-        self.own.dirty = true;
-        self.own.need(self.own.seqno + 1);
-        self.pump(now);
     }
 
     /// The IPv4 attempt in use and the last sequence number, to be kept across restarts.
@@ -224,16 +241,27 @@ impl Node {
         if now < self.own.due() {
             return false;
         }
-        // A request far beyond the clock is honoured one step at a time: nobody can drive the numbers away.
-        let ceiling = u32::try_from(self.unix_now(now)).unwrap_or(u32::MAX).saturating_add(1000);
-        let next = self.own.seqno + 1;
-        self.own.seqno = if self.own.needed <= ceiling { next.max(self.own.needed) } else { next };
-        self.own.needed = 0;
+        // A request raises the number by one, whatever it asks for (RFC 8966 §3.8.1.2); only our own signature says that a
+        // higher one was in use already.
+        let last = self.own.seqno;
+        self.own.seqno = last.max(self.own.known).saturating_add(1);
+        if std::mem::take(&mut self.own.asked) {
+            self.own.answered = Some(now);
+        }
+        self.own.known = 0;
         self.own.dirty = false;
         self.own.announced = now;
         let before = self.addresses();
-        let announced = self.own.sign(&self.identity, &self.network);
-        self.sessions.set_own(&announced, &self.own.admission);
+        let announced = match self.own.sign(&self.identity, &self.network) {
+            Ok(announced) if self.own.seqno > last => announced,
+            refused => {
+                // Others would refuse it: what they have stays in force.
+                self.own.seqno = last;
+                self.events.push_back(Event::CannotAnnounce(refused.err().unwrap_or(Refusal::TooMuch)));
+                return false;
+            }
+        };
+        self.door.set_own(now, &announced, self.own.admission.as_ref());
         self.book.insert(&announced, announced.record.prefixes.clone());
         self.routing.set_own(now, announced);
         if self.addresses() != before {

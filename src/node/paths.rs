@@ -6,7 +6,7 @@ use std::{net::SocketAddr, ops::Range, sync::Arc};
 use super::{Node, Via, link::Link};
 use crate::{
     punch::{Counter, Places},
-    session::Transport,
+    session::{PROVEN_TRIES, Transport},
     types::{Instant, NodeId, path},
     wire::{
         decode_endpoint, encode_endpoint,
@@ -169,7 +169,7 @@ impl Node {
 
     /// Tries a path that was opened: a stream to a node that may be anybody.
     pub fn try_path(&mut self, now: Instant, path: SocketAddr) {
-        self.sessions.connect(now, Via::Direct(path), None);
+        self.door.connect(now, Via::Direct(path), None, PROVEN_TRIES);
         self.pump(now);
     }
 

@@ -34,8 +34,13 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// The newest that is known of it.
     pub info: Arc<Verified>,
     pub sessions: Vec<Session>,
+    /// The start of it that it has proven last, and since when that is known.
+    pub boot: Option<(u32, Instant)>,
+    /// It came with an older announcement than others have of it.
+    pub is_behind: bool,
     pub link: Option<Link>,
     pub neighbor: Option<NeighborId>,
     pub channel: Channel,
@@ -55,6 +60,8 @@ impl Peer {
         Self {
             info,
             sessions: Vec::new(),
+            boot: None,
+            is_behind: false,
             link: None,
             neighbor: None,
             channel: Channel::new(now),
@@ -84,11 +91,21 @@ impl Peer {
         self.sessions.iter().map(|s| s.transport.traffic()).sum()
     }
 
-    /// Adds a session; returns those that had to make room.
+    /// Adds a session; returns those that had to make room: first the oldest that nobody has used yet, and never the one
+    /// that is sent on.
     pub fn add_session(&mut self, session: Session) -> Vec<Session> {
         self.sessions.push(session);
-        let excess = self.sessions.len().saturating_sub(MAX_SESSIONS);
-        self.sessions.drain(..excess).collect()
+        let mut gone = Vec::new();
+        while self.sessions.len() > MAX_SESSIONS {
+            let current = self.transport().map(|t| t.local_index);
+            let others = self.sessions[..self.sessions.len() - 1].iter().enumerate();
+            let least = others
+                .filter(|(_, s)| Some(s.transport.local_index) != current)
+                .min_by_key(|(i, s)| (s.transport.is_confirmed(), *i));
+            let Some((i, _)) = least else { break };
+            gone.push(self.sessions.remove(i));
+        }
+        gone
     }
 
     /// Queues a plaintext until there is a session. False: the oldest was dropped for it.
@@ -112,8 +129,9 @@ impl Peer {
         self.link.as_ref().is_some_and(|l| l.up)
     }
 
-    /// Removes sessions whose time is over; `idle` is how long an end-to-end session without a link may rest.
-    pub fn expire_sessions(&mut self, now: Instant, idle: Duration) -> Vec<Session> {
+    /// Removes sessions whose time is over; `idle` is how long an end-to-end session without a link may rest, and `life` how
+    /// long any session may last: whoever keeps it from being renewed ends it.
+    pub fn expire_sessions(&mut self, now: Instant, idle: Duration, life: Duration) -> Vec<Session> {
         let current = self.transport().map(|t| t.local_index);
         let has_link = self.link.is_some();
         for s in &mut self.sessions {
@@ -130,7 +148,8 @@ impl Peer {
         let (gone, kept) = std::mem::take(&mut self.sessions).into_iter().partition(|s: &Session| {
             let unconfirmed = !s.transport.is_confirmed() && now.since(s.since) > UNCONFIRMED_LIFE;
             let superseded = s.superseded.is_some_and(|at| now.since(at.max(s.seen.1)) > SUPERSEDED_LIFE);
-            unconfirmed || superseded || (!has_link && now.since(s.seen.1) > idle)
+            let is_worn = now.since(s.since) >= life || s.transport.is_exhausted();
+            unconfirmed || superseded || is_worn || (!has_link && now.since(s.seen.1) > idle)
         });
         self.sessions = kept;
         gone

@@ -6,7 +6,7 @@ use super::{Event, Node, Transmit, Via, forward::Tables as _, peer::Peer};
 use crate::{
     identity::{RecordSource, Refusal, Verified},
     routing::{self, Routing},
-    session,
+    session::{HEARSAY_TRIES, PROVEN_TRIES},
     types::{Duration, Instant, IpPrefix, NodeId},
     wire::{
         frame::Kind,
@@ -15,6 +15,9 @@ use crate::{
     },
 };
 use std::{collections::HashMap, net::SocketAddr};
+
+/// Invitations that may be open at the same time.
+const MAX_INVITATIONS: usize = 256;
 
 pub(super) fn encode_control(kind: control_message::Kind) -> Vec<u8> {
     proto::ControlMessage { kind: Some(kind) }.encode_to_vec()
@@ -31,7 +34,7 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&mut self, now: Instant) -> Instant {
         let mut next = self.routing.poll_timeout().min(self.housekeeping).min(self.own_timeout());
-        next = self.sessions.poll_timeout().map_or(next, |t| t.min(next));
+        next = self.door.poll_timeout().map_or(next, |t| t.min(next));
         next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
         next = self.puncher.poll_timeout().map_or(next, |t| t.min(next));
         next = self.gauge_timeout().map_or(next, |t| t.min(next));
@@ -43,7 +46,7 @@ impl Node {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.sessions.handle_timeout(now);
+        self.door.handle_timeout(now);
         self.routing.handle_timeout(now);
         self.tick_links(now);
         self.tick_gauge(now);
@@ -83,7 +86,7 @@ impl Node {
     fn attempt(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
         let via = Via::Direct(addr);
         let has_link = expected.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.is_up());
-        let busy = self.sessions.is_connecting(None, via);
+        let busy = self.door.is_connecting(None, via);
         let is_linked = self.peers.values().any(|p| p.link.as_ref().is_some_and(|l| l.up && l.addr == addr));
         if has_link || busy || is_linked {
             return;
@@ -92,7 +95,9 @@ impl Node {
             let known = self.routing.announcement(self.routing.origin(&id)?)?;
             Some((id, known.record.noise_static))
         });
-        self.sessions.connect(now, via, remote);
+        // Where others say that a node is may be anybody's.
+        let tries = if expected.is_some() { HEARSAY_TRIES } else { PROVEN_TRIES };
+        self.door.connect(now, via, remote, tries);
     }
 
     /// To be called after [`Self::handle_frame`] and [`Self::handle_opened`], which may come in bursts.
@@ -153,44 +158,9 @@ impl Node {
 
     fn pump_sessions(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        while let Some(event) = self.sessions.poll_event() {
+        while let Some(output) = self.door.poll() {
             moved = true;
-            match event {
-                session::Event::Established { transport, peer, via, initiator, admission } => {
-                    self.counters.handshakes += 1;
-                    if peer.id == self.identity.id() {
-                        // One of our own addresses was in the list.
-                        if let Via::Direct(addr) = via {
-                            self.discovery.identified(peer.id, addr);
-                        }
-                        self.sessions.release(transport.local_index);
-                        continue;
-                    }
-                    if let Via::Direct(addr) = via {
-                        self.discovery.identified(peer.id, addr);
-                        self.guest_addrs.insert(transport.local_index, addr);
-                        self.guest_addrs
-                            .retain(|index, _| *index == transport.local_index || self.by_index.contains_key(index));
-                    }
-                    self.on_established(now, transport, peer, via, (initiator, admission));
-                }
-                session::Event::TimedOut { expected, .. } => {
-                    self.counters.handshakes_failed += 1;
-                    if let Some(peer) = expected.and_then(|id| self.peers.get_mut(&id))
-                        && peer.transport().is_none()
-                    {
-                        peer.waiting.clear();
-                    }
-                }
-                session::Event::Refused(refusal) => {
-                    self.counters.refuse(&refusal);
-                    self.events.push_back(Event::Refused(refusal));
-                }
-            }
-        }
-        while let Some((via, bytes)) = self.sessions.poll_transmit() {
-            moved = true;
-            self.send_via(via, bytes);
+            self.on_handshake(now, output);
         }
         moved
     }
@@ -219,7 +189,8 @@ impl Node {
         let has_news = events.iter().any(|e| matches!(e, routing::Event::Changed(_)));
         for event in events {
             match event {
-                routing::Event::NeedSeqno(seqno) => self.own.need(seqno),
+                routing::Event::NeedSeqno => self.own.need(),
+                routing::Event::Known(seqno) => self.own.go_beyond(seqno),
                 routing::Event::Changed(o) => self.on_origin_changed(now, o),
                 routing::Event::Left(o, neighbor) => {
                     if let Some(id) = self.routing.announcement(o).map(|known| known.id) {
@@ -336,16 +307,22 @@ impl Node {
 
 impl Node {
     /// Hands out an invitation: whoever brings its secret in time gets a certificate, once. Needs the authority's key.
-    pub fn invite(&mut self, invitation: super::Invitation) -> Result<(), Refusal> {
+    pub fn invite(&mut self, now: Instant, invitation: super::Invitation) -> Result<(), Refusal> {
         if self.authority.is_none() {
             return Err(Refusal::NoCertificate);
         }
+        let unix = self.unix_now(now);
+        self.invitations.retain(|i| i.expires > unix);
+        if self.invitations.len() >= MAX_INVITATIONS {
+            return Err(Refusal::TooMuch);
+        }
         self.invitations.push(invitation);
+        self.door.judge(&self.policy, &self.invitations);
         self.events.push_back(Event::StateChanged);
         Ok(())
     }
 
-    /// All invitations that are still of use, for the state file.
+    /// All invitations, for the state file.
     #[must_use]
     pub fn invitations(&self) -> &[super::Invitation] {
         &self.invitations

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Node,
     book::PrefixMap,
+    claims::ClaimTable,
     forward::{self, Destination, Tables},
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Snapshot {
     me: Option<NodeTag>,
+    claims: Arc<ClaimTable>,
     sessions: QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
     relays: QuickMap<NodeTag, (Arc<Transport>, SocketAddr)>,
     /// The owner of each address, and the way there if there is one.
@@ -66,6 +68,7 @@ impl Node {
         let me = self.identity.id();
         let mut snapshot = Snapshot {
             me: Some(me.tag()),
+            claims: Arc::clone(&self.door.claims),
             sessions: self
                 .by_index
                 .iter()
@@ -102,6 +105,10 @@ impl Tables for Snapshot {
 
     fn session(&self, index: u32) -> Option<&Arc<Transport>> {
         self.sessions.get(&index).map(|(t, _)| t)
+    }
+
+    fn claimed(&self, index: u32) -> Option<Arc<Transport>> {
+        self.claims.get(index)
     }
 
     fn relay(&self, to: NodeTag) -> Option<(&Arc<Transport>, SocketAddr)> {

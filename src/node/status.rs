@@ -21,12 +21,16 @@ pub struct Counters {
     pub punches: u64,
     pub handshakes: u64,
     pub handshakes_failed: u64,
+    /// Handshakes that were begun before the peer's last start and ended after it.
+    pub handshakes_stale: u64,
     pub rekeys: u64,
     pub roams: u64,
     pub links_up: u64,
     pub links_down: u64,
     pub control_sent: u64,
     pub beacons_heard: u64,
+    /// Beacons of another time or from another address than they say.
+    pub beacons_refused: u64,
     pub address_collisions: u64,
 }
 
@@ -144,19 +148,23 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Status {
         let c = &self.counters;
-        let s = &self.sessions.counters;
+        let (s, pending) = self.door.counters();
         let r = &self.routing.counters;
         let counters = [
             ("relayed_packets", c.relayed),
             ("punches", c.punches),
             ("handshakes", c.handshakes),
             ("handshakes_failed", c.handshakes_failed),
-            ("handshakes_pending", self.sessions.pending() as u64),
+            ("handshakes_pending", pending as u64),
+            ("handshakes_claimed", self.claims.len() as u64),
+            ("handshakes_stale", c.handshakes_stale),
+            ("handshakes_over_budget", s.over_budget),
             ("rekeys", c.rekeys),
             ("roams", c.roams),
             ("links_up", c.links_up),
             ("links_down", c.links_down),
             ("beacons_heard", c.beacons_heard),
+            ("beacons_refused", c.beacons_refused),
             ("address_collisions", c.address_collisions),
             ("control_segments_sent", c.control_sent),
             ("route_updates_sent", r.updates_sent),

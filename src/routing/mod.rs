@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use neighbor::NeighborId;
-use neighbor::{Learned, NO_SLOT, Neighbor, Sent};
+use neighbor::{Learned, NO_SLOT, Neighbor, Sent, Slot};
 use origin::{Origin, Selected};
 
 use crate::{
@@ -28,6 +28,16 @@ use crate::{
 
 /// At most so many origins are known at a time.
 pub const MAX_ORIGINS: usize = 16_384;
+/// Introductions that a neighbour may send before any of them was shown to be of a node.
+const WINDOW: u32 = 64;
+/// An introduction whose announcement has not come in so long is forgotten.
+const UNPROVEN_LIFE: Duration = Duration::from_secs(30);
+/// All introductions are asked for again, and told again, at most so often.
+const REPEAT: Duration = Duration::from_secs(10);
+/// One neighbour may have brought so many of the origins: the rest of the table is for others.
+const MAX_BROUGHT: usize = MAX_ORIGINS / 4 * 3;
+/// A way by which packets were seen not to arrive is the last choice for so long.
+const DISTRUST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 /// Ordinary changes wait so long for company, and up to eight times as long while they keep coming; retractions don't
 /// wait.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
@@ -46,6 +56,9 @@ const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// Verifies an announcement and judges whether its origin is admitted and owns what it announces.
 pub trait Judge {
+    /// Whether a node of this NodeId could be admitted at all.
+    fn may_be_member(&self, id: &NodeId) -> bool;
+
     /// `record` is empty when we said that we have it; `known` is the record that we have.
     fn judge(
         &mut self,
@@ -62,8 +75,10 @@ pub enum Event {
     Changed(u32),
     /// The next hop towards this origin changed for a better one, although the one before, this node, still leads there.
     Left(u32, NodeId),
-    /// Somebody needs an announcement of ours with at least this sequence number.
-    NeedSeqno(SeqNo),
+    /// Somebody asks for a newer announcement of ours.
+    NeedSeqno,
+    /// Somebody has an announcement of ours, which we signed, with this sequence number.
+    Known(SeqNo),
     /// A neighbour has lost its way to this node, which is our neighbour too.
     Doubted(NodeId),
 }
@@ -78,8 +93,18 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Entries that named a slot which the neighbour had not introduced.
     pub entries_refused: u64,
-    /// Announcements turned down because the table is full.
+    /// Nodes turned down because the table is full.
     pub table_full: u64,
+    /// Nodes that made room for others.
+    pub evicted: u64,
+    /// Introductions beyond what their sender had room for.
+    pub introductions_refused: u64,
+    /// Introductions that no announcement followed.
+    pub introductions_expired: u64,
+    /// Sequence-number requests beyond what a neighbour may send.
+    pub requests_refused: u64,
+    /// Ways by which packets were seen not to arrive.
+    pub distrusted: u64,
 }
 
 /// The routing table of one node.
@@ -117,7 +142,7 @@ impl Routing {
     pub fn new(own: Arc<Verified>, now: Instant) -> Self {
         let stub = own.record.no_relay;
         let me = own.id;
-        let mut origin = Origin::new(me);
+        let mut origin = Origin::new(now, me);
         origin.fd = (own.seqno, 0);
         origin.announcement = Some(own);
         Self {
@@ -166,12 +191,15 @@ impl Routing {
         self.forget_sent(n);
         self.neighbors[n.slot()] = None;
         self.costs[n.slot()] = 0;
+        self.origins.iter_mut().for_each(|o| o.distrusted.retain(|d| d.0 != n));
     }
 
     /// The neighbour started its outgoing channel afresh: what it had said no longer counts.
     pub fn forget_learned(&mut self, now: Instant, n: NeighborId) {
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         neighbor.slots.clear();
+        (neighbor.received, neighbor.unproven, neighbor.proven, neighbor.turned_away) = (0, 0, 0, 0);
+        (neighbor.granted, neighbor.lost) = (WINDOW, false);
         for o in 0..self.origins.len() as u32 {
             let Some(learned) = self.origins[o as usize].learned.get_mut(n.slot()) else { continue };
             if std::mem::take(learned).metric < INFINITY {
@@ -187,13 +215,22 @@ impl Routing {
         neighbor.wanted.clear();
         neighbor.lazy.clear();
         (neighbor.due, neighbor.lazy_due) = (None, None);
+        neighbor.blocked.clear();
         for sent in self.origins.iter_mut().filter_map(|o| o.sent.get_mut(n.slot())) {
             *sent = Sent::default();
         }
     }
 
-    /// The neighbour lost what we had said: say it all again.
+    /// The channel began anew, and the neighbour has heard nothing: say it all.
     pub fn send_all(&mut self, now: Instant, n: NeighborId) {
+        if let Some(neighbor) = self.neighbor_mut(n) {
+            (neighbor.introduced, neighbor.room) = (0, WINDOW);
+        }
+        self.say_again(now, n);
+    }
+
+    /// The neighbour has lost what we had said.
+    fn say_again(&mut self, now: Instant, n: NeighborId) {
         self.forget_sent(n);
         for o in 0..self.origins.len() as u32 {
             self.advertise_to(now, o, n, false);
@@ -270,6 +307,9 @@ impl Routing {
             } else if origin.announcement.is_some() && self.is_starved(o) {
                 self.request(now, o);
             } else if origin.announcement.is_none() {
+                if origin.refused == 0 && now.since(origin.since) > UNPROVEN_LIFE {
+                    self.unbind(o);
+                }
                 self.free_if_unused(o);
             }
         }
@@ -318,6 +358,12 @@ impl Routing {
         (1..self.origins.len() as u32).filter_map(|o| self.route(o))
     }
 
+    /// How many nodes have a place in the table: known, or only spoken of.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.index.len()
+    }
+
     /// How many origins have a route, this node not counted.
     #[must_use]
     pub fn reachable(&self) -> usize {
@@ -328,6 +374,25 @@ impl Routing {
     #[must_use]
     pub fn feasibility_distance(&self, id: &NodeId) -> Option<(SeqNo, Metric)> {
         self.origin(id).map(|o| self.origins[o as usize].fd)
+    }
+
+    /// Packets for `id` were seen not to arrive by way of `via`: other neighbours that offer a route are preferred for a
+    /// while. This changes no feasibility distance, so no loop can come of it.
+    pub fn distrust(&mut self, now: Instant, id: &NodeId, via: &NodeId) {
+        let (Some(o), Some(n)) = (self.origin(id), self.find_neighbor(via)) else { return };
+        let all = &mut self.origins[o as usize].distrusted;
+        let before = all.iter().position(|d| d.0 == n).map(|i| all.swap_remove(i));
+        let life = before.map_or(DISTRUST.0, |(.., life)| (life * 2).min(DISTRUST.1));
+        all.push((n, now + life, life));
+        self.counters.distrusted += 1;
+        self.reselect(now, o);
+        if self.origins[o as usize].selected.is_none_or(|s| s.neighbor == n) {
+            self.request(now, o);
+        }
+    }
+
+    fn is_distrusted(&self, now: Instant, o: u32, n: NeighborId) -> bool {
+        self.origins[o as usize].distrusted.iter().any(|(who, until, _)| *who == n && *until > now)
     }
 
     fn neighbor(&self, n: NeighborId) -> Option<&Neighbor> {
@@ -382,7 +447,8 @@ impl Routing {
             let metric = metric_add(learned.metric, self.costs[n.slot()]);
             let usable = metric < INFINITY && is_feasible(origin.fd, learned.seqno.min(signed), learned.metric);
             let stands = metric_add(current.metric, self.costs[s.neighbor.slot()]) == s.metric
-                && current.seqno.min(signed) == s.seqno;
+                && current.seqno.min(signed) == s.seqno
+                && origin.distrusted.is_empty();
             if stands && !(usable && is_clearly_better(metric, s.metric)) {
                 return;
             }
@@ -396,8 +462,11 @@ impl Routing {
             return;
         }
         let before = self.origins[o as usize].selected;
-        let best = self.feasible(o).min_by_key(|s| (s.metric, s.neighbor));
+        let doubted = |s: &Selected| self.is_distrusted(now, o, s.neighbor);
+        let best = self.feasible(o).min_by_key(|s| (doubted(s), s.metric, s.neighbor));
         let kept = before.and_then(|b| self.kept(o, b));
+        // What was seen not to work is kept only for want of another.
+        let kept = kept.filter(|k| best.is_none_or(|b| doubted(&b) || !doubted(k)));
         let after = match (best, kept) {
             (Some(best), Some(kept)) if is_clearly_better(best.metric, kept.metric) => Some(best),
             (best, kept) => kept.or(best),
@@ -464,14 +533,98 @@ impl Routing {
         let origin = &self.origins[o as usize];
         let id = origin.id;
         let in_use = origin.learned.iter().any(|l| l.slot != NO_SLOT)
-            || origin.sent.iter().any(|s| s.queued || s.lazy)
+            || origin.sent.iter().any(|s| s.queued || s.lazy || s.blocked)
             || self.neighbors.iter().flatten().any(|n| n.wanted.iter().any(|w| w.0 == o));
         if !in_use && self.index.get(&id) == Some(&o) {
-            self.index.remove(&id);
-            self.origins[o as usize] = Origin::new(id);
-            self.lacking.remove(&o);
-            self.free.push(o);
+            self.release(o);
         }
+    }
+
+    /// Takes an origin out of the table; nothing refers to it.
+    fn release(&mut self, o: u32) {
+        let origin = &self.origins[o as usize];
+        let (id, since) = (origin.id, origin.since);
+        self.index.remove(&id);
+        self.origins[o as usize] = Origin::new(since, id);
+        self.lacking.remove(&o);
+        self.free.push(o);
+    }
+
+    /// Takes an origin's number from all slots that stand for it.
+    fn unbind(&mut self, o: u32) {
+        for n in self.ids() {
+            let Learned { slot, unproven, .. } = self.learned(n, o);
+            if slot == NO_SLOT {
+                continue;
+            }
+            *self.origins[o as usize].learned_mut(n) = Learned::default();
+            let Some(neighbor) = self.neighbor_mut(n) else { continue };
+            if let Some(entry) = neighbor.slots.get_mut(slot as usize) {
+                *entry = Slot::Empty;
+            }
+            neighbor.unproven -= u32::from(unproven);
+            self.counters.introductions_expired += u64::from(unproven);
+        }
+    }
+
+    /// Introductions of an origin no longer take places for what may be nobody.
+    fn prove(&mut self, o: u32, is_node: bool) {
+        for n in self.ids() {
+            let learned = self.learned(n, o);
+            if !learned.unproven {
+                continue;
+            }
+            self.origins[o as usize].learned_mut(n).unproven = false;
+            if let Some(neighbor) = self.neighbor_mut(n) {
+                neighbor.unproven -= 1;
+                neighbor.proven += u32::from(is_node);
+                // There is room for more.
+                let has_news = neighbor.window() > neighbor.granted;
+                if has_news && neighbor.granted.saturating_sub(neighbor.received) <= WINDOW / 2 {
+                    neighbor.hurry(Instant::default());
+                    self.wake(n);
+                }
+            }
+        }
+    }
+
+    /// Who may be admitted has changed: whom neighbours spoke of in vain is to be introduced again.
+    pub fn ask_all_again(&mut self, now: Instant) {
+        for n in self.ids() {
+            if let Some(neighbor) = self.neighbor_mut(n) {
+                neighbor.lost = true;
+                neighbor.hurry(now);
+                self.wake(n);
+            }
+        }
+    }
+
+    /// Makes room for another origin, where somebody has less right to its place: first those of whom there is only talk,
+    /// then who can't be reached, and for a node that is there itself also who came last. Never who has been met.
+    fn make_room(&mut self, now: Instant, for_met: bool) -> Option<u32> {
+        let rank = |origin: &Origin| match (&origin.announcement, origin.selected) {
+            (None, _) => Some(0),
+            (Some(_), None) if !origin.met => Some(1),
+            (Some(_), Some(_)) if !origin.met && for_met => Some(2),
+            _ => None,
+        };
+        let ranked = (1u32..).zip(&self.origins[1..]).filter_map(|(o, origin)| Some((rank(origin)?, origin.since, o)));
+        let (.., o) = ranked.min_by_key(|(rank, since, o)| (*rank, std::cmp::Reverse(*since), *o))?;
+        self.counters.evicted += 1;
+        if self.origins[o as usize].announcement.is_some() {
+            self.drop_announcement(now, o);
+        }
+        self.unbind(o);
+        for n in self.ids() {
+            if let Some(neighbor) = self.neighbor_mut(n) {
+                neighbor.wanted.retain(|w| w.0 != o);
+                neighbor.queue.retain(|q| *q != o);
+                neighbor.lazy.retain(|q| *q != o);
+                neighbor.blocked.retain(|q| *q != o);
+            }
+        }
+        self.release(o);
+        self.free.pop()
     }
 }
 

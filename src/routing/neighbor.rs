@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{BATCH_DELAY, PATIENCE, REST};
+use super::{BATCH_DELAY, PATIENCE, REST, WINDOW};
 use crate::{
     types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
     wire::proto::SeqnoRequest,
@@ -25,13 +25,39 @@ pub(super) struct Learned {
     pub metric: Metric,
     /// The neighbour's slot for this origin, or [`NO_SLOT`].
     pub slot: u32,
+    /// It takes one of the places that the neighbour has for introductions without an announcement.
+    pub unproven: bool,
+}
+
+/// What a neighbour's slot stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Slot {
+    /// Nothing that we know of.
+    #[default]
+    Empty,
+    Origin(u32),
+    /// A node with which we have nothing to do.
+    Ignored,
+}
+
+impl Slot {
+    pub fn origin(self) -> Option<u32> {
+        match self {
+            Self::Origin(o) => Some(o),
+            Self::Empty | Self::Ignored => None,
+        }
+    }
 }
 
 pub(super) const NO_SLOT: u32 = u32::MAX;
+/// Beyond [`WINDOW`], at most so many introductions may lack their announcements.
+const MAX_WINDOW: u32 = 1024;
+/// Sequence-number requests of a neighbour that are taken: a second, and at once.
+const REQUESTS: (u32, u32) = (20, 64);
 
 impl Default for Learned {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY, slot: NO_SLOT }
+        Self { seqno: 0, metric: INFINITY, slot: NO_SLOT, unproven: false }
     }
 }
 
@@ -48,11 +74,21 @@ pub(super) struct Sent {
     pub lazy: bool,
     /// Is to be told again though nothing changed.
     pub forced: bool,
+    /// Waits for room for its introduction.
+    pub blocked: bool,
 }
 
 impl Default for Sent {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY, introduced: false, queued: false, lazy: false, forced: false }
+        Self {
+            seqno: 0,
+            metric: INFINITY,
+            introduced: false,
+            queued: false,
+            lazy: false,
+            forced: false,
+            blocked: false,
+        }
     }
 }
 
@@ -71,12 +107,30 @@ pub(super) struct Neighbor {
     /// The owner has been told, or is about to be, that there is something to send.
     pub woken: bool,
     /// The neighbour's slots: which origin of ours each is.
-    pub slots: Vec<Option<u32>>,
+    pub slots: Vec<Slot>,
     pub requests: VecDeque<SeqnoRequest>,
     /// Slots of the neighbour to ask for, and whether the record is needed.
     pub wants: Vec<(u32, bool)>,
     /// Origins whose announcement the neighbour has asked for, and whether it needs the record.
     pub wanted: VecDeque<(u32, bool)>,
+    /// Introductions sent since the channel began, how many the neighbour takes, and what waits for more.
+    pub introduced: u32,
+    pub room: u32,
+    pub blocked: Vec<u32>,
+    /// Introductions received since the channel began, those of them that still lack an announcement, those that have got
+    /// one, and how many the neighbour was told that it may send.
+    pub received: u32,
+    pub unproven: u32,
+    pub proven: u32,
+    /// Origins of the neighbour's that were turned away and have kept their places.
+    pub turned_away: u32,
+    pub granted: u32,
+    /// Something named a slot that stands for nothing: all is to be asked for again.
+    pub lost: bool,
+    pub asked_again: Option<Instant>,
+    pub told_again: Option<Instant>,
+    /// Sequence-number requests of the neighbour: when the last one was taken, and how many more are.
+    pub request_budget: (Instant, u32),
 }
 
 impl Neighbor {
@@ -94,7 +148,49 @@ impl Neighbor {
             requests: VecDeque::new(),
             wants: Vec::new(),
             wanted: VecDeque::new(),
+            introduced: 0,
+            room: WINDOW,
+            blocked: Vec::new(),
+            received: 0,
+            unproven: 0,
+            proven: 0,
+            turned_away: 0,
+            granted: WINDOW,
+            lost: false,
+            asked_again: None,
+            told_again: None,
+            request_budget: (Instant::default(), REQUESTS.1),
         }
+    }
+
+    /// Whether one more sequence-number request of the neighbour is taken.
+    pub fn takes_request(&mut self, now: Instant) -> bool {
+        let (filled, left) = &mut self.request_budget;
+        let more = u32::try_from(now.since(*filled).as_millis() * u128::from(REQUESTS.0) / 1000).unwrap_or(u32::MAX);
+        if more > 0 {
+            *left = left.saturating_add(more).min(REQUESTS.1);
+            *filled = now;
+        }
+        let takes = *left > 0;
+        *left -= u32::from(takes);
+        takes
+    }
+
+    /// How many introductions may lack an announcement at a time.
+    fn open(&self) -> u32 {
+        WINDOW + self.proven.min(MAX_WINDOW)
+    }
+
+    /// Whether one more introduction is taken that may be of nobody. A little more than was told: what the neighbour goes by may
+    /// be of an earlier channel.
+    pub fn has_place(&self) -> bool {
+        self.unproven < self.open() + WINDOW
+    }
+
+    /// How many introductions the neighbour may have sent in all: what has not been shown yet may be as much as what has,
+    /// and a little more to begin with.
+    pub fn window(&self) -> u32 {
+        self.received.saturating_add(self.open().saturating_sub(self.unproven))
     }
 
     /// An update with metrics goes out.

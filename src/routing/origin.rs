@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    NeighborId, REQUEST_FIRST,
+    ASK_AGAIN, NeighborId, REQUEST_FIRST,
     neighbor::{Learned, Sent},
 };
 use crate::{
@@ -24,10 +24,18 @@ pub(super) struct Selected {
 pub(super) struct Origin {
     pub id: NodeId,
     pub announcement: Option<Arc<Verified>>,
+    /// When it was first heard of.
+    pub since: Instant,
+    /// Its node has shown that it is there and holds its key: it makes room for nobody.
+    pub met: bool,
+    /// Who brought its announcement, if not itself.
+    pub bringer: Option<NodeId>,
     /// An announcement with this sequence number was refused: it isn't asked for again.
     pub refused: SeqNo,
     /// Who was asked for the announcement, and when.
     pub asked: Option<(NeighborId, Instant)>,
+    /// How often in vain.
+    pub asks: u32,
     pub expires: Instant,
     /// The feasibility distance; retained when the route is lost.
     pub fd: (SeqNo, Metric),
@@ -45,6 +53,8 @@ pub(super) struct Origin {
     pub learned: Vec<Learned>,
     /// What each neighbour was told.
     pub sent: Vec<Sent>,
+    /// Neighbours by which packets were seen not to arrive, until when they are the last choice, and how long that was.
+    pub distrusted: Vec<(NeighborId, Instant, Duration)>,
 }
 
 impl Origin {
@@ -71,12 +81,21 @@ impl Origin {
         &mut self.sent[n.slot()]
     }
 
-    pub fn new(id: NodeId) -> Self {
+    /// How long an answer may take; ever longer for who never gives one.
+    pub fn ask_wait(&self) -> Duration {
+        ASK_AGAIN * (1 << self.asks.min(7))
+    }
+
+    pub fn new(now: Instant, id: NodeId) -> Self {
         Self {
             id,
+            since: now,
+            met: false,
+            bringer: None,
             announcement: None,
             refused: 0,
             asked: None,
+            asks: 0,
             expires: Instant::default(),
             fd: (0, INFINITY),
             selected: None,
@@ -87,6 +106,7 @@ impl Origin {
             requesters: Vec::new(),
             learned: Vec::new(),
             sent: Vec::new(),
+            distrusted: Vec::new(),
         }
     }
 }

@@ -30,7 +30,7 @@ impl Book {
             return Arc::clone(page);
         }
         let content = RecordContent { name: format!("n{node}"), ..Default::default() };
-        let page = Arc::new(self.identities[node].announce(&self.network, &content, seqno, 7200));
+        let page = Arc::new(self.identities[node].announce(&self.network, &content, seqno, 7200).unwrap());
         self.by_bytes.insert(page.bytes.clone(), Arc::clone(&page));
         self.pages.insert((node, seqno), Arc::clone(&page));
         page
@@ -38,6 +38,10 @@ impl Book {
 }
 
 impl Judge for Book {
+    fn may_be_member(&self, _: &NodeId) -> bool {
+        true
+    }
+
     fn judge(&mut self, announcement: &[u8], _: &[u8], _: Option<&Arc<Record>>) -> Result<Arc<Verified>, Refusal> {
         self.by_bytes.get(announcement).cloned().ok_or(Refusal::ForgedIdentity)
     }
@@ -104,10 +108,10 @@ impl World<'_> {
                 self.links.entry((a, b)).or_default().extend(out);
             }
             for event in self.nodes[a].take_events() {
-                if let Event::NeedSeqno(seqno) = event
-                    && self.nodes[a].own().is_some_and(|own| own.seqno < seqno)
+                if event == Event::NeedSeqno
+                    && let Some(own) = self.nodes[a].own()
                 {
-                    let page = self.book.page(a, seqno);
+                    let page = self.book.page(a, own.seqno + 1);
                     self.nodes[a].set_own(self.now, page);
                 }
             }

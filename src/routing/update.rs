@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REQUEST_HOPS, REQUEST_MAX,
-    Routing, is_feasible,
+    Event, Judge, LAZY_DELAY, Learned, MAX_BROUGHT, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REPEAT, REQUEST_HOPS,
+    REQUEST_MAX, Routing, Slot, is_feasible,
 };
 use crate::{
     identity::{Refusal, Verified},
@@ -17,6 +17,25 @@ const UPDATE_BYTES: usize = 1000;
 /// Slots that a neighbour may hand out.
 const MAX_SLOTS: usize = MAX_ORIGINS;
 const MAX_REQUESTS: usize = 256;
+/// Announcements that a neighbour may have asked for at a time; it asks again for what did not come.
+const MAX_WANTED: usize = 512;
+/// Nodes that were turned away and keep their places, for each neighbour.
+const MAX_TURNED_AWAY: u32 = 64;
+/// Who was asked in vain is looked at again after so long at the latest.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What gives a node its place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Right {
+    /// A neighbour speaks of it.
+    Talk,
+    /// A neighbour has brought its announcement.
+    Brought(NeighborId),
+    /// It was known before.
+    Known,
+    /// It is there.
+    Met,
+}
 
 impl Routing {
     /// Queues an origin's state for every neighbour to which it is news.
@@ -94,6 +113,20 @@ impl Routing {
             if record { update.wants_record.push(slot) } else { update.wants.push(slot) }
         }
         let mut bytes = 4 * (update.wants.len() + update.wants_record.len());
+        // How much more there is room for is worth telling once half of it is used.
+        let room = neighbor.window();
+        if room > neighbor.granted
+            && neighbor.granted.saturating_sub(neighbor.received) <= (room - neighbor.received) / 2
+        {
+            neighbor.granted = room;
+            update.room = room;
+            bytes += 4;
+        }
+        if neighbor.lost && neighbor.asked_again.is_none_or(|at| now.since(at) >= REPEAT) {
+            (neighbor.lost, neighbor.asked_again) = (false, Some(now));
+            update.again = true;
+            bytes += 2;
+        }
         while bytes < UPDATE_BYTES {
             let Some((o, record)) = self.neighbor_mut(n)?.wanted.pop_front() else { break };
             let Some(a) = self.announcement(o) else { continue };
@@ -107,7 +140,8 @@ impl Routing {
         }
         let neighbor = self.neighbor_mut(n)?;
         if neighbor.queue.is_empty() && neighbor.wanted.is_empty() {
-            neighbor.due = None;
+            // What could not be asked for yet will be.
+            neighbor.due = neighbor.asked_again.filter(|_| neighbor.lost).map(|at| at + REPEAT);
         }
         if bytes == 0 {
             return None;
@@ -123,13 +157,23 @@ impl Routing {
     /// Adds an origin's metric to an update; returns the bytes that it took.
     fn append(&mut self, update: &mut RouteUpdate, n: NeighborId, o: u32) -> Option<usize> {
         let (seqno, metric) = self.advertised(o, n)?;
+        let is_known = self.announcement(o).is_some();
         let id = self.origins[o as usize].id;
+        let has_room = self.neighbor(n).is_some_and(|neighbor| neighbor.introduced < neighbor.room);
         let sent = self.origins[o as usize].sent_mut(n);
         sent.queued = false;
         let is_news = news((sent.seqno, sent.metric), (seqno, metric)) != News::None;
-        if !(std::mem::take(&mut sent.forced) || is_news) || (!sent.introduced && metric == INFINITY) {
+        if !(sent.forced || is_news) || (!sent.introduced && metric == INFINITY) {
+            sent.forced = false;
             return Some(0);
         }
+        if !sent.introduced && !has_room {
+            if !std::mem::replace(&mut sent.blocked, true) {
+                self.neighbor_mut(n)?.blocked.push(o);
+            }
+            return Some(0);
+        }
+        sent.forced = false;
         let mut bytes = 10;
         if !std::mem::replace(&mut sent.introduced, true) {
             bytes += 38;
@@ -137,6 +181,10 @@ impl Routing {
         }
         sent.seqno = seqno;
         sent.metric = metric;
+        // The neighbour may forget whom we know no more.
+        sent.introduced = metric < INFINITY || is_known;
+        let sent_one = bytes > 10;
+        self.neighbor_mut(n)?.introduced += u32::from(sent_one);
         update.slots.push(o);
         update.seqnos.push(seqno);
         update.metrics.push(metric);
@@ -160,8 +208,18 @@ impl Routing {
     ) -> Vec<Refusal> {
         self.counters.updates_received += 1;
         let mut refusals = Vec::new();
+        if update.room > 0 {
+            self.take_room(now, n, update.room);
+        }
+        if update.again
+            && let Some(neighbor) = self.neighbor_mut(n)
+            && neighbor.told_again.is_none_or(|at| now.since(at) >= REPEAT)
+        {
+            neighbor.told_again = Some(now);
+            self.say_again(now, n);
+        }
         for introduction in &update.introductions {
-            if let Err(refusal) = self.introduce(now, n, introduction) {
+            if let Err(refusal) = self.introduce(now, n, introduction, judge) {
                 refusals.push(refusal);
             }
         }
@@ -177,7 +235,7 @@ impl Routing {
         let wants = update.wants.iter().map(|o| (*o, false)).chain(update.wants_record.iter().map(|o| (*o, true)));
         for (o, record) in wants {
             let known = self.announcement(o).is_some();
-            if let Some(neighbor) = self.neighbor_mut(n).filter(|p| known && p.wanted.len() < MAX_ORIGINS) {
+            if let Some(neighbor) = self.neighbor_mut(n).filter(|p| known && p.wanted.len() < MAX_WANTED) {
                 neighbor.wanted.push_back((o, record));
                 neighbor.hurry(now);
             }
@@ -186,25 +244,52 @@ impl Routing {
         refusals
     }
 
-    fn introduce(&mut self, now: Instant, n: NeighborId, introduction: &Introduction) -> Result<(), Refusal> {
+    /// The neighbour takes so many introductions in all.
+    fn take_room(&mut self, now: Instant, n: NeighborId, room: u32) {
+        let Some(neighbor) = self.neighbor_mut(n).filter(|neighbor| neighbor.room < room) else { return };
+        neighbor.room = room;
+        for o in std::mem::take(&mut neighbor.blocked) {
+            self.origins[o as usize].sent_mut(n).blocked = false;
+            self.enqueue(n, o, now);
+        }
+    }
+
+    /// A neighbour's slot stands for a node from now on. That there is such a node is shown by its announcement alone: until
+    /// then it takes one of the few places that the neighbour has for those.
+    fn introduce(
+        &mut self,
+        now: Instant,
+        n: NeighborId,
+        introduction: &Introduction,
+        judge: &dyn Judge,
+    ) -> Result<(), Refusal> {
         let slot = introduction.slot as usize;
         let id = NodeId::from_slice(&introduction.node_id).ok_or(Refusal::Malformed("introduction"))?;
         if slot >= MAX_SLOTS {
             return Err(Refusal::Malformed("introduction"));
         }
-        let origin = match self.origin(&id) {
-            Some(o) => Some(o),
-            None => self.new_origin(id),
+        let Some(neighbor) = self.neighbor_mut(n) else { return Ok(()) };
+        neighbor.received = neighbor.received.saturating_add(1);
+        let has_place = neighbor.has_place();
+        let bound = match self.origin(&id) {
+            _ if !judge.may_be_member(&id) => Slot::Ignored,
+            Some(o) if has_place || self.announcement(o).is_some() => Slot::Origin(o),
+            None if has_place => self.new_origin(now, id, Right::Talk).map_or(Slot::Empty, Slot::Origin),
+            _ => {
+                self.counters.introductions_refused += 1;
+                Slot::Empty
+            }
         };
-        self.bind_slot(now, n, slot, origin);
+        self.bind_slot(now, n, slot, bound);
         Ok(())
     }
 
     /// An announcement that we had asked for.
     fn handle_body(&mut self, now: Instant, n: NeighborId, body: &Body, judge: &mut dyn Judge) -> Result<(), Refusal> {
-        let slot = self.neighbor(n).and_then(|p| p.slots.get(body.slot as usize)).copied().flatten();
-        let Some(o) = slot.filter(|o| *o != 0) else { return Ok(()) };
+        let slot = self.neighbor(n).and_then(|p| p.slots.get(body.slot as usize)).copied().unwrap_or_default();
+        let Some(o) = slot.origin().filter(|o| *o != 0) else { return Ok(()) };
         let known = self.announcement(o).map(|a| Arc::clone(&a.record));
+        let known_seqno = self.origins[o as usize].signed();
         let offered = self.learned(n, o).seqno;
         let id = self.origins[o as usize].id;
         self.origins[o as usize].asked = None;
@@ -213,7 +298,10 @@ impl Routing {
             .and_then(|v| if v.id == id { Ok(v) } else { Err(Refusal::ForgedIdentity) });
         match judged {
             Ok(verified) => {
-                self.learn(now, verified);
+                // A number that it can't show counts for nothing.
+                let learned = self.origins[o as usize].learned_mut(n);
+                learned.seqno = learned.seqno.min(verified.seqno.max(known_seqno));
+                self.enter(now, verified, Right::Brought(n));
                 Ok(())
             }
             Err(Refusal::RecordMismatch) if body.record.is_empty() => {
@@ -230,9 +318,27 @@ impl Routing {
             Err(refusal) => {
                 // The origin itself is turned away; others would only bring the same.
                 let origin = &mut self.origins[o as usize];
-                origin.refused = origin.refused.max(offered);
+                origin.refused = origin.refused.max(offered).max(1);
+                self.turn_away(now, n, o);
                 Err(refusal)
             }
+        }
+    }
+
+    /// A node that a neighbour spoke of is not let in. A few keep their places, so that they are let in once they have something
+    /// better to show.
+    fn turn_away(&mut self, now: Instant, n: NeighborId, o: u32) {
+        let slot = self.learned(n, o).slot;
+        self.prove(o, false);
+        if self.announcement(o).is_some() {
+            return;
+        }
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        if neighbor.turned_away < MAX_TURNED_AWAY {
+            neighbor.turned_away += 1;
+        } else {
+            self.bind_slot(now, n, slot as usize, Slot::Ignored);
+            self.free_if_unused(o);
         }
     }
 
@@ -247,9 +353,11 @@ impl Routing {
         neighbor.wants.push((slot, record));
         neighbor.hurry(now);
         self.wake(n);
-        self.origins[o as usize].asked = Some((n, now));
+        let origin = &mut self.origins[o as usize];
+        origin.asked = Some((n, now));
+        origin.asks = origin.asks.saturating_add(1);
+        self.next_expiry = self.next_expiry.min(now + origin.ask_wait());
         self.lacking.insert(o);
-        self.next_expiry = self.next_expiry.min(now + ASK_AGAIN);
     }
 
     /// Asks again for what was asked for and did not come.
@@ -265,7 +373,8 @@ impl Routing {
                 self.origins[o as usize].asked = None;
                 continue;
             }
-            let asked = origin.asked.filter(|(n, at)| now.since(*at) < ASK_AGAIN && offers.contains(n));
+            let wait = origin.ask_wait();
+            let asked = origin.asked.filter(|(n, at)| now.since(*at) < wait && offers.contains(n));
             if asked.is_none() {
                 let before = origin.asked.map(|a| a.0);
                 let next = offers.iter().find(|n| Some(**n) != before).or(offers.first());
@@ -273,31 +382,52 @@ impl Routing {
                     self.ask(now, o, *n, true);
                 }
             }
-            self.next_expiry = self.next_expiry.min(now + ASK_AGAIN);
+            self.next_expiry = self.next_expiry.min(now + wait.min(LONGEST_WAIT));
         }
     }
 
-    /// Takes in a verified announcement, from a neighbour, a handshake or a file. `None` when the table is full.
+    /// Takes in a verified announcement from a file. `None` when the table is full.
     pub fn learn(&mut self, now: Instant, verified: Arc<Verified>) -> Option<u32> {
+        self.enter(now, verified, Right::Known)
+    }
+
+    /// Takes in the announcement of a node that has shown that it is there: there is always a place for it.
+    pub fn learn_from(&mut self, now: Instant, verified: &Arc<Verified>) -> Option<u32> {
+        self.enter(now, Arc::clone(verified), Right::Met)
+    }
+
+    fn enter(&mut self, now: Instant, verified: Arc<Verified>, right: Right) -> Option<u32> {
+        if let Right::Brought(n) = right
+            && !self.may_bring(n, &verified.id)
+        {
+            self.counters.table_full += 1;
+            return None;
+        }
         let o = match self.origin(&verified.id) {
             Some(o) => o,
-            None => self.new_origin(verified.id)?,
+            None => self.new_origin(now, verified.id, right)?,
         };
         if o == 0 {
             if self.announcement(0).is_some_and(|own| verified.seqno > own.seqno) {
-                self.events.push(Event::NeedSeqno(verified.seqno + 1));
+                self.events.push(Event::Known(verified.seqno));
             }
             return Some(0);
         }
+        let bringer = if let Right::Brought(n) = right { self.neighbor(n).map(|n| n.id) } else { None };
         let origin = &mut self.origins[o as usize];
+        origin.met |= right == Right::Met;
+        if origin.announcement.is_none() {
+            origin.bringer = bringer.filter(|who| *who != verified.id);
+        }
         if origin.signed() < verified.seqno {
             origin.expires = now + Duration::from_secs(u64::from(verified.lifetime_s));
             if origin.announcement.as_ref().is_none_or(|known| known.record.hash != verified.record.hash) {
                 origin.renewed = verified.seqno;
             }
             origin.announcement = Some(verified);
-            origin.asked = None;
+            (origin.asked, origin.asks) = (None, 0);
             self.lacking.remove(&o);
+            self.prove(o, true);
             self.events.push(Event::Changed(o));
             self.reselect(now, o);
             self.hurry_requested(now, o);
@@ -305,55 +435,97 @@ impl Routing {
         Some(o)
     }
 
-    fn new_origin(&mut self, id: NodeId) -> Option<u32> {
-        let o = match self.free.pop() {
-            Some(o) => {
-                self.origins[o as usize] = Origin::new(id);
-                o
-            }
+    /// Whether a neighbour may bring one more node that nobody has met: it may fill a share of the table, not all of it.
+    fn may_bring(&self, n: NeighborId, id: &NodeId) -> bool {
+        let is_known = self.origin(id).is_some_and(|o| self.announcement(o).is_some());
+        // Looked at only when the table is nearly full.
+        if is_known || self.index.len() < MAX_BROUGHT {
+            return true;
+        }
+        let who = self.neighbor(n).map(|n| n.id);
+        self.origins.iter().filter(|o| !o.met && o.bringer == who && o.announcement.is_some()).count() < MAX_BROUGHT
+    }
+
+    fn new_origin(&mut self, now: Instant, id: NodeId, right: Right) -> Option<u32> {
+        let free = match self.free.pop() {
             None if self.origins.len() < MAX_ORIGINS => {
-                self.origins.push(Origin::new(id));
-                self.origins.len() as u32 - 1
+                self.origins.push(Origin::new(now, id));
+                Some(self.origins.len() as u32 - 1)
             }
-            None => {
-                self.counters.table_full += 1;
-                return None;
-            }
+            None if right != Right::Talk => self.make_room(now, right == Right::Met),
+            free => free,
         };
+        let Some(o) = free else {
+            self.counters.table_full += 1;
+            return None;
+        };
+        self.origins[o as usize] = Origin::new(now, id);
         self.index.insert(id, o);
         Some(o)
     }
 
-    fn bind_slot(&mut self, now: Instant, n: NeighborId, slot: usize, origin: Option<u32>) {
+    fn bind_slot(&mut self, now: Instant, n: NeighborId, slot: usize, bound: Slot) {
+        let unproven = bound.origin().is_some_and(|o| self.announcement(o).is_none());
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         if neighbor.slots.len() <= slot {
-            neighbor.slots.resize(slot + 1, None);
+            neighbor.slots.resize(slot + 1, Slot::Empty);
         }
-        let before = std::mem::replace(&mut neighbor.slots[slot], origin);
-        if let Some(o) = origin {
-            self.origins[o as usize].learned_mut(n).slot = slot as u32;
+        let before = std::mem::replace(&mut neighbor.slots[slot], bound);
+        if before == bound {
+            return;
         }
-        if let Some(old) = before.filter(|_| before != origin) {
-            *self.origins[old as usize].learned_mut(n) = Learned::default();
+        if let Some(old) = before.origin() {
+            let gone = std::mem::take(self.origins[old as usize].learned_mut(n));
+            if let Some(neighbor) = self.neighbor_mut(n) {
+                neighbor.unproven -= u32::from(gone.unproven);
+            }
             self.reselect(now, old);
+        }
+        let Some(o) = bound.origin() else { return };
+        let learned = self.origins[o as usize].learned_mut(n);
+        let (other, counted) = (learned.slot, learned.unproven);
+        (learned.slot, learned.unproven) = (slot as u32, unproven);
+        let Some(neighbor) = self.neighbor_mut(n) else { return };
+        neighbor.unproven += u32::from(unproven);
+        neighbor.unproven -= u32::from(counted);
+        neighbor.proven += u32::from(!unproven);
+        // One node has one slot.
+        if other != NO_SLOT && other != slot as u32 {
+            neighbor.slots[other as usize] = Slot::Ignored;
         }
     }
 
     fn handle_entry(&mut self, now: Instant, n: NeighborId, slot: u32, seqno: SeqNo, metric: Metric) {
         self.counters.entries_received += 1;
         let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let Some(o) = neighbor.slots.get(slot as usize).copied().flatten() else {
-            // An introduction that was refused leaves its slot empty; its metrics are nothing to us.
-            self.counters.entries_refused += 1;
-            return;
+        let o = match neighbor.slots.get(slot as usize).copied().unwrap_or_default() {
+            Slot::Origin(o) => o,
+            Slot::Ignored => return,
+            Slot::Empty => {
+                // Its introduction was refused, or forgotten: it may be that of a node, and there may be room by now.
+                if metric < INFINITY && !std::mem::replace(&mut neighbor.lost, true) {
+                    neighbor.hurry(now + REPEAT);
+                    self.wake(n);
+                }
+                self.counters.entries_refused += 1;
+                return;
+            }
         };
         if o == 0 {
             return;
         }
         let metric = metric.min(INFINITY);
         let origin = &mut self.origins[o as usize];
-        let before = std::mem::replace(origin.learned_mut(n), Learned { seqno, metric, slot });
+        let learned = origin.learned_mut(n);
+        let before = *learned;
+        (learned.seqno, learned.metric) = (seqno, metric);
         let id = origin.id;
+        if metric == INFINITY && before.unproven {
+            // The neighbour has lost it before we had its announcement, and will introduce it again.
+            self.bind_slot(now, n, slot as usize, Slot::Ignored);
+            self.free_if_unused(o);
+            return;
+        }
         if before.metric < INFINITY && metric == INFINITY && self.find_neighbor(&id).is_some() {
             self.events.push(Event::Doubted(id));
         }
@@ -415,16 +587,22 @@ impl Routing {
 
     /// Acts on a neighbour's request (RFC 8966 §3.8.1.2).
     pub fn handle_request(&mut self, now: Instant, n: NeighborId, request: &SeqnoRequest) {
+        if self.neighbor_mut(n).is_some_and(|neighbor| !neighbor.takes_request(now)) {
+            self.counters.requests_refused += 1;
+            return;
+        }
         let Some(o) = NodeId::from_slice(&request.origin).and_then(|id| self.origin(&id)) else { return };
         if o == 0 {
             if self.announcement(0).is_some_and(|own| request.seqno > own.seqno) {
-                self.events.push(Event::NeedSeqno(request.seqno));
+                self.events.push(Event::NeedSeqno);
             }
             return;
         }
         let origin = &mut self.origins[o as usize];
+        // Nobody needs more than one beyond what the origin has signed, and it gives no more.
+        let wanted = request.seqno.min(origin.signed().saturating_add(1));
         match origin.selected {
-            Some(s) if s.seqno >= request.seqno => {
+            Some(s) if s.seqno >= wanted => {
                 origin.sent_mut(n).forced = true;
                 self.enqueue(n, o, now);
                 return;
@@ -436,12 +614,12 @@ impl Routing {
         }
         let recent = origin
             .forwarded
-            .is_some_and(|(seqno, when)| seqno >= request.seqno && now.since(when) < Duration::from_millis(500));
+            .is_some_and(|(seqno, when)| seqno >= wanted && now.since(when) < Duration::from_millis(500));
         if recent || request.hops == 0 {
             return;
         }
-        origin.forwarded = Some((request.seqno, now));
-        let next = SeqnoRequest { hops: request.hops.min(REQUEST_HOPS) - 1, ..request.clone() };
+        origin.forwarded = Some((wanted, now));
+        let next = SeqnoRequest { seqno: wanted, hops: request.hops.min(REQUEST_HOPS) - 1, ..request.clone() };
         let selected = origin.selected.map(|s| s.neighbor).filter(|s| *s != n);
         let target = selected.or_else(|| {
             let offers = self.ids().filter(|m| *m != n).map(|m| (self.learned(m, o).metric, m));

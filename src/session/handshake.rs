@@ -3,12 +3,14 @@
 
 use prost::Message as _;
 use snow::{Builder, HandshakeState, params::NoiseParams};
+use zeroize::Zeroizing;
 
 use super::{Via, fragment::MAX_HANDSHAKE, transport::Secrets, transport::Transport};
 use crate::{
     crypto::{Cipher, KemSecret, NoiseResolver, Rng, encapsulate},
+    identity::Admission,
     types::{Duration, Instant, NodeId},
-    wire::{decode, packet::HandshakeKind, proto::HandshakePayload},
+    wire::{decode, packet::HandshakeKind, proto::HandshakePayload, version::Versions},
 };
 
 const XX: &str = "Noise_XXpsk0_25519_ChaChaPoly_SHA256";
@@ -97,6 +99,7 @@ fn finish(
     (cipher, kem): (Cipher, &[u8; 32]),
 ) -> Transport {
     let (first, second) = noise.dangerously_get_raw_split();
+    let (first, second) = (Zeroizing::new(first), Zeroizing::new(second));
     let secrets = Secrets { handshake_hash: noise.get_handshake_hash(), noise: (&first, &second), kem };
     Transport::derive(peer, indexes, cipher, &secrets, noise.is_initiator())
 }
@@ -106,7 +109,10 @@ pub(super) struct Initiator {
     noise: HandshakeState,
     kem: KemSecret,
     ciphers: u32,
+    /// Where the peer answers; until it does, where it was asked.
     pub via: Via,
+    pub asked: Via,
+    pub since: Instant,
     pub expected: Option<NodeId>,
     pub local_index: u32,
     pub remote_index: u32,
@@ -114,6 +120,8 @@ pub(super) struct Initiator {
     pub kind: HandshakeKind,
     pub message: Vec<u8>,
     pub tries: u32,
+    /// It is sent so often.
+    pub max_tries: u32,
     pub next_try: Instant,
     pub cookie: Option<[u8; 16]>,
     pub last_mac1: Vec<[u8; 16]>,
@@ -124,15 +132,21 @@ pub(super) struct Initiator {
 impl Initiator {
     pub fn start(
         (keys, rng): (&Keys<'_>, Rng),
-        via: Via,
-        remote: Option<(NodeId, [u8; 32])>,
+        (now, via, max_tries): (Instant, Via, u32),
+        (expected, known): (Option<NodeId>, Option<[u8; 32]>),
         local_index: u32,
         own: &HandshakePayload,
     ) -> Result<Self, Broken> {
-        let ik = remote.is_some();
-        let mut noise = noise(keys, rng, ik, remote.as_ref().map(|r| &r.1), true)?;
+        let ik = known.is_some();
+        let mut noise = noise(keys, rng, ik, known.as_ref(), true)?;
         let kem = KemSecret::generate()?;
-        let mut payload = HandshakePayload { kem: kem.public().to_vec(), ciphers: own.ciphers, ..Default::default() };
+        let mut payload = HandshakePayload {
+            kem: kem.public().to_vec(),
+            ciphers: own.ciphers,
+            version: own.version,
+            oldest: own.oldest,
+            ..Default::default()
+        };
         if ik {
             payload = HandshakePayload { kem: payload.kem, ..own.clone() };
         }
@@ -142,12 +156,15 @@ impl Initiator {
             kem,
             ciphers: own.ciphers,
             via,
-            expected: remote.map(|r| r.0),
+            asked: via,
+            since: now,
+            expected,
             local_index,
             remote_index: 0,
             kind: if ik { HandshakeKind::Ik1 } else { HandshakeKind::Xx1 },
             message,
             tries: 0,
+            max_tries,
             next_try: Instant::default(),
             cookie: None,
             last_mac1: Vec::new(),
@@ -161,17 +178,21 @@ impl Initiator {
         Ok((payload, remote_static(&self.noise)?))
     }
 
-    /// Ends the handshake with an admitted peer. In `XX` the third message is now ready to send.
+    /// Ends the handshake with an admitted peer. In `XX` the third message is now ready to send; the inviter finds in it
+    /// the proof that `me` has its invite.
     pub fn finish(
         &mut self,
-        peer: NodeId,
+        (me, peer): (NodeId, NodeId),
         payload: &HandshakePayload,
         own: &HandshakePayload,
+        admission: Option<&Admission>,
     ) -> Result<Transport, Broken> {
         let cipher = choose(self.ciphers, payload.ciphers)?;
-        let kem = self.kem.decapsulate(&payload.kem)?;
+        let kem = Zeroizing::new(self.kem.decapsulate(&payload.kem)?);
         if self.kind == HandshakeKind::Xx1 {
-            let third = HandshakePayload { kem: Vec::new(), ..own.clone() };
+            let hash = self.noise.get_handshake_hash();
+            let proof = admission.filter(|a| a.inviter == peer).map(|a| a.key.proof(&me, &peer, hash).to_vec());
+            let third = HandshakePayload { kem: Vec::new(), admission: proof.unwrap_or_default(), ..own.clone() };
             self.message = write(&mut self.noise, &third)?;
             self.kind = HandshakeKind::Xx3;
         } else {
@@ -185,13 +206,15 @@ impl Initiator {
 /// A handshake that a peer started.
 pub(super) struct Responder {
     noise: HandshakeState,
-    kem: [u8; 32],
+    kem: Zeroizing<[u8; 32]>,
     cipher: Cipher,
     pub local_index: u32,
     pub remote_index: u32,
     pub kind: HandshakeKind,
     /// The second message, for when the first comes again.
     pub message: Vec<u8>,
+    pub begun: Instant,
+    /// When the initiator last asked.
     pub since: Instant,
     pub last_sent: Instant,
     pub complete: bool,
@@ -214,6 +237,17 @@ pub(super) fn read_first(keys: &Keys<'_>, rng: Rng, kind: HandshakeKind, message
 }
 
 impl FirstRead {
+    /// Writes a second message that says nothing but which versions this node speaks.
+    pub fn refuse(mut self, ours: Versions) -> Result<(HandshakeKind, Vec<u8>), Broken> {
+        let Versions { version, oldest } = ours;
+        let message = write(&mut self.noise, &HandshakePayload { version, oldest, ..Default::default() })?;
+        Ok((self.answer_kind(), message))
+    }
+
+    fn answer_kind(&self) -> HandshakeKind {
+        if self.remote_static.is_some() { HandshakeKind::Ik2 } else { HandshakeKind::Xx2 }
+    }
+
     /// Writes the second message.
     pub fn respond(
         mut self,
@@ -223,10 +257,10 @@ impl FirstRead {
     ) -> Result<Responder, Broken> {
         let cipher = choose(own.ciphers, self.payload.ciphers)?;
         let (ciphertext, kem) = encapsulate(&self.payload.kem)?;
-        let payload =
-            HandshakePayload { kem: ciphertext, ciphers: offer(&[cipher]), admission: Vec::new(), ..own.clone() };
+        let kem = Zeroizing::new(kem);
+        let payload = HandshakePayload { kem: ciphertext, ciphers: offer(&[cipher]), ..own.clone() };
         let message = write(&mut self.noise, &payload)?;
-        let kind = if self.remote_static.is_some() { HandshakeKind::Ik2 } else { HandshakeKind::Xx2 };
+        let kind = self.answer_kind();
         Ok(Responder {
             noise: self.noise,
             kem,
@@ -235,6 +269,7 @@ impl FirstRead {
             remote_index,
             kind,
             message,
+            begun: now,
             since: now,
             last_sent: now,
             complete: false,
@@ -243,9 +278,11 @@ impl FirstRead {
 }
 
 impl Responder {
-    pub fn read_third(&mut self, message: &[u8]) -> Result<(HandshakePayload, [u8; 32]), Broken> {
+    /// Reads the third message; also returns the peer's static key, and the handshake hash under which it was written.
+    pub fn read_third(&mut self, message: &[u8]) -> Result<(HandshakePayload, [u8; 32], Vec<u8>), Broken> {
+        let hash = self.noise.get_handshake_hash().to_vec();
         let payload = read(&mut self.noise, message)?;
-        Ok((payload, remote_static(&self.noise)?))
+        Ok((payload, remote_static(&self.noise)?, hash))
     }
 
     pub fn finish(&mut self, peer: NodeId) -> Transport {

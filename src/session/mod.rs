@@ -2,8 +2,11 @@
 //! [`Transport`], with which the data plane seals and opens packets.
 //!
 //! Nothing is answered, and nothing is kept, for a datagram without a sound mac1, whose key only members of the
-//! network can derive.
+//! network can derive. And nobody is believed before it has shown that it holds its key *now*: an answer to a message of
+//! ours, or the third message, was made for a fresh key of ours. The first message of `IK` may be a recording; what it says
+//! is a claim ([`Event::Claimed`]) until a packet is opened on its session.
 
+mod budget;
 mod cookie;
 mod fragment;
 mod handshake;
@@ -19,24 +22,33 @@ use std::{
 pub use replay::ReplayWindow;
 pub use transport::{Arrivals, Rejected, Transport};
 
+use zeroize::Zeroizing;
+
 use self::{
+    budget::Budget,
     cookie::CookieJar,
     fragment::Reassembly,
     handshake::{Initiator, Keys, Responder, offer, read_first, retry_after},
 };
 use crate::{
-    crypto::{Cipher, Rng},
-    identity::{Identity, Network, Refusal, Verified},
+    crypto::{Cipher, HmacKey, Rng},
+    identity::{Admission, Identity, Network, Refusal, Verified},
     types::{Duration, Instant, NodeId, NodeTag},
     wire::{
-        packet::{HandshakeFragment, HandshakeKind},
+        packet::{self, Datagram, HandshakeFragment, HandshakeKind},
         proto::HandshakePayload,
+        version::Versions,
     },
 };
 
 const MAX_HALF_OPEN: usize = 512;
+/// Handshakes that this node has begun and not ended.
+const MAX_INITIATORS: usize = 512;
 const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
-const MAX_TRIES: u32 = 14;
+/// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
+pub const PROVEN_TRIES: u32 = 14;
+/// And so often to one of which only others have told.
+pub const HEARSAY_TRIES: u32 = 3;
 const RESEND_GAP: Duration = Duration::from_millis(50);
 const SEEN_GENERATION: usize = 4096;
 
@@ -49,20 +61,55 @@ pub enum Via {
     Relayed(NodeTag),
 }
 
+/// What came of a handshake.
+#[derive(Debug)]
+pub struct Outcome {
+    pub transport: Arc<Transport>,
+    pub peer: Arc<Verified>,
+    pub via: Via,
+    /// When the handshake began at this node.
+    pub since: Instant,
+}
+
 /// What happened to a handshake.
 #[derive(Debug)]
 pub enum Event {
-    /// Both ends have keys. The responder may send only when it has received a packet ([`Sessions::confirmed`]).
-    Established { transport: Arc<Transport>, peer: Arc<Verified>, via: Via, initiator: bool, admission: Vec<u8> },
-    /// The peer did not answer.
-    TimedOut { via: Via, expected: Option<NodeId> },
-    /// A message was refused, for the counters.
-    Refused(Refusal),
+    /// Both ends have keys, and the peer has shown that it holds its own now.
+    Established {
+        outcome: Outcome,
+        /// Where this node had asked, if it began.
+        asked: Option<Via>,
+        /// The peer has proven to have this invitation.
+        invitation: Option<InvitationId>,
+    },
+    /// A first message says that it is from this peer. Only a packet on the session can show it.
+    Claimed(Outcome),
+    /// The peer did not answer, or was refused.
+    TimedOut { asked: Via, expected: Option<NodeId> },
+    /// A message was refused, for the counters; who had been expected.
+    Refused(Refusal, Option<NodeId>),
+}
+
+/// Which invitation somebody came with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvitationId(pub u64);
+
+/// A peer that is let in.
+#[derive(Debug)]
+pub struct Admitted {
+    pub peer: Arc<Verified>,
+    pub invitation: Option<InvitationId>,
 }
 
 /// Decides on a peer's handshake payload: verifies who it is and whether it is admitted.
 pub trait Gatekeeper {
-    fn admit(&mut self, payload: &HandshakePayload, noise_static: &[u8; 32]) -> Result<Arc<Verified>, Refusal>;
+    /// `handshake_hash` is that under which an invite was proven; empty where none can be.
+    fn admit(
+        &mut self,
+        payload: &HandshakePayload,
+        noise_static: &[u8; 32],
+        handshake_hash: &[u8],
+    ) -> Result<Admitted, Refusal>;
 }
 
 /// Counters of what handshakes met.
@@ -76,13 +123,19 @@ pub struct Counters {
     pub cookies_sent: u64,
     /// Messages that didn't decrypt or make sense.
     pub broken: u64,
+    /// First messages beyond what their source, or all sources together, may ask of this node.
+    pub over_budget: u64,
 }
 
 /// All handshakes of a node.
 pub struct Sessions {
+    me: NodeId,
     network: Network,
-    noise_private: [u8; 32],
+    noise_private: Zeroizing<[u8; 32]>,
     own: HandshakePayload,
+    admission: Option<Admission>,
+    versions: Versions,
+    budget: Budget,
     rng: Rng,
     initiators: HashMap<u32, Initiator>,
     responders: HashMap<(Via, u32), Responder>,
@@ -101,10 +154,15 @@ impl Sessions {
     #[must_use]
     pub fn new(network: Network, identity: &Identity, ciphers: &[Cipher], mut rng: Rng, now: Instant) -> Self {
         let cookies = CookieJar::new(network.beacon_key(), &mut rng, now);
+        let Versions { version, oldest } = Versions::OURS;
         Self {
+            versions: Versions::OURS,
+            me: identity.id(),
             network,
-            noise_private: *identity.noise_private(),
-            own: HandshakePayload { ciphers: offer(ciphers), ..Default::default() },
+            noise_private: Zeroizing::new(*identity.noise_private()),
+            own: HandshakePayload { ciphers: offer(ciphers), version, oldest, ..Default::default() },
+            admission: None,
+            budget: Budget::new(now),
             rng,
             initiators: HashMap::new(),
             responders: HashMap::new(),
@@ -119,19 +177,29 @@ impl Sessions {
         }
     }
 
-    /// Sets what this node says of itself in handshakes.
-    pub fn set_own(&mut self, own: &Verified, admission: &[u8]) {
+    /// Sets what this node says of itself in handshakes, and the invite that it joins with.
+    pub fn set_own(&mut self, own: &Verified, admission: Option<Admission>) {
         self.own.record = own.record.bytes.clone();
         self.own.announcement = own.bytes.clone();
-        self.own.admission = admission.to_vec();
+        self.admission = admission;
     }
 
-    /// Starts a handshake over `via`: `IK` with a known peer, `XX` otherwise. Its outcome comes as an [`Event`].
-    pub fn connect(&mut self, now: Instant, via: Via, remote: Option<(NodeId, [u8; 32])>) {
+    /// Starts a handshake over `via`: `IK` with a peer whose static key is known, `XX` otherwise. The first message is sent
+    /// `tries` times at the most. Its outcome comes as an [`Event`].
+    pub fn connect(&mut self, now: Instant, via: Via, remote: Option<(NodeId, [u8; 32])>, tries: u32) {
+        let expected = remote.map(|r| r.0);
+        if self.initiators.len() >= MAX_INITIATORS {
+            self.counters.over_budget += 1;
+            self.events.push_back(Event::TimedOut { asked: via, expected });
+            return;
+        }
         let local_index = self.new_index();
         let rng = self.rng.fork();
         let (keys, own) = (Self::keys(&self.noise_private, &self.network), &self.own);
-        match Initiator::start((&keys, rng), via, remote, local_index, own) {
+        // An invite is proven under a key of the inviter's that is fresh, which `IK` has none of to begin with.
+        let joins = self.admission.as_ref().is_some_and(|a| Some(a.inviter) == expected);
+        let known = remote.map(|r| r.1).filter(|_| !joins);
+        match Initiator::start((&keys, rng), (now, via, tries), (expected, known), local_index, own) {
             Ok(initiator) => {
                 self.initiators.insert(local_index, initiator);
                 self.send_initiator(now, local_index);
@@ -139,15 +207,16 @@ impl Sessions {
             Err(_) => {
                 self.live.remove(&local_index);
                 self.counters.broken += 1;
-                self.events.push_back(Event::TimedOut { via, expected: remote.map(|r| r.0) });
+                self.events.push_back(Event::TimedOut { asked: via, expected });
             }
         }
     }
 
-    /// Whether a handshake with `peer`, or over `via`, is under way.
-    #[must_use]
-    pub fn is_connecting(&self, peer: Option<NodeId>, via: Via) -> bool {
-        self.initiators.values().any(|i| !i.complete && (i.via == via || (peer.is_some() && i.expected == peer)))
+    /// Speaks other versions of the protocol from now on.
+    #[cfg(test)]
+    pub(crate) fn pretend(&mut self, versions: Versions) {
+        self.versions = versions;
+        (self.own.version, self.own.oldest) = (versions.version, versions.oldest);
     }
 
     /// A packet was opened on this session: the peer has the keys.
@@ -211,21 +280,27 @@ impl Sessions {
         }
     }
 
-    /// A handshake fragment that came over `via`.
-    pub fn handle_handshake(&mut self, now: Instant, via: Via, f: &HandshakeFragment<'_>, gate: &mut dyn Gatekeeper) {
+    /// A handshake fragment that came over `via`; `neighbor` is who relayed it, if somebody did.
+    pub fn handle_handshake(
+        &mut self,
+        now: Instant,
+        (via, neighbor): (Via, Option<NodeId>),
+        f: &HandshakeFragment<'_>,
+        gate: &mut dyn Gatekeeper,
+    ) {
         let header = fragment::header_of(f);
         if !self.network.gate().verify(&fragment::mac1_parts(&header, f), &f.mac1) {
             self.counters.bad_mac += 1;
             return;
         }
         let outcome = match f.kind {
-            HandshakeKind::Xx1 | HandshakeKind::Ik1 => self.first(now, via, f, &header, gate),
+            HandshakeKind::Xx1 | HandshakeKind::Ik1 => self.first(now, (via, neighbor), f, &header, gate),
             HandshakeKind::Xx2 | HandshakeKind::Ik2 => self.second(now, via, f, gate),
             HandshakeKind::Xx3 => self.third(now, via, f, gate),
         };
         match outcome {
             Ok(()) => {}
-            Err(Some(refusal)) => self.events.push_back(Event::Refused(refusal)),
+            Err(Some(refusal)) => self.events.push_back(Event::Refused(refusal, None)),
             Err(None) => self.counters.broken += 1,
         }
     }
@@ -233,14 +308,15 @@ impl Sessions {
     fn first(
         &mut self,
         now: Instant,
-        via: Via,
+        (via, neighbor): (Via, Option<NodeId>),
         f: &HandshakeFragment<'_>,
         header: &[u8; 12],
         gate: &mut dyn Gatekeeper,
     ) -> Result<(), Option<Refusal>> {
         let key = (via, f.sender);
         if let Some(half) = self.responders.get_mut(&key) {
-            if now.since(half.last_sent) >= RESEND_GAP {
+            // The longest fragment only: no answer is more than twice as long as what it answers.
+            if f.fragment == 0 && now.since(half.last_sent) >= RESEND_GAP {
                 half.last_sent = now;
                 // The initiator still tries: its half-open handshake lives on.
                 half.since = now;
@@ -258,6 +334,10 @@ impl Sessions {
             return Ok(());
         }
         let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
+        if !self.budget.allows(now, via, neighbor) {
+            self.counters.over_budget += 1;
+            return Ok(());
+        }
         if !self.is_fresh(&message) {
             self.counters.replayed += 1;
             return Ok(());
@@ -265,11 +345,16 @@ impl Sessions {
         let rng = self.rng.fork();
         let keys = Self::keys(&self.noise_private, &self.network);
         let first = read_first(&keys, rng, f.kind, &message).map_err(|_| None)?;
+        if let Err(refusal) = check_version(self.versions, &first.payload) {
+            // Both ends are to know: without this answer the other one would wait in vain.
+            let (kind, message) = first.refuse(self.versions).map_err(|_| None)?;
+            self.send_split(via, (kind, 0, f.sender), &message);
+            return Err(Some(refusal));
+        }
         let admitted = match &first.remote_static {
-            Some(noise_static) => Some(gate.admit(&first.payload, noise_static).map_err(Some)?),
+            Some(noise_static) => Some(gate.admit(&first.payload, noise_static, &[]).map_err(Some)?.peer),
             None => None,
         };
-        let admission = first.payload.admission.clone();
         if self.responders.len() >= MAX_HALF_OPEN {
             let oldest = self.responders.iter().min_by_key(|(k, r)| (r.since, k.1)).map(|(k, _)| *k);
             oldest.into_iter().for_each(|k| self.drop_responder(k));
@@ -284,7 +369,7 @@ impl Sessions {
         };
         if let Some(peer) = admitted {
             let transport = Arc::new(half.finish(peer.id));
-            self.events.push_back(Event::Established { transport, peer, via, initiator: false, admission });
+            self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
         }
         self.responders.insert(key, half);
         self.by_index.insert(local_index, key);
@@ -310,31 +395,43 @@ impl Sessions {
         let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
         let Some(mut initiator) = self.initiators.remove(&f.receiver) else { return Ok(()) };
         initiator.remote_index = f.sender;
+        let (payload, noise_static) = match initiator.read_second(&message) {
+            Ok(read) => read,
+            Err(_) => {
+                // Anybody on the path could have sent that; the peer's own answer may still come.
+                self.initiators.insert(f.receiver, initiator);
+                return Err(None);
+            }
+        };
         let outcome = (|| {
-            let (payload, noise_static) = initiator.read_second(&message).map_err(|_| None)?;
-            let peer = gate.admit(&payload, &noise_static).map_err(Some)?;
+            check_version(self.versions, &payload).map_err(Some)?;
+            let peer = gate.admit(&payload, &noise_static, &[]).map_err(Some)?.peer;
             if initiator.expected.is_some_and(|id| id != peer.id) {
                 return Err(Some(Refusal::UnexpectedNode));
             }
-            let transport = initiator.finish(peer.id, &payload, &self.own).map_err(|_| None)?;
+            let ids = (self.me, peer.id);
+            let transport = initiator.finish(ids, &payload, &self.own, self.admission.as_ref()).map_err(|_| None)?;
             Ok((peer, Arc::new(transport)))
         })();
         match outcome {
             Ok((peer, transport)) => {
                 initiator.via = via;
                 initiator.tries = 0;
-                let index = initiator.local_index;
+                initiator.max_tries = PROVEN_TRIES;
+                let (index, since) = (initiator.local_index, initiator.since);
+                let asked = Some(initiator.asked);
                 self.initiators.insert(index, initiator);
                 self.send_initiator(now, index);
-                let admission = Vec::new();
-                self.events.push_back(Event::Established { transport, peer, via, initiator: true, admission });
+                let outcome = Outcome { transport, peer, via, since };
+                self.events.push_back(Event::Established { outcome, asked, invitation: None });
                 Ok(())
             }
             Err(refusal) => {
                 self.live.remove(&initiator.local_index);
-                let (via, expected) = (initiator.via, initiator.expected);
-                self.events.push_back(Event::TimedOut { via, expected });
-                Err(refusal)
+                let (asked, expected) = (initiator.asked, initiator.expected);
+                self.events.extend(refusal.map(|refusal| Event::Refused(refusal, expected)));
+                self.events.push_back(Event::TimedOut { asked, expected });
+                Ok(())
             }
         }
     }
@@ -353,20 +450,17 @@ impl Sessions {
         }
         let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
         let Some(half) = self.responders.get_mut(&key) else { return Ok(()) };
-        let outcome = half
-            .read_third(&message)
-            .map_err(|_| None)
-            .and_then(|(payload, s)| gate.admit(&payload, &s).map(|peer| (payload, peer)).map_err(Some));
-        match outcome {
-            Ok((payload, peer)) => {
+        let Ok((payload, noise_static, hash)) = half.read_third(&message) else { return Err(None) };
+        match check_version(self.versions, &payload).and_then(|()| gate.admit(&payload, &noise_static, &hash)) {
+            Ok(Admitted { peer, invitation }) => {
                 let transport = Arc::new(half.finish(peer.id));
-                let admission = payload.admission;
-                self.events.push_back(Event::Established { transport, peer, via, initiator: false, admission });
+                let outcome = Outcome { transport, peer, via, since: half.begun };
+                self.events.push_back(Event::Established { outcome, asked: None, invitation });
                 Ok(())
             }
             Err(refusal) => {
                 self.drop_responder(key);
-                Err(refusal)
+                Err(Some(refusal))
             }
         }
     }
@@ -409,19 +503,22 @@ impl Sessions {
 
     fn send_response(&mut self, key: (Via, u32)) {
         let Some(half) = self.responders.get(&key) else { return };
-        let header = (half.kind, half.local_index, half.remote_index);
-        for datagram in fragment::split(self.network.gate(), None, header, &half.message) {
-            self.transmits.push_back((key.0, datagram));
-        }
+        let (header, message) = ((half.kind, half.local_index, half.remote_index), half.message.clone());
+        self.send_split(key.0, header, &message);
+    }
+
+    fn send_split(&mut self, via: Via, header: (HandshakeKind, u32, u32), message: &[u8]) {
+        let datagrams = fragment::split(self.network.gate(), None, header, message);
+        self.transmits.extend(datagrams.into_iter().map(|datagram| (via, datagram)));
     }
 
     fn send_initiator(&mut self, now: Instant, index: u32) {
         let Some(initiator) = self.initiators.get_mut(&index) else { return };
-        if initiator.tries >= MAX_TRIES || (initiator.complete && initiator.message.is_empty()) {
+        if initiator.tries >= initiator.max_tries || (initiator.complete && initiator.message.is_empty()) {
             let done = self.initiators.remove(&index).filter(|i| !i.complete);
-            if let Some(Initiator { via, expected, .. }) = done {
+            if let Some(Initiator { asked, expected, .. }) = done {
                 self.live.remove(&index);
-                self.events.push_back(Event::TimedOut { via, expected });
+                self.events.push_back(Event::TimedOut { asked, expected });
             }
             return;
         }
@@ -434,6 +531,20 @@ impl Sessions {
             self.transmits.push_back((initiator.via, datagram));
         }
     }
+}
+
+/// Whether a handshake datagram carries the mac1 that only members can make.
+#[must_use]
+pub fn has_mac1(gate: &HmacKey, datagram: &[u8]) -> bool {
+    let Ok(Datagram::Handshake(fragment)) = packet::parse(datagram) else { return false };
+    let header = fragment::header_of(&fragment);
+    gate.verify(&fragment::mac1_parts(&header, &fragment), &fragment.mac1)
+}
+
+/// Whether there is a version of the protocol that both ends speak.
+fn check_version(ours: Versions, payload: &HandshakePayload) -> Result<(), Refusal> {
+    let theirs = Versions::told(payload.version, payload.oldest);
+    theirs.common(ours).map(|_| ()).ok_or(Refusal::Version(theirs))
 }
 
 #[cfg(test)]

@@ -53,6 +53,12 @@ impl ReplayWindow {
         true
     }
 
+    /// The highest counter accepted so far.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
     /// Whether `counter` is the highest one accepted so far.
     #[must_use]
     pub fn is_newest(&self, counter: u64) -> bool {

@@ -18,12 +18,15 @@ struct Gate {
 }
 
 impl Gatekeeper for Gate {
-    fn admit(&mut self, payload: &HandshakePayload, noise_static: &[u8; 32]) -> Result<Arc<Verified>, Refusal> {
+    fn admit(&mut self, payload: &HandshakePayload, noise_static: &[u8; 32], _: &[u8]) -> Result<Admitted, Refusal> {
         let peer = self.network.verify(&payload.announcement, RecordSource::Bytes(&payload.record))?;
         if self.refuse {
             return Err(Refusal::NotAllowed);
         }
-        if peer.record.noise_static == *noise_static { Ok(peer) } else { Err(Refusal::StaticKeyMismatch) }
+        if peer.record.noise_static != *noise_static {
+            return Err(Refusal::StaticKeyMismatch);
+        }
+        Ok(Admitted { peer, invitation: None })
     }
 }
 
@@ -47,7 +50,7 @@ fn end(seed: u8, secret: &str, algorithm_seed: Option<u8>) -> End {
     let rng = Rng::from_seed([seed; 32]);
     let mut sessions = Sessions::new(network.clone(), &identity, &Cipher::all_here(), rng, Instant(0));
     let content = RecordContent { name: format!("end {seed}"), ..Default::default() };
-    sessions.set_own(&identity.announce(&network, &content, 1, 600), b"");
+    sessions.set_own(&identity.announce(&network, &content, 1, 600).unwrap(), None);
     End {
         sessions,
         gate: Gate { network, refuse: false },
@@ -63,7 +66,7 @@ impl End {
     fn receive(&mut self, now: Instant, from: SocketAddr, mut bytes: Vec<u8>) {
         match packet::parse(&bytes) {
             Ok(Datagram::Handshake(f)) => {
-                self.sessions.handle_handshake(now, Via::Direct(from), &f, &mut self.gate);
+                self.sessions.handle_handshake(now, (Via::Direct(from), None), &f, &mut self.gate);
             }
             Ok(Datagram::Cookie { receiver, body }) => self.sessions.handle_cookie(now, receiver, body),
             Ok(Datagram::Data { receiver, counter }) => {
@@ -80,9 +83,11 @@ impl End {
     fn events(&mut self) {
         while let Some(event) = self.sessions.poll_event() {
             match event {
-                Event::Established { transport, .. } => self.established.push(transport),
+                Event::Established { outcome, .. } | Event::Claimed(outcome) => {
+                    self.established.push(outcome.transport)
+                }
                 Event::TimedOut { .. } => self.timed_out += 1,
-                Event::Refused(refusal) => self.refused.push(refusal),
+                Event::Refused(refusal, _) => self.refused.push(refusal),
             }
         }
     }
@@ -143,7 +148,7 @@ fn agree(a: &End, b: &End) -> bool {
 
 fn connect(a: &mut End, b: &End, ik: bool) {
     let known = ik.then(|| (b.identity.id(), b.identity.noise_public()));
-    a.sessions.connect(Instant(0), Via::Direct(b.addr), known);
+    a.sessions.connect(Instant(0), Via::Direct(b.addr), known, PROVEN_TRIES);
 }
 
 proptest! {
@@ -210,7 +215,7 @@ fn a_peer_that_is_not_the_expected_one_is_refused() {
     let (mut a, mut b) = (end(1, "s", Some(1)), end(2, "s", Some(2)));
     let other = end(9, "s", Some(9));
     let known = Some((other.identity.id(), b.identity.noise_public()));
-    a.sessions.connect(Instant(0), Via::Direct(b.addr), known);
+    a.sessions.connect(Instant(0), Via::Direct(b.addr), known, PROVEN_TRIES);
     run(&mut a, &mut b, &mut Rng::from_seed([0; 32]), 0.0, |a, _| a.timed_out > 0);
     assert_eq!(a.refused, [Refusal::UnexpectedNode]);
     assert!(a.established.is_empty());

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// Packets that no machine seals in the time between two looks at a session.
+const ROOM: u64 = 1 << 30;
+
 /// Why a packet of a session was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
@@ -21,6 +24,8 @@ pub enum Rejected {
     Forged,
     /// It was seen before, or is too old to tell.
     Replayed,
+    /// Its sender is no member yet.
+    Guest,
 }
 
 /// By which path a session's datagrams come; paths have numbers, which are the data plane's affair.
@@ -75,6 +80,8 @@ pub struct Transport {
     received_bytes: AtomicU64,
     asleep: AtomicBool,
     confirmed: AtomicBool,
+    /// The peer is no member yet: nothing is passed on for it.
+    guest: AtomicBool,
     traffic: AtomicU64,
     link: Arrivals,
     route: Arrivals,
@@ -120,6 +127,7 @@ impl Transport {
             // The first packet on a new session is news.
             asleep: AtomicBool::new(true),
             confirmed: AtomicBool::new(false),
+            guest: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
             link: Arrivals::default(),
             route: Arrivals::default(),
@@ -143,6 +151,24 @@ impl Transport {
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// The peer is a guest, who gets its certificate on this session and nothing else.
+    pub fn set_guest(&self) {
+        self.guest.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_guest(&self) -> bool {
+        self.guest.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many packets were sealed or opened that there must be no more. It leaves room for what is sealed until
+    /// this is asked again, within a second.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= ReplayWindow::LIMIT - ROOM
+            || self.window.newest() >= ReplayWindow::LIMIT - ROOM
     }
 
     /// Counts packets of users that were sent on this session. Returns true if the link's owner has asked to be
@@ -204,6 +230,9 @@ impl Transport {
 
     /// Authenticates a hop header; what is behind it is neither read nor touched.
     pub fn open_hop(&self, header: &HopHeader, datagram: &[u8]) -> Result<(), Rejected> {
+        if self.is_guest() {
+            return Err(Rejected::Guest);
+        }
         let (bytes, rest) = datagram.split_at(HOP_HEADER - TAG_LEN);
         let tag = rest.first_chunk().ok_or(Rejected::Forged)?;
         self.recv_hop.verify(header.counter, bytes, *tag).map_err(|_| Rejected::Forged)?;

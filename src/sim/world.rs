@@ -271,7 +271,8 @@ impl World {
         let content = RecordContent { name: format!("n{i}"), endpoints: vec![address(i)], ..RecordContent::default() };
         let config = NodeConfig::new(self.network.clone(), content, unix);
         let seed = sha256(&[b"node", &self.options.seed.to_be_bytes(), &place.key, &place.starts.to_be_bytes()]);
-        let mut node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, self.now);
+        let node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, self.now);
+        let mut node = node.expect("what a simulated node says of itself is sound");
         // Everybody knows two of the seeds; a seed knows two earlier ones.
         let seeds = (self.options.nodes / 25).max(1);
         let known = if i < seeds { [i / 2, i.saturating_sub(1)] } else { [i % seeds, (i / seeds) % seeds] };

@@ -9,6 +9,7 @@ pub mod mss;
 pub mod packet;
 pub mod stun;
 pub mod turn;
+pub mod version;
 pub mod vnet;
 
 /// The control messages, generated from `proto/aegisray.proto`.

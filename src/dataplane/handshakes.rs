@@ -1,0 +1,139 @@
+//! The thread that holds handshakes. Each costs some hundred microseconds, whoever asks for it; probes and routing wait
+//! for none of them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use super::{Input, Shared};
+use crate::{
+    node::{Order, Output, Porter, forward::Drop},
+    session::{Counters, Via},
+    types::{Instant, NodeId, UnixTime},
+    wire::packet::HANDSHAKE,
+};
+
+/// Handshake datagrams that may wait. All of them carry a sound mac1.
+const MAX_HANDSHAKES: usize = 1024;
+/// Cookies that may wait: nothing shows yet that they answer anything.
+const MAX_COOKIES: usize = 64;
+/// The clocks of what waits for no datagram.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A datagram as it came.
+struct Come {
+    via: Via,
+    neighbor: Option<NodeId>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// What the node has decided; bounded by what it begins and keeps.
+    orders: VecDeque<Order>,
+    handshakes: VecDeque<Come>,
+    cookies: VecDeque<Come>,
+    counted: (Counters, usize),
+}
+
+/// What waits for the thread.
+#[derive(Default)]
+pub struct Handshakes {
+    waiting: Mutex<Waiting>,
+    ready: Condvar,
+}
+
+impl Handshakes {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that the node has decided.
+    pub fn order(&self, order: Order) {
+        self.lock().orders.push_back(order);
+        self.ready.notify_one();
+    }
+
+    /// A handshake or a cookie. False: there is no room.
+    pub(super) fn put(&self, via: Via, neighbor: Option<NodeId>, bytes: &[u8]) -> bool {
+        let mut waiting = self.lock();
+        let is_handshake = bytes.first() == Some(&HANDSHAKE);
+        let queue = if is_handshake { &mut waiting.handshakes } else { &mut waiting.cookies };
+        let has_room = queue.len() < if is_handshake { MAX_HANDSHAKES } else { MAX_COOKIES };
+        if has_room {
+            queue.push_back(Come { via, neighbor, bytes: bytes.to_vec() });
+            self.ready.notify_one();
+        }
+        has_room
+    }
+
+    /// What the thread has counted, and how many handshakes it holds.
+    #[must_use]
+    pub fn counters(&self) -> (Counters, usize) {
+        self.lock().counted
+    }
+}
+
+/// Runs a porter as long as the process lives; `now` reads the node's clock.
+pub(super) fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant) {
+    loop {
+        let wait = porter.poll_timeout().map_or(LONGEST, |at| at.since(now())).min(LONGEST);
+        let mut waiting = shared.handshakes.lock();
+        waiting.counted = porter.counters();
+        let is_idle = |w: &mut Waiting| w.orders.is_empty() && w.handshakes.is_empty() && w.cookies.is_empty();
+        let (mut waiting, _) =
+            shared.handshakes.ready.wait_timeout_while(waiting, wait, is_idle).unwrap_or_else(PoisonError::into_inner);
+        let orders = std::mem::take(&mut waiting.orders);
+        let come = waiting.handshakes.pop_front().into_iter().chain(waiting.cookies.pop_front());
+        let come: Vec<Come> = come.collect();
+        drop(waiting);
+        orders.into_iter().for_each(|order| porter.obey(now(), order));
+        for Come { via, neighbor, bytes } in come {
+            porter.handle_datagram(now(), unix_now(), via, neighbor, &bytes);
+        }
+        if porter.poll_timeout().is_some_and(|at| at <= now()) {
+            porter.handle_timeout(now());
+        }
+        while let Some(output) = porter.poll() {
+            match output {
+                Output::Send(Via::Direct(to), bytes) => {
+                    if shared.sockets.send(to, &bytes).is_err() {
+                        shared.tell(Input::SendError(to));
+                    }
+                }
+                // The node is to know of a session before anything comes on it: what is sent afterwards makes it come.
+                other => {
+                    if shared.to_control.blocking_send(Input::Porter(other)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Hands on a handshake or a cookie, if it is worth it.
+    pub(super) fn take_handshake(&self, via: Via, neighbor: Option<NodeId>, bytes: &[u8]) {
+        let is_sound = bytes.first() != Some(&HANDSHAKE) || crate::session::has_mac1(&self.gate, bytes);
+        if !is_sound {
+            self.counters.drop(Drop::Forged);
+        } else if !self.handshakes.put(via, neighbor, bytes) {
+            self.counters.drop(Drop::QueueFull);
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn start(shared: &Arc<Shared>, porter: Porter, now: impl Fn() -> Instant + Send + 'static) -> std::io::Result<()> {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name("aegis-gate".to_owned()).stack_size(512 << 10);
+    thread.spawn(move || run(&shared, porter, &now))?;
+    Ok(())
+}
+
+fn unix_now() -> UnixTime {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

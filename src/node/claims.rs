@@ -1,0 +1,80 @@
+//! Sessions that somebody *says* to have made: the first message of `IK` may be a recording. Nothing of it has any effect
+//! until a packet is opened on the session, which only who holds the key now can have sealed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::{
+    session::{Event, Outcome, Transport},
+    types::{Duration, Instant},
+};
+
+/// At most so many at a time; the oldest goes first.
+const MAX_CLAIMS: usize = 512;
+/// Who is there sends its first packet as soon as it is answered, and repeats it.
+const LIFE: Duration = Duration::from_secs(20);
+
+/// The sessions that the data plane's tables don't have (yet), by this node's index. Asked for datagrams that are nobody's else.
+#[derive(Debug, Default)]
+pub struct ClaimTable(RwLock<HashMap<u32, Arc<Transport>>>);
+
+impl ClaimTable {
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Arc<Transport>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned()
+    }
+
+    /// A handshake ended so: its session can be opened from now on.
+    pub(super) fn note(&self, event: &Event) {
+        let (Event::Claimed(outcome) | Event::Established { outcome, .. }) = event else { return };
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(outcome.transport.local_index, Arc::clone(&outcome.transport));
+    }
+
+    pub(super) fn remove(&self, index: u32) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+}
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    all: HashMap<u32, Outcome>,
+}
+
+impl Claims {
+    /// Adds one; returns the session that had to make room.
+    pub fn add(&mut self, outcome: Outcome) -> Option<u32> {
+        self.all.insert(outcome.transport.local_index, outcome);
+        if self.all.len() <= MAX_CLAIMS {
+            return None;
+        }
+        let oldest = self.all.iter().min_by_key(|(index, claim)| (claim.since, **index)).map(|(index, _)| *index)?;
+        self.all.remove(&oldest).map(|_| oldest)
+    }
+
+    pub fn get(&self, index: u32) -> Option<&Arc<Transport>> {
+        self.all.get(&index).map(|claim| &claim.transport)
+    }
+
+    /// A packet was opened on this session: the claim is true.
+    pub fn take(&mut self, index: u32) -> Option<Outcome> {
+        self.all.remove(&index)
+    }
+
+    /// Takes out those that have not come true in time.
+    pub fn expire(&mut self, now: Instant) -> Vec<u32> {
+        let old = self.all.iter().filter(|(_, claim)| now.since(claim.since) > LIFE);
+        let gone: Vec<u32> = old.map(|(index, _)| *index).collect();
+        gone.iter().for_each(|index| {
+            self.all.remove(index);
+        });
+        gone
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+}

@@ -1,0 +1,358 @@
+//! Members, guests and strangers with the source at hand, each against what would have worked once.
+
+use super::{joining::*, *};
+use crate::{
+    identity::RecordSource,
+    routing::MAX_ORIGINS,
+    wire::{
+        frame::{self, Kind},
+        proto::{self, control_message},
+        version::Versions,
+    },
+};
+
+/// Two members of a network with an authority, linked; node 3 does as the test wants.
+fn members() -> Wires {
+    let network = closed_network();
+    let mut w = Wires::new(vec![(1, member(1, &network, "a")), (3, member(3, &network, "mallory"))]);
+    w.node(3).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(2));
+    assert!(w.node(1).has_links());
+    w
+}
+
+fn say(w: &mut Wires, from: u8, to: u8, kind: Kind) {
+    let (now, id) = (w.now, identity(to).id());
+    w.node(from).send_raw(now, id, frame::encode(kind));
+    w.carry();
+}
+
+fn control(w: &mut Wires, from: u8, to: u8, kind: control_message::Kind) {
+    let (now, id) = (w.now, identity(to).id());
+    let message = proto::ControlMessage { kind: Some(kind) };
+    assert!(w.node(from).send_control_raw(now, id, prost::Message::encode_to_vec(&message)));
+    w.run(Duration::from_millis(50));
+}
+
+#[test]
+fn a_certificate_that_nobody_asked_for_changes_nothing() {
+    let foreign = Authority::new(identity(77));
+    let own = |name: &str, not_after| Certificate {
+        node: identity(1).id(),
+        name: name.into(),
+        addresses: vec![],
+        prefixes: vec![],
+        groups: vec![],
+        not_before: 0,
+        not_after,
+        serial: [5; 16],
+    };
+    let cases = [
+        b"junk".to_vec(),
+        Vec::new(),
+        certificate(3, "another's", &[]),
+        foreign.issue(&own("of another authority", 50_000)),
+        authority().issue(&own("expired", 900)),
+        authority().issue(&own("older, with fewer rights", 50_000)),
+    ];
+    // Once as a member that has a certificate, once as one that joins by an invite of somebody else.
+    let network = closed_network();
+    for joins in [false, true] {
+        let victim = node_with(1, &network, |c| {
+            c.content.certificate = certificate(1, "a", &[]);
+            c.admission = Some(Admission { inviter: identity(8).id(), ..admission().unwrap() });
+        });
+        let mut w = Wires::new(vec![(1, victim), (3, member(3, &network, "mallory"))]);
+        if joins {
+            w.node(1).own.admission = Some(Admission { inviter: identity(8).id(), ..admission().unwrap() });
+        }
+        w.node(3).set_bootstrap(Instant(0), &[addr(1)]);
+        w.run(Duration::from_secs(2));
+        let before = w.node(1).routing().own().unwrap().record.certificate.clone();
+        for certificate in &cases {
+            say(&mut w, 3, 1, Kind::Granted(certificate.clone()));
+            w.run(Duration::from_secs(1));
+        }
+        assert_eq!(w.node(1).routing().own().unwrap().record.certificate, before, "joins: {joins}");
+        assert!(w.certified.is_empty());
+        assert_eq!(w.node(1).counters.refused(&Refusal::UnaskedCertificate), cases.len() as u64);
+        assert!(w.node(1).has_links(), "it lives");
+    }
+}
+
+#[test]
+fn a_certificate_that_others_would_refuse_is_no_panic_at_the_start() {
+    let network = closed_network();
+    let content = RecordContent { certificate: b"junk".to_vec(), ..Default::default() };
+    let config = NodeConfig::new(network.clone(), content, 1000);
+    let made = Node::new(config, identity(1), Box::new(network), [1; 32], Instant(0));
+    assert_eq!(made.err(), Some(Refusal::BadCertificate));
+}
+
+/// First messages of `IK` that a stranger has recorded, played when none of them is remembered any more.
+#[test]
+fn recorded_first_messages_change_nothing() {
+    let network = network(None);
+    let start = |seqno| {
+        node_with(2, &network, |c| {
+            c.seqno = seqno;
+            c.rekey_after = Duration::from_secs(20);
+        })
+    };
+    let mut w = Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, start(1000))]);
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(150));
+    let first: Vec<Vec<u8>> = w
+        .tape
+        .iter()
+        .filter(|(from, to, bytes)| (*from, *to) == (2, 1) && bytes[0] == packet::HANDSHAKE && bytes[1] == 4)
+        .map(|(_, _, bytes)| bytes.clone())
+        .collect();
+    assert!(first.len() >= 8, "renewals are recorded: {}", first.len());
+    // Both start anew: the one that was recorded has another incarnation, and the other remembers no first message.
+    w.nodes = vec![(1, node_with(1, &network, |c| c.seqno = 2000)), (2, start(2000))];
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(3));
+    let live = w.node(1).peers.get(&identity(2).id()).unwrap().transport().unwrap().local_index;
+    w.delivered.clear();
+    w.tape.clear();
+    let mut expected = Vec::new();
+    for round in 0..4u32 {
+        for (i, bytes) in first.iter().enumerate() {
+            let from = SocketAddr::from(([198, 51, 100, i as u8], 1000 + round as u16));
+            let now = w.now;
+            w.node(1).handle_datagram(now, from, 1, &mut bytes.clone());
+            w.carry();
+            let packet = w.send(2, 1, i as u8);
+            expected.push((1, packet));
+            w.run(Duration::from_millis(200));
+        }
+    }
+    assert_eq!(w.delivered, expected, "nothing of the live session is lost");
+    let peer = w.node(1).peers.get(&identity(2).id()).unwrap();
+    assert!(peer.sessions.iter().any(|s| s.transport.local_index == live), "it is the session that it was");
+    assert_eq!(peer.link.as_ref().unwrap().addr, addr(2));
+    w.run(Duration::from_secs(30));
+    assert_eq!(w.node(1).status().counters["handshakes_claimed"], 0, "claims are forgotten");
+}
+
+/// A message held back until its sender has started anew is an earlier incarnation's.
+#[test]
+fn what_was_held_back_over_a_restart_is_of_no_effect() {
+    let network = network(None);
+    let mut w = Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, node_with(2, &network, |_| {}))]);
+    // Node 2 knows node 1 already, so it begins with IK.
+    let known = w.node(1).routing().own().cloned().unwrap();
+    let now = w.now;
+    w.node(2).add_known(now, &known.bytes, &known.record.bytes);
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let now = w.now;
+        w.node(2).handle_timeout(now);
+        while let Some(mut t) = w.node(2).poll_transmit() {
+            // Handshakes pass; the first packet on the session is held back.
+            if t.bytes[0] == packet::DATA {
+                held.push(t.bytes);
+            } else if t.to == addr(1) {
+                w.node(1).handle_datagram(now, addr(2), 1, &mut t.bytes);
+            }
+        }
+        while let Some(mut t) = w.node(1).poll_transmit() {
+            if t.to == addr(2) {
+                w.node(2).handle_datagram(now, addr(1), 1, &mut t.bytes);
+            }
+        }
+        w.now = w.now + Duration::from_millis(20);
+    }
+    assert!(!held.is_empty());
+    w.nodes.retain(|n| n.0 == 1);
+    w.nodes.push((2, node_with(2, &network, |c| c.seqno = 2000)));
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(2));
+    let live = w.node(1).peers.get(&identity(2).id()).unwrap().transport().unwrap().local_index;
+    for bytes in held {
+        let now = w.now;
+        w.node(1).handle_datagram(now, addr(2), 1, &mut bytes.clone());
+        w.carry();
+    }
+    let peer = w.node(1).peers.get(&identity(2).id()).unwrap();
+    assert!(peer.sessions.iter().any(|s| s.transport.local_index == live));
+    assert_eq!(w.node(1).status().counters["handshakes_stale"], 1);
+}
+
+#[test]
+fn introductions_alone_take_few_places_and_a_newcomer_gets_one() {
+    let mut w = members();
+    for chunk in 0..32u32 {
+        let introduction = |i: u32| proto::Introduction {
+            slot: chunk * 500 + i,
+            node_id: crate::crypto::sha256(&[&(chunk * 500 + i).to_be_bytes()]).to_vec(),
+        };
+        let slots: Vec<u32> = (chunk * 500..chunk * 500 + 500).collect();
+        let update = proto::RouteUpdate {
+            introductions: (0..500).map(introduction).collect(),
+            seqnos: vec![7; 500],
+            metrics: vec![1; 500],
+            slots,
+            ..Default::default()
+        };
+        control(&mut w, 3, 1, control_message::Kind::Routes(update));
+        w.run(Duration::from_millis(300));
+    }
+    let places = w.node(1).routing().places();
+    assert!(places < 300, "{places} places for nodes that nobody has ever seen");
+    let network = closed_network();
+    let mut newcomer = member(2, &network, "new");
+    newcomer.set_bootstrap(Instant(0), &[addr(1)]);
+    w.nodes.push((2, newcomer));
+    w.run(Duration::from_secs(3));
+    assert!(w.node(1).routing().origin(&identity(2).id()).is_some());
+    w.run(Duration::from_secs(40));
+    let places = w.node(1).routing().places();
+    assert!(places < 200, "{places} after a while");
+    assert!(w.node(1).routing().origin(&identity(2).id()).is_some());
+    assert!(MAX_ORIGINS > 10_000);
+}
+
+#[test]
+fn records_are_bounded_and_a_certificate_without_an_authority_is_none() {
+    let network = network(None);
+    let content = RecordContent { certificate: vec![0; 15_000], ..Default::default() };
+    assert!(identity(3).announce(&network, &content, 1, 600).is_err());
+    // Fields that nobody knows don't make it longer either.
+    let verified = identity(3).announce(&network, &RecordContent::default(), 1, 600).unwrap();
+    let padded = [&verified.record.bytes[..], &[0xfa, 0x06, 0xc0, 0x3e], &[0; 8000]].concat();
+    let outcome = network.verify(&verified.bytes, RecordSource::Bytes(&padded));
+    assert_eq!(outcome.err(), Some(Refusal::TooLarge));
+}
+
+#[test]
+fn requests_for_sequence_numbers_cost_one_signature_a_second() {
+    let mut w = members();
+    let victim = identity(1).id();
+    let before = w.node(1).own_state().1;
+    for i in 0..400u32 {
+        let request = proto::SeqnoRequest { origin: victim.0.to_vec(), seqno: before + 1_000 * (i + 1), hops: 64 };
+        let (now, message) = (w.now, control_message::Kind::SeqnoRequest(request));
+        let message = proto::ControlMessage { kind: Some(message) };
+        w.node(3).send_control_raw(now, victim, prost::Message::encode_to_vec(&message));
+        w.run(Duration::from_millis(10));
+    }
+    let after = w.node(1).own_state().1;
+    assert!(after > before, "an honest request is answered");
+    assert!(after - before <= 7, "{} announcements in 4 s", after - before);
+    assert!(w.node(1).has_links());
+}
+
+#[test]
+fn a_beacon_is_good_here_and_now_only() {
+    let network = network(None);
+    let mut l = node_with(2, &network, |_| {});
+    let beacon = l.beacon(Instant(0), addr(2));
+    let hears = |at: Instant, from: SocketAddr, bytes: &[u8]| {
+        let mut b = node_with(1, &network, |_| {});
+        b.handle_beacon(at, from, bytes);
+        let mut sent = Vec::new();
+        for _ in 0..40 {
+            let next = b.poll_timeout(at);
+            b.handle_timeout(next);
+        }
+        while let Some(t) = b.poll_transmit() {
+            sent.push(t);
+        }
+        sent
+    };
+    let honest = hears(Instant(1), addr(2), &beacon);
+    assert!(!honest.is_empty() && honest.len() <= 6, "{} datagrams", honest.len());
+    assert!(honest.iter().all(|t| t.to == addr(2)));
+    assert!(hears(Instant(1), addr(7), &beacon).is_empty(), "from another address");
+    assert!(hears(Instant(130_000_000), addr(2), &beacon).len() <= 6);
+    // Both clocks are set, and differ.
+    let now = 1_790_000_000;
+    l.set_unix(Instant(0), now);
+    let beacon = l.beacon(Instant(0), addr(2));
+    let mut b = node_with(1, &network, |_| {});
+    b.set_unix(Instant(0), now + 121);
+    b.handle_beacon(Instant(0), addr(2), &beacon);
+    assert!(b.poll_transmit().is_none(), "an old one");
+    assert_eq!(b.counters.beacons_refused, 1);
+    b.set_unix(Instant(0), now + 60);
+    // And never on the port of the mesh.
+    b.handle_datagram(Instant(0), addr(2), 1, &mut beacon.clone());
+    assert!(b.poll_transmit().is_none());
+    for _ in 0..1000 {
+        b.handle_beacon(Instant(0), addr(2), &beacon);
+    }
+    assert_eq!(b.status().counters["handshakes_pending"], 1, "one attempt, however often it is heard");
+}
+
+#[test]
+fn a_session_that_cannot_be_renewed_ends() {
+    let network = network(None);
+    let short = |c: &mut NodeConfig| c.rekey_after = Duration::from_secs(20);
+    let mut w = Wires::new(vec![(1, node_with(1, &network, short)), (2, node_with(2, &network, short))]);
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    w.run(Duration::from_secs(2));
+    w.lost = vec![packet::HANDSHAKE];
+    for _ in 0..50 {
+        w.send(2, 1, 1);
+        w.run(Duration::from_secs(1));
+    }
+    assert!(!w.delivered.is_empty());
+    w.run(Duration::from_secs(12));
+    w.delivered.clear();
+    for _ in 0..5 {
+        w.send(2, 1, 1);
+        w.send(1, 2, 1);
+        w.run(Duration::from_secs(1));
+    }
+    assert!(w.delivered.is_empty(), "no key is used for ever");
+    w.lost.clear();
+    w.run(Duration::from_secs(10));
+    w.send(2, 1, 1);
+    w.run(Duration::from_secs(1));
+    assert!(!w.delivered.is_empty(), "and a new one is made as soon as that can be");
+}
+
+/// A node whose clock was ahead once, or which has lost its state while its clock is behind, is reachable: others hand it
+/// its own announcement, beyond which it goes on.
+#[test]
+fn a_wall_clock_is_no_counter() {
+    let network = network(None);
+    for (first, second) in [(1_790_000_001 + 30 * 86_400, 1_790_000_000), (1_790_000_000, 0), (3_999_999_999, 1)] {
+        let mut w =
+            Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, node_with(2, &network, |c| c.seqno = first))]);
+        w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+        w.run(Duration::from_secs(2));
+        w.nodes.retain(|n| n.0 == 1);
+        w.run(Duration::from_secs(5));
+        w.nodes.push((2, node_with(2, &network, |c| c.seqno = second)));
+        w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+        w.run(Duration::from_secs(3));
+        assert_eq!(w.node(1).routing().reachable(), 1, "first {first}, then {second}");
+        assert_eq!(w.node(2).routing().reachable(), 1);
+        assert!(w.node(2).own_state().1 > first);
+    }
+}
+
+#[test]
+fn another_version_of_the_protocol_is_refused_by_name_at_both_ends() {
+    let network = network(None);
+    for ik in [false, true] {
+        let mut w = Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, node_with(2, &network, |_| {}))]);
+        w.node(2).door.here().unwrap().pretend(Versions { version: 2, oldest: 2 });
+        if ik {
+            let (now, known) = (w.now, w.node(1).routing().own().cloned().unwrap());
+            w.node(2).add_known(now, &known.bytes, &known.record.bytes);
+        } else {
+            w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+        }
+        w.run(Duration::from_secs(3));
+        let theirs = Refusal::Version(Versions { version: 2, oldest: 2 });
+        assert!(w.node(1).counters.refused(&theirs) > 0);
+        assert!(theirs.to_string().contains("the peer speaks version 2"), "{theirs}");
+        let ours = Refusal::Version(Versions { version: 1, oldest: 1 });
+        assert!(w.node(2).counters.refused(&ours) > 0, "the one that began is told why");
+        assert!(!w.node(1).has_links() && !w.node(2).has_links());
+    }
+}
