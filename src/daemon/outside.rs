@@ -137,8 +137,8 @@ impl Outside {
         id: [u8; 12],
         mapped: SocketAddr,
     ) {
-        if self.reflexive.answered(from, id) {
-            node.note_reflexive(now, from, mapped);
+        if let Some(configured) = self.reflexive.answered(from, id) {
+            node.note_reflexive(now, from, mapped, configured);
         }
     }
 

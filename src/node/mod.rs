@@ -14,6 +14,7 @@ mod gauge;
 mod link;
 mod links;
 mod marks;
+mod observers;
 mod own;
 mod paths;
 mod peer;
@@ -47,7 +48,7 @@ use crate::{
     punch::Puncher,
     routing::Routing,
     session::{Sessions, Transport, Via},
-    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
+    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime, place::Surroundings},
     wire::{
         frame::{Level, Mark},
         ip, packet,
@@ -176,6 +177,7 @@ pub struct Node {
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,
+    around: Surroundings,
     gauge: Option<gauge::Gauge>,
     /// The longest time between probes of an idle link.
     rest: Duration,
@@ -240,6 +242,7 @@ impl Node {
             routing: Routing::new(announced, now),
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
             puncher: Puncher::new(rng.fork()),
+            around: Surroundings { mesh: vec![network.cidr(), network.ula()], ..Surroundings::default() },
             gauge: None,
             rest: Duration::ZERO,
             own,
@@ -276,6 +279,7 @@ impl Node {
             counters: Counters::default(),
         };
         node.set_revocations(now, &config.revocations);
+        node.update_endpoints(now);
         node
     }
 

@@ -7,12 +7,8 @@ use super::{Node, Via, link::Link};
 use crate::{
     punch::{Counter, Places},
     session::Transport,
-    types::{Instant, NodeId, path},
-    wire::{
-        decode_endpoint, encode_endpoint,
-        frame::Kind,
-        proto::{self, Mapping},
-    },
+    types::{Instant, IpPrefix, NodeId, path},
+    wire::{decode_endpoint, encode_endpoint, frame::Kind, proto},
 };
 
 const MAX_ENDPOINTS: usize = 16;
@@ -79,6 +75,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.mapping = theirs.mapping;
         }
+        let theirs = self.worth_trying(theirs);
         if punch.answer {
             if self.puncher.has_offered(&id) {
                 self.begin_punch(now, id, &theirs);
@@ -87,6 +84,35 @@ impl Node {
             && !self.start_gauge(now, id, Some(&theirs))
         {
             self.take_part(now, id, &theirs, None);
+        }
+    }
+
+    /// What a peer said of itself, without the places where no peer can be.
+    fn worth_trying(&self, theirs: Places) -> Places {
+        let all: Vec<SocketAddr> = theirs.reflexive.iter().chain(&theirs.endpoints).copied().collect();
+        let places = self.around.places(&all);
+        let keep = |mut list: Vec<SocketAddr>| {
+            list.retain(|a| places.contains(a));
+            list
+        };
+        Places { endpoints: keep(theirs.endpoints), reflexive: keep(theirs.reflexive), ..theirs }
+    }
+
+    /// What this node knows of the networks around it has changed: so has where others are looked for.
+    pub(super) fn look_anew(&mut self, now: Instant) {
+        let me = self.identity.id();
+        for known in self.routing.announcements().filter(|known| known.id != me) {
+            self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
+        }
+    }
+
+    /// The prefixes of this host's interfaces, from now on. Private addresses that others announce are tried only within
+    /// them, and only if the others are at this site ([`crate::types::place::Surroundings`]); before the first call all are.
+    pub fn set_on_link(&mut self, now: Instant, prefixes: Vec<IpPrefix>) {
+        if self.around.on_link.as_ref() != Some(&prefixes) {
+            self.around.on_link = Some(prefixes);
+            self.look_anew(now);
+            self.pump(now);
         }
     }
 
@@ -139,7 +165,7 @@ impl Node {
             return;
         }
         let current = link.addr;
-        let mut places = peer.info.record.endpoints.clone();
+        let mut places = self.around.places(&peer.info.record.endpoints);
         places.truncate(MAX_ENDPOINTS);
         // A visitor of a website gets no datagrams where it came from: it may not want to be seen with any.
         if !path::is_sealed(current) {
@@ -159,7 +185,8 @@ impl Node {
         let routing = &self.routing;
         let unlinked = self.by_tag.values().filter(|id| self.peers.get(id).is_none_or(|p| !p.is_up()));
         let records = unlinked.filter_map(|id| routing.announcement(routing.origin(id)?));
-        let mut places: Vec<_> = records.flat_map(|known| &known.record.endpoints).map(SocketAddr::ip).collect();
+        let places = records.flat_map(|known| self.around.places(&known.record.endpoints));
+        let mut places: Vec<_> = places.map(|place| place.ip()).collect();
         places.retain(std::net::IpAddr::is_ipv4);
         places.sort_unstable();
         places.dedup();
@@ -202,19 +229,5 @@ impl Node {
         let links = self.peers.values().filter_map(|p| p.link.as_ref());
         used.extend(links.flat_map(|l| [Some(l.addr), l.candidate.map(|c| c.0)]).flatten().map(path::socket_of));
         used
-    }
-}
-
-/// What addresses at which others saw a node tell of the NAT before it; `local` are the host's own.
-pub(super) fn mapping(seen: &[SocketAddr], local: &[SocketAddr]) -> Mapping {
-    let Some(latest) = seen.iter().rev().find(|a| a.is_ipv4()) else { return Mapping::Unknown };
-    if local.contains(latest) {
-        return Mapping::Independent;
-    }
-    let ports: Vec<u16> = seen.iter().filter(|a| a.ip() == latest.ip()).map(|a| a.port()).collect();
-    match ports[..] {
-        [_] => Mapping::Unknown,
-        _ if ports.iter().all(|p| *p == latest.port()) => Mapping::Independent,
-        _ => Mapping::Dependent,
     }
 }

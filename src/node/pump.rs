@@ -61,6 +61,8 @@ impl Node {
     /// The addresses to begin with, after names were resolved.
     pub fn set_bootstrap(&mut self, now: Instant, addresses: &[SocketAddr]) {
         self.discovery.set_bootstrap(now, addresses);
+        self.around.configured = addresses.to_vec();
+        self.look_anew(now);
         self.handle_timeout(now);
     }
 
@@ -263,7 +265,7 @@ impl Node {
         if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
             self.shown.insert(known.id, known.seqno);
             self.enter(&known);
-            self.discovery.known(now, known.id, &known.record.endpoints);
+            self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
             self.check_collision(&known);
             let id = known.id;
             if let Some(peer) = self.peers.get_mut(&id) {
