@@ -13,7 +13,14 @@ use super::{
     resolve::{self, Servers},
     turn::{self, TurnClient},
 };
-use crate::{config::Config, dataplane::Shared, node::Node, stealth::Dialer, types::Instant, wire};
+use crate::{
+    config::Config,
+    dataplane::{Counters, Shared},
+    node::Node,
+    stealth::Dialer,
+    types::Instant,
+    wire,
+};
 
 /// How long the router may take to take its port back when the daemon stops.
 const UNMAP_TIME: Duration = Duration::from_millis(800);
@@ -144,14 +151,16 @@ impl Outside {
 
     /// The TURN server answered.
     pub fn handle_turn(&mut self, message: wire::turn::Message) {
-        if let Some(turn) = &mut self.turn {
-            turn.handle(&self.shared.sockets, message);
+        if let Some(turn) = &mut self.turn
+            && !turn.handle(&self.shared.sockets, message)
+        {
+            Counters::add(&self.shared.counters.turn_ignored, 1);
         }
     }
 
     /// Gives back what was lent.
     pub async fn stop(self) {
-        if let Some(turn) = self.turn {
+        if let Some(mut turn) = self.turn {
             turn.release(&self.shared.sockets);
         }
         if let Some(mapper) = self.mapper {

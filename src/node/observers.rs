@@ -118,8 +118,14 @@ impl Observers {
         out
     }
 
+    /// The port that the router says it keeps, if it leads in from the internet: a router behind another one has none
+    /// there, and what isn't where others see this node is some other machine's.
+    pub fn public_port(&self, mapped: Option<SocketAddr>) -> Option<SocketAddr> {
+        mapped.filter(|m| place::is_public(m.ip()) && m.port() != 0 && !self.contradict(m.ip()))
+    }
+
     /// Whether what is known for sure has an address of this family, and not this one.
-    pub fn contradict(&self, ip: IpAddr) -> bool {
+    fn contradict(&self, ip: IpAddr) -> bool {
         let known = self.established();
         let mut known = known.iter().map(|a| a.ip()).filter(|k| k.is_ipv4() == ip.is_ipv4() && place::is_public(*k));
         known.clone().next().is_some() && !known.any(|k| k == ip)
@@ -210,8 +216,22 @@ mod tests {
         assert_eq!(all.mapping(&[]), Mapping::Unknown, "nor are two of one network");
         all.note(Instant(2), claim(3, "10.2.0.2", "203.0.113.5:4000"));
         assert_eq!(all.mapping(&[]), Mapping::Dependent);
-        assert!(all.contradict(addr(FALSE).ip()) && !all.contradict(addr(TRUE).ip()));
-        assert!(!all.contradict(addr("[2001:db8::1]:1").ip()), "nothing is known of IPv6");
+    }
+
+    #[test]
+    fn a_router_that_lies_is_not_repeated() {
+        let (mapped, rogue) = (Some(addr("203.0.113.5:51900")), Some(addr(FALSE)));
+        let mut all = Observers::default();
+        assert_eq!((all.public_port(mapped), all.public_port(None)), (mapped, None));
+        for private in ["192.168.1.7:51900", "100.64.0.9:51900", "127.0.0.1:51900", "203.0.113.5:0"] {
+            assert_eq!(all.public_port(Some(addr(private))), None, "{private}");
+        }
+        all.note(Instant(0), claim(1, "10.1.0.1", TRUE));
+        assert_eq!(all.public_port(rogue), rogue, "one peer may lie as well");
+        all.note(Instant(0), claim(2, "10.2.0.1", "203.0.113.5:7"));
+        assert_eq!((all.public_port(rogue), all.public_port(mapped)), (None, mapped));
+        let ipv6 = Some(addr("[2001:db8::1]:1"));
+        assert_eq!(all.public_port(ipv6), ipv6, "nothing is known of IPv6");
     }
 
     #[test]

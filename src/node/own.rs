@@ -85,15 +85,14 @@ impl Own {
         self.observers.mapping(&self.local)
     }
 
-    /// The port that the router keeps, if it leads in from the internet: a router behind another one has none there, and
-    /// what isn't where others see this node is some other machine's.
-    fn public_port(&self) -> Option<SocketAddr> {
-        self.mapped.filter(|m| place::is_public(m.ip()) && m.port() != 0 && !self.observers.contradict(m.ip()))
-    }
-
     /// Where this node is in the internet.
     pub fn public(&self) -> Vec<IpAddr> {
-        let all = self.configured.iter().copied().chain(self.public_port()).chain(self.local.iter().copied());
+        let all = self
+            .configured
+            .iter()
+            .copied()
+            .chain(self.observers.public_port(self.mapped))
+            .chain(self.local.iter().copied());
         let mut all: Vec<IpAddr> = all.chain(self.observers.believed()).map(|a| a.ip()).collect();
         all.retain(|ip| place::is_public(*ip));
         all.sort_unstable();
@@ -103,7 +102,7 @@ impl Own {
 
     fn update_endpoints(&mut self) {
         let mut endpoints = self.configured.clone();
-        let found = self.public_port().into_iter().chain(self.local.iter().copied());
+        let found = self.observers.public_port(self.mapped).into_iter().chain(self.local.iter().copied());
         for addr in found.chain(self.observers.believed()).chain(self.relayed) {
             if !endpoints.contains(&addr) && endpoints.len() < MAX_ENDPOINTS {
                 endpoints.push(addr);
