@@ -154,6 +154,8 @@ pub struct Discovery {
     /// Nodes with endpoints that wait to be taken in.
     late: BTreeSet<NodeId>,
     unproven: Bucket,
+    /// Attempts were put off in the last call.
+    is_short: bool,
     /// The answer of [`Self::poll_timeout`] until something changes.
     next: Option<Option<Instant>>,
     rng: Rng,
@@ -186,6 +188,7 @@ impl Discovery {
             settled: Default::default(),
             late: BTreeSet::new(),
             unproven: Bucket::new(UNPROVEN.0, UNPROVEN.1),
+            is_short: false,
             next: None,
             rng,
             counters: Counters::default(),
@@ -378,27 +381,35 @@ impl Discovery {
         let wanted = self.wanted.take().unwrap_or_default();
         let mut tried = 0;
         let early: BTreeSet<NodeId> = wanted.iter().filter(|n| self.not_before(n) > now).copied().collect();
-        for node in wanted.iter().filter(|n| !self.linked.contains(n)) {
+        // Where the budget is short, nobody comes first for its NodeId.
+        let pivot = if self.is_short { NodeId(self.rng.bytes()) } else { NodeId([0; 32]) };
+        self.is_short = false;
+        for node in wanted.range(pivot..).chain(wanted.range(..pivot)).filter(|n| !self.linked.contains(n)) {
             let Some(target) = self.targets.get_mut(node) else { continue };
             if target.retry.next > now || early.contains(node) || target.endpoints.is_empty() || tried >= BURST {
                 continue;
             }
             tried += 1;
-            let before = out.len();
-            for addr in target.endpoints.iter().take(PARALLEL) {
-                let proven = target.proven.contains(addr);
-                if !proven && !self.unproven.take(now) {
-                    self.counters.attempts_deferred += 1;
-                    break;
+            let some = target.endpoints.len().min(PARALLEL);
+            let (mut done, mut put_off) = (Vec::new(), Vec::new());
+            for addr in target.endpoints.drain(..some) {
+                let proven = target.proven.contains(&addr);
+                if proven || self.unproven.take(now) {
+                    out.push(Attempt { addr, expected: Some(*node), proven });
+                    done.push(addr);
+                } else {
+                    put_off.push(addr);
                 }
-                out.push(Attempt { addr: *addr, expected: Some(*node), proven });
             }
-            if out.len() == before {
+            if put_off.is_empty() {
+                target.retry.tried(now, &mut self.rng);
+            } else {
+                self.counters.attempts_deferred += put_off.len() as u64;
+                self.is_short = true;
                 target.retry.next = self.unproven.next();
-                continue;
             }
-            target.retry.tried(now, &mut self.rng);
-            target.endpoints.rotate_left(out.len() - before);
+            target.endpoints.splice(..0, put_off);
+            target.endpoints.extend(done);
         }
         self.wanted = Some(wanted);
         out

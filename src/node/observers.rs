@@ -66,11 +66,22 @@ impl Observers {
         }
         self.claims.retain(|(at, c)| c.by != claim.by && now.since(*at) < LIFE);
         if self.claims.len() >= MAX_CLAIMS {
-            let least = self.claims.iter().position(|(_, c)| !c.configured).unwrap_or(0);
-            self.claims.remove(least);
+            self.forget_one();
         }
         self.claims.push((now, claim));
         true
+    }
+
+    /// Makes room: the oldest claim goes of the network that has most of them, so that who floods displaces itself.
+    fn forget_one(&mut self) {
+        let mut counts: BTreeMap<IpPrefix, usize> = BTreeMap::new();
+        for (_, claim) in self.claims.iter().filter(|(_, c)| !c.configured) {
+            *counts.entry(claim.network()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, n)| *n).map(|(network, _)| network);
+        let is_least = |claim: &Claim| !claim.configured && Some(claim.network()) == most;
+        let least = self.claims.iter().position(|(_, claim)| is_least(claim)).unwrap_or(0);
+        self.claims.remove(least);
     }
 
     fn latest_first(&self) -> impl Iterator<Item = &Claim> {

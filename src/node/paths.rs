@@ -231,3 +231,81 @@ impl Node {
         used
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::NodeConfig;
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Identity, Network, RecordContent},
+        types::Duration,
+    };
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn node(seed: u8, endpoints: Vec<SocketAddr>) -> Node {
+        let network = Network::new("n", Some("secret"), None, "100.64.0.0/16".parse().unwrap());
+        let content = RecordContent { endpoints, ..Default::default() };
+        let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap();
+        let config = NodeConfig::new(network.clone(), content, 1000);
+        Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
+    }
+
+    /// Where a node sends to in a minute after it has learned of a peer with these endpoints.
+    fn tried(node: &mut Node, endpoints: &[&str]) -> std::collections::BTreeSet<SocketAddr> {
+        let peer = self::node(9, endpoints.iter().map(|e| addr(e)).collect());
+        let said = std::sync::Arc::clone(peer.routing.own().unwrap());
+        node.add_known(Instant(1), &said.bytes, &said.record.bytes);
+        let mut sent = std::collections::BTreeSet::new();
+        for tick in 0..600 {
+            node.handle_timeout(Instant(1) + Duration::from_millis(100) * tick);
+            sent.extend(std::iter::from_fn(|| node.poll_transmit()).map(|t| t.to));
+        }
+        sent
+    }
+
+    #[test]
+    fn what_others_announce_aims_this_node_at_nobody() {
+        let good = "198.51.100.9:51900";
+        let mut plain = node(1, vec![addr("203.0.113.7:51900")]);
+        let aims = [
+            "127.0.0.1:9",
+            "224.0.0.1:9",
+            "169.254.1.1:9",
+            "255.255.255.255:9",
+            "198.51.100.9:0",
+            "100.64.1.2:9",
+            good,
+        ];
+        assert_eq!(tried(&mut plain, &aims), [addr(good)].into());
+        let mut told = node(1, vec![addr("203.0.113.7:51900")]);
+        told.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        let aims = ["192.168.1.20:51900", "10.0.0.1:51900", good];
+        assert_eq!(tried(&mut told, &aims), [addr(good)].into(), "these are hosts of another site");
+        let mut told = node(1, vec![addr("203.0.113.7:51900")]);
+        told.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        let here = ["192.168.1.20:51900", "203.0.113.7:40000"];
+        assert_eq!(tried(&mut told, &here), here.map(addr).into(), "behind the same NAT");
+    }
+
+    #[test]
+    fn the_other_uses_of_announced_places_are_filtered_too() {
+        let mut me = node(1, vec![addr("203.0.113.7:51900")]);
+        me.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        tried(&mut me, &["127.0.0.1:9", "192.168.1.20:51900", "198.51.100.9:51900"]);
+        assert_eq!(me.places_of_others(9), [addr("198.51.100.9:1").ip()], "permissions at a TURN server");
+        let said = Places {
+            endpoints: vec![addr("127.0.0.1:9"), addr("198.51.100.9:51900")],
+            reflexive: vec![addr("192.168.1.20:51900"), addr("198.51.100.9:4000")],
+            ..Places::default()
+        };
+        let places = me.worth_trying(said);
+        assert_eq!(
+            (places.endpoints, places.reflexive),
+            (vec![addr("198.51.100.9:51900")], vec![addr("198.51.100.9:4000")])
+        );
+    }
+}
