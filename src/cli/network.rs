@@ -124,7 +124,8 @@ fn configuration(name: Option<&str>, network: &str, network_lines: &str, other: 
 
 fn write_config(dir: &Path, text: &str) -> anyhow::Result<PathBuf> {
     let path = dir.join("peer.yaml");
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    // Secrets may stand in it, now or later.
+    keyfile::write_secret(&path, text.as_bytes())?;
     Ok(path)
 }
 

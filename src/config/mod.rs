@@ -13,6 +13,7 @@ mod stealth;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,7 +31,10 @@ pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping,
 
 use crate::{
     crypto::{Algorithm, Cipher},
-    identity::{Admission, Certificate, Identity, Network, keyfile},
+    identity::{
+        Admission, Certificate, Identity, Network,
+        keyfile::{self, KeyFileError},
+    },
     types::{IpPrefix, Metric, NodeId, Service},
 };
 
@@ -146,16 +150,28 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and validates a configuration file and the key files that it names.
+    /// Reads and validates a configuration file and the key files that it names. One that holds secrets itself must not be
+    /// readable by group or others, as key files must not.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::unreadable(path, &e))?;
-        Self::parse(path, &text)
+        let read = || {
+            let file = std::fs::File::open(path)?;
+            let mode = file.metadata()?.permissions().mode() & 0o7777;
+            Ok((std::io::read_to_string(file)?, mode))
+        };
+        let (text, mode) = read().map_err(|e| ConfigError::unreadable(path, &e))?;
+        Self::read(path, &text, Some(mode))
     }
 
     /// Validates a configuration's text; relative paths in it count from the file's directory.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::read(path, text, None)
+    }
+
+    fn read(path: &Path, text: &str, mode: Option<u32>) -> Result<Self, ConfigError> {
         let raw: Raw = serde_saphyr::from_str(text).map_err(|e| ConfigError::from_yaml(path, text, &e))?;
-        Reader { path, text }.validate(raw)
+        let reader = Reader { path, text };
+        reader.check_mode(&raw, mode.unwrap_or(0))?;
+        reader.validate(raw)
     }
 }
 
@@ -192,6 +208,24 @@ impl Reader<'_> {
 
     fn resolve(&self, file: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(file)
+    }
+
+    /// A file of this mode that others can read must not hold secrets.
+    fn check_mode(&self, raw: &Raw, mode: u32) -> Result<(), ConfigError> {
+        let network = &raw.network;
+        let secrets = [
+            network.secret.as_ref(),
+            raw.peers.turn.as_ref().map(|turn| &turn.password),
+            // User and password stand before an @.
+            raw.stealth.proxy.as_ref().filter(|proxy| proxy.value.0.contains('@')),
+        ];
+        match secrets.into_iter().flatten().next() {
+            Some(secret) if mode & 0o077 != 0 => {
+                let why = KeyFileError::TooOpen(self.path.display().to_string(), mode);
+                Err(self.error(&secret.referenced, why.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn secret(&self, raw: &Raw) -> Result<Option<String>, ConfigError> {
@@ -398,7 +432,7 @@ impl Reader<'_> {
                 Some(turn) => Some(Turn {
                     server: self.bootstrap(std::slice::from_ref(&turn.server))?.remove(0),
                     username: turn.username,
-                    password: turn.password,
+                    password: turn.password.value.0,
                 }),
             },
             stun: raw.listen.stun.0,

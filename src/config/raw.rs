@@ -131,7 +131,7 @@ impl Default for RawPeers {
 pub(super) struct RawTurn {
     pub server: Spanned<Text>,
     pub username: String,
-    pub password: String,
+    pub password: Spanned<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::{Config, ConfigError, Reader, raw::Text};
+use crate::identity::keyfile;
 
 const MIN_ROTATION_S: u64 = 10;
 const MAX_ROTATION_S: u64 = 30 * 86_400;
@@ -147,7 +148,7 @@ pub struct Stealth {
 pub(super) struct RawStealth {
     mode: Spanned<Text>,
     sites: Vec<RawSite>,
-    proxy: Option<Spanned<Text>>,
+    pub(super) proxy: Option<Spanned<Text>>,
     roots: Option<String>,
     serve: Option<RawServe>,
     padding: Spanned<Text>,
@@ -291,6 +292,9 @@ impl Reader<'_> {
             key: self.resolve(key),
             pages,
         };
+        if let Some(key) = &serve.key {
+            keyfile::check_mode(&self.resolve(key)).map_err(|e| self.error(at, e.to_string()))?;
+        }
         match (&serve.certificate, &serve.key, &serve.upstream, &serve.folder, &serve.decoy) {
             (Some(certificate), Some(key), None, Some(folder), None) => {
                 let path = self.resolve(&folder.value.0);

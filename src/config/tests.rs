@@ -123,6 +123,46 @@ fn key_files_that_are_missing_or_too_open_are_named() {
 }
 
 #[test]
+fn a_file_with_secrets_that_others_can_read_is_refused() {
+    let dir = dir("mode");
+    std::fs::write(dir.join("net.key"), "correct-horse-battery-staple").unwrap();
+    let set_mode = |file: &str, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(dir.join(file), permissions).unwrap();
+    };
+    set_mode("net.key", 0o600);
+    let file = dir.join("peer.yaml");
+    let rest = "state_dir: state\nidentity:\n  algorithm: ed25519\n";
+    let by_file = "network:\n  name: home\n  secret_file: net.key\n";
+    let turn = "peers:\n  turn: { server: \"192.0.2.1:3478\", username: a, password: b }\n";
+    let proxy = "stealth:\n  proxy: \"socks5://a:b@192.0.2.1:1080\"\n";
+    let cases = [
+        (HEAD.to_owned(), Some((4, "network.secret"))),
+        (format!("{by_file}{turn}"), Some((5, "peers.turn"))),
+        (format!("{by_file}{proxy}"), Some((5, "stealth.proxy"))),
+        (format!("{by_file}{}", proxy.replace("a:b@", "")), None),
+    ];
+    for (text, expected) in cases {
+        std::fs::write(&file, format!("{text}{rest}")).unwrap();
+        for mode in [0o644, 0o640, 0o604] {
+            set_mode("peer.yaml", mode);
+            let found = Config::load(&file).map(drop);
+            let Some((line, key)) = expected else {
+                assert_eq!(found, Ok(()), "nothing in it is secret");
+                continue;
+            };
+            let error = found.unwrap_err();
+            assert_eq!((error.line, error.key.as_str()), (line, key), "{error}");
+            let hint = format!("can be read by others (mode {mode:04o}): run `chmod 600 {}`", file.display());
+            assert!(error.message.contains(&hint), "{error}");
+        }
+        set_mode("peer.yaml", 0o600);
+        Config::load(&file).unwrap();
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
 fn a_missing_file_says_how_to_make_one() {
     let error = Config::load(Path::new("/nonexistent/peer.yaml")).unwrap_err().to_string();
     assert!(error.contains("aegisray init"), "{error}");

@@ -23,6 +23,12 @@ pub fn hmac_sha1(key: &[u8], message: &[u8]) -> [u8; 20] {
     out
 }
 
+/// Whether `mac` is [`hmac_sha1`] of a message, in constant time.
+#[must_use]
+pub fn verify_hmac_sha1(key: &[u8], message: &[u8], mac: &[u8]) -> bool {
+    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key), message, mac).is_ok()
+}
+
 /// MD5 (RFC 1321), for the credentials of TURN servers (RFC 8489 §9.2.2). Nothing of ours rests on it.
 #[must_use]
 pub fn md5(message: &[u8]) -> [u8; 16] {

@@ -244,6 +244,10 @@ impl Control {
             ("udp_sends", &c.udp_sends),
             ("udp_receives", &c.udp_receives),
             ("stun_requests", &c.stun_requests),
+            ("beacons_ignored", &c.beacons_ignored),
+            ("turn_ignored", &c.turn_ignored),
+            ("streams_refused", &self.shared.sockets.streams_refused),
+            ("streams_displaced", &self.shared.sockets.streams_displaced),
         ]
         .into_iter()
         .map(|(name, counter)| (name.to_owned(), counter.load(Relaxed)))

@@ -37,7 +37,7 @@ use crate::{
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
     portal::Portal,
-    types::{Instant, NodeId},
+    types::{Instant, IpPrefix, NodeId},
 };
 
 const BEACON: Duration = Duration::from_secs(30);
@@ -210,7 +210,7 @@ impl Control {
                         tracing::warn!(%error, "what goes past the tunnel is as before (exit_options.bypass.cgroups)");
                     }
                 }
-                Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf) => {
+                Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf, &self.shared) => {
                     let now = self.clock.now();
                     self.node.handle_beacon(now, from, &lan_buf[..n]);
                 }
@@ -311,12 +311,10 @@ impl Control {
         let now = self.clock.now();
         let Ok(port) = self.shared.socket().local_addr().map(|a| a.port()) else { return };
         let (cidr, ula) = (self.node.network().cidr(), self.node.network().ula());
-        let endpoints = host::interface_addresses().unwrap_or_default().into_iter();
-        let endpoints = endpoints
-            .filter(|(name, ip)| *name != self.config.interface && !cidr.contains(*ip) && !ula.contains(*ip))
-            .map(|(_, ip)| SocketAddr::new(ip, port))
-            .collect();
-        self.node.set_local_endpoints(now, endpoints);
+        let mut networks = host::interface_networks().unwrap_or_default();
+        networks.retain(|n| n.interface != self.config.interface && !cidr.contains(n.ip) && !ula.contains(n.ip));
+        self.node.set_on_link(now, networks.iter().filter_map(|n| IpPrefix::new(n.ip, n.prefix_len)).collect());
+        self.node.set_local_endpoints(now, networks.iter().map(|n| SocketAddr::new(n.ip, port)).collect());
     }
 
     fn send_beacon(&mut self, lan: &mut Option<Lan>) {
@@ -490,9 +488,13 @@ fn name_of(node: &Node, id: &NodeId) -> String {
     node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
 }
 
-async fn lan_receive(lan: &Option<Lan>, buf: &mut [u8]) -> Option<std::io::Result<(usize, SocketAddr)>> {
+async fn lan_receive(
+    lan: &Option<Lan>,
+    buf: &mut [u8],
+    shared: &Shared,
+) -> Option<std::io::Result<(usize, SocketAddr)>> {
     match lan {
-        Some(lan) => Some(lan.receive(buf).await),
+        Some(lan) => Some(lan.receive(buf, &shared.counters).await),
         None => std::future::pending().await,
     }
 }

@@ -13,7 +13,14 @@ use super::{
     resolve::{self, Servers},
     turn::{self, TurnClient},
 };
-use crate::{config::Config, dataplane::Shared, node::Node, stealth::Dialer, types::Instant, wire};
+use crate::{
+    config::Config,
+    dataplane::{Counters, Shared},
+    node::Node,
+    stealth::Dialer,
+    types::Instant,
+    wire,
+};
 
 /// How long the router may take to take its port back when the daemon stops.
 const UNMAP_TIME: Duration = Duration::from_millis(800);
@@ -137,21 +144,23 @@ impl Outside {
         id: [u8; 12],
         mapped: SocketAddr,
     ) {
-        if self.reflexive.answered(from, id) {
-            node.note_reflexive(now, from, mapped);
+        if let Some(configured) = self.reflexive.answered(from, id) {
+            node.note_reflexive(now, from, mapped, configured);
         }
     }
 
     /// The TURN server answered.
     pub fn handle_turn(&mut self, message: wire::turn::Message) {
-        if let Some(turn) = &mut self.turn {
-            turn.handle(&self.shared.sockets, message);
+        if let Some(turn) = &mut self.turn
+            && !turn.handle(&self.shared.sockets, message)
+        {
+            Counters::add(&self.shared.counters.turn_ignored, 1);
         }
     }
 
     /// Gives back what was lent.
     pub async fn stop(self) {
-        if let Some(turn) = self.turn {
+        if let Some(mut turn) = self.turn {
             turn.release(&self.shared.sockets);
         }
         if let Some(mapper) = self.mapper {

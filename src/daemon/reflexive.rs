@@ -22,6 +22,8 @@ const ROUND: Duration = Duration::from_secs(120);
 pub(super) struct Reflexive {
     network: HmacKey,
     servers: Vec<SocketAddr>,
+    /// The first so many are of the configuration; the others are peers.
+    configured: usize,
     /// Requests without an answer: transaction and tries so far.
     open: HashMap<SocketAddr, ([u8; 12], u32)>,
     next_round: Option<Instant>,
@@ -30,10 +32,12 @@ pub(super) struct Reflexive {
 impl Reflexive {
     /// `network` proves to peers that a member asks.
     pub fn new(network: HmacKey) -> Self {
-        Self { network, servers: Vec::new(), open: HashMap::new(), next_round: None }
+        Self { network, servers: Vec::new(), configured: 0, open: HashMap::new(), next_round: None }
     }
 
+    /// The servers of the configuration.
     pub fn set_servers(&mut self, servers: Vec<SocketAddr>) {
+        self.configured = servers.len();
         self.servers = servers;
         self.ask_again();
     }
@@ -78,12 +82,10 @@ impl Reflexive {
         });
     }
 
-    /// Whether an answer is one to an open request.
-    pub fn answered(&mut self, from: SocketAddr, id: [u8; 12]) -> bool {
-        let is_ours = self.open.get(&from).is_some_and(|(expected, _)| *expected == id);
-        if is_ours {
-            self.open.remove(&from);
-        }
-        is_ours
+    /// Whether an answer is one to an open request: if so, whether the server is one of the configuration.
+    pub fn answered(&mut self, from: SocketAddr, id: [u8; 12]) -> Option<bool> {
+        self.open.get(&from).filter(|(expected, _)| *expected == id)?;
+        self.open.remove(&from);
+        Some(self.servers[..self.configured.min(self.servers.len())].contains(&from))
     }
 }

@@ -86,6 +86,10 @@ pub struct Counters {
     pub udp_sends: AtomicU64,
     pub udp_receives: AtomicU64,
     pub stun_requests: AtomicU64,
+    /// Datagrams at the port of LAN discovery that no neighbour sent to the group.
+    pub beacons_ignored: AtomicU64,
+    /// Answers in the TURN server's name that it can't be held to.
+    pub turn_ignored: AtomicU64,
     drops: [AtomicU64; Drop::ALL.len()],
 }
 
@@ -242,9 +246,11 @@ pub fn accept_streams(shared: &Arc<Shared>, listener: TcpListener) -> io::Result
     let thread = thread::Builder::new().name("aegis-accept".to_owned()).stack_size(256 << 10);
     thread.spawn(move || {
         for socket in listener.incoming() {
-            // Too many, or already gone: whoever it is tries again.
-            if socket.and_then(|s| start_stream(&shared, s, None)).is_err() {
-                thread::sleep(Duration::from_millis(20));
+            match socket {
+                // Too many, or already gone: whoever it is tries again, and the next one is not kept waiting for it.
+                Ok(socket) => drop(start_stream(&shared, socket, None)),
+                // The system is short of descriptors or memory: asking at once again would only burn time.
+                Err(_) => thread::sleep(Duration::from_millis(20)),
             }
         }
     })?;

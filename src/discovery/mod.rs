@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     crypto::Rng,
-    types::{Duration, Instant, NodeId},
+    types::{Bucket, Duration, Instant, NodeId},
 };
 
 const BOOTSTRAP_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -26,12 +26,23 @@ const PARALLEL: usize = 4;
 const SETTLE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
 /// Nodes tried per call, so that a large table doesn't make a burst.
 const BURST: usize = 8;
+/// Changes of a node's endpoints that are taken in: so many at once (a node learns of its addresses one after another
+/// when it starts), and one more each pause. A later change waits; the last one counts.
+const CHANGES: (u32, Duration) = (4, Duration::from_secs(10));
+/// Attempts at addresses that only others name and that never answered: so many at once, and one more each pause. Whoever
+/// makes a whole mesh look for a victim gets no more than that from each node.
+const UNPROVEN: (u32, Duration) = (128, Duration::from_micros(31_250));
+/// Addresses of a node that are remembered because they answered.
+const MAX_PROVEN: usize = 8;
 
 /// An attempt that the owner should make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub addr: SocketAddr,
     pub expected: Option<NodeId>,
+    /// It is in our own configuration, or the node has answered there before. All others may be anybody's: they deserve
+    /// few datagrams until something comes back.
+    pub proven: bool,
 }
 
 /// A link that might be given up for room.
@@ -53,8 +64,53 @@ struct Bootstrap {
 
 #[derive(Debug)]
 struct Target {
+    /// As they were announced.
+    announced: Vec<SocketAddr>,
+    /// In the order in which they are tried: the next ones first.
     endpoints: Vec<SocketAddr>,
+    /// Announced since, to be taken in when a change is due.
+    waiting: Option<Vec<SocketAddr>>,
+    changes: Bucket,
+    /// Where it was seen: on the LAN, or by an authenticated packet.
+    seen: Option<SocketAddr>,
+    /// Where it has answered, the latest last.
+    proven: Vec<SocketAddr>,
     retry: Retry,
+}
+
+impl Target {
+    fn new(now: Instant, endpoints: &[SocketAddr]) -> Self {
+        Self {
+            announced: endpoints.to_vec(),
+            endpoints: endpoints.to_vec(),
+            waiting: None,
+            changes: Bucket::new(CHANGES.0, CHANGES.1),
+            seen: None,
+            proven: Vec::new(),
+            retry: Retry::new(now, TARGET_RETRY),
+        }
+    }
+
+    /// Takes in announced endpoints, if that is due. Returns whether it was.
+    fn take_in(&mut self, now: Instant, endpoints: Vec<SocketAddr>) -> bool {
+        if endpoints.iter().all(|e| self.announced.contains(e)) {
+            // Fewer than before, or in another order: nothing to look for.
+            self.endpoints.retain(|e| endpoints.contains(e) || self.seen == Some(*e));
+            self.announced = endpoints;
+            self.waiting = None;
+            return true;
+        }
+        if !self.changes.take(now) {
+            self.waiting = Some(endpoints);
+            return false;
+        }
+        self.endpoints =
+            self.seen.into_iter().chain(endpoints.iter().copied().filter(|e| self.seen != Some(*e))).collect();
+        self.announced = endpoints;
+        self.waiting = None;
+        self.retry.reset(now);
+        true
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,9 +151,24 @@ pub struct Discovery {
     fingers: BTreeSet<NodeId>,
     /// From when on ring and fingers, and from when on the rest is opened.
     settled: (Instant, Instant),
+    /// Nodes with endpoints that wait to be taken in.
+    late: BTreeSet<NodeId>,
+    unproven: Bucket,
+    /// Attempts were put off in the last call.
+    is_short: bool,
     /// The answer of [`Self::poll_timeout`] until something changes.
     next: Option<Option<Instant>>,
     rng: Rng,
+    pub counters: Counters,
+}
+
+/// What was put off.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counters {
+    /// Changes of endpoints that came too soon after others of the same node.
+    pub changes_deferred: u64,
+    /// Attempts that had to wait because there were too many at addresses that never answered.
+    pub attempts_deferred: u64,
 }
 
 impl Discovery {
@@ -115,8 +186,12 @@ impl Discovery {
             ring: BTreeSet::new(),
             fingers: BTreeSet::new(),
             settled: Default::default(),
+            late: BTreeSet::new(),
+            unproven: Bucket::new(UNPROVEN.0, UNPROVEN.1),
+            is_short: false,
             next: None,
             rng,
+            counters: Counters::default(),
         }
     }
 
@@ -131,7 +206,8 @@ impl Discovery {
         }
     }
 
-    /// A member is known, with the endpoints that it announces.
+    /// A member is known, with those of the endpoints that it announces that are worth a try. What is new among them is
+    /// tried at once, unless it has changed too often.
     pub fn known(&mut self, now: Instant, node: NodeId, endpoints: &[SocketAddr]) {
         self.next = None;
         if node == self.me {
@@ -139,14 +215,18 @@ impl Discovery {
         }
         match self.targets.get_mut(&node) {
             Some(target) => {
-                if target.endpoints != endpoints {
-                    target.endpoints = endpoints.to_vec();
-                    target.retry.reset(now);
+                if target.announced == endpoints {
+                    target.waiting = None;
+                    self.late.remove(&node);
+                } else if target.take_in(now, endpoints.to_vec()) {
+                    self.late.remove(&node);
+                } else {
+                    self.counters.changes_deferred += 1;
+                    self.late.insert(node);
                 }
             }
             None => {
-                let target = Target { endpoints: endpoints.to_vec(), retry: Retry::new(now, TARGET_RETRY) };
-                self.targets.insert(node, target);
+                self.targets.insert(node, Target::new(now, endpoints));
                 self.wanted = None;
                 self.settled = (now + self.rng.jitter(SETTLE.0, 50), now + self.rng.jitter(SETTLE.1, 50));
             }
@@ -159,6 +239,9 @@ impl Discovery {
         if let Some(target) = self.targets.get_mut(&node)
             && !target.endpoints.contains(&addr)
         {
+            if let Some(before) = target.seen.replace(addr).filter(|a| !target.announced.contains(a)) {
+                target.endpoints.retain(|e| *e != before);
+            }
             target.endpoints.insert(0, addr);
             target.retry.reset(now);
         }
@@ -167,6 +250,7 @@ impl Discovery {
     /// A member is gone: expired, or revoked.
     pub fn forget(&mut self, node: &NodeId) {
         self.next = None;
+        self.late.remove(node);
         if self.targets.remove(node).is_some() {
             self.wanted = None;
         }
@@ -179,6 +263,11 @@ impl Discovery {
         self.identified(node, addr);
         if let Some(target) = self.targets.get_mut(&node) {
             target.retry.reset(now);
+            target.proven.retain(|a| *a != addr);
+            target.proven.push(addr);
+            if target.proven.len() > MAX_PROVEN {
+                target.proven.remove(0);
+            }
         }
     }
 
@@ -269,7 +358,8 @@ impl Discovery {
         let wanted = self.wanted.iter().flatten().filter(|n| !self.linked.contains(n));
         let targets = wanted.filter_map(|n| Some((n, self.targets.get(n)?))).filter(|(_, t)| !t.endpoints.is_empty());
         let due = targets.map(|(n, t)| t.retry.next.max(self.not_before(n)));
-        let next = bootstrap.chain(due).min();
+        let changes = self.late.iter().filter_map(|n| Some(self.targets.get(n)?.changes.next()));
+        let next = bootstrap.chain(due).chain(changes).min();
         self.next = Some(next);
         next
     }
@@ -278,31 +368,63 @@ impl Discovery {
     pub fn poll(&mut self, now: Instant) -> Vec<Attempt> {
         self.next = None;
         self.refused.retain(|_, until| *until > now);
+        self.take_in_late(now);
         self.update_wanted();
         let mut out = Vec::new();
         for i in 0..self.bootstrap.len() {
             if !self.is_satisfied(&self.bootstrap[i]) && self.bootstrap[i].retry.next <= now {
                 let b = &mut self.bootstrap[i];
                 b.retry.tried(now, &mut self.rng);
-                out.push(Attempt { addr: b.addr, expected: None });
+                out.push(Attempt { addr: b.addr, expected: None, proven: true });
             }
         }
         let wanted = self.wanted.take().unwrap_or_default();
         let mut tried = 0;
         let early: BTreeSet<NodeId> = wanted.iter().filter(|n| self.not_before(n) > now).copied().collect();
-        for node in wanted.iter().filter(|n| !self.linked.contains(n)) {
+        // Where the budget is short, nobody comes first for its NodeId.
+        let pivot = if self.is_short { NodeId(self.rng.bytes()) } else { NodeId([0; 32]) };
+        self.is_short = false;
+        for node in wanted.range(pivot..).chain(wanted.range(..pivot)).filter(|n| !self.linked.contains(n)) {
             let Some(target) = self.targets.get_mut(node) else { continue };
             if target.retry.next > now || early.contains(node) || target.endpoints.is_empty() || tried >= BURST {
                 continue;
             }
             tried += 1;
-            target.retry.tried(now, &mut self.rng);
-            let shift = PARALLEL.min(target.endpoints.len());
-            out.extend(target.endpoints.iter().take(PARALLEL).map(|a| Attempt { addr: *a, expected: Some(*node) }));
-            target.endpoints.rotate_left(shift);
+            let some = target.endpoints.len().min(PARALLEL);
+            let (mut done, mut put_off) = (Vec::new(), Vec::new());
+            for addr in target.endpoints.drain(..some) {
+                let proven = target.proven.contains(&addr);
+                if proven || self.unproven.take(now) {
+                    out.push(Attempt { addr, expected: Some(*node), proven });
+                    done.push(addr);
+                } else {
+                    put_off.push(addr);
+                }
+            }
+            if put_off.is_empty() {
+                target.retry.tried(now, &mut self.rng);
+            } else {
+                self.counters.attempts_deferred += put_off.len() as u64;
+                self.is_short = true;
+                target.retry.next = self.unproven.next();
+            }
+            target.endpoints.splice(..0, put_off);
+            target.endpoints.extend(done);
         }
         self.wanted = Some(wanted);
         out
+    }
+
+    /// Endpoints that had to wait and now are due.
+    fn take_in_late(&mut self, now: Instant) {
+        for node in std::mem::take(&mut self.late) {
+            let Some(target) = self.targets.get_mut(&node) else { continue };
+            if let Some(endpoints) = target.waiting.take()
+                && !target.take_in(now, endpoints)
+            {
+                self.late.insert(node);
+            }
+        }
     }
 
     fn not_before(&self, node: &NodeId) -> Instant {
@@ -414,7 +536,53 @@ mod tests {
         d.linked(times[7], id(5), addr(1));
         assert_eq!(d.poll_timeout(), None);
         d.unlinked(times[7], id(5));
-        assert_eq!(d.poll(times[7]), [Attempt { addr: addr(1), expected: None }]);
+        assert_eq!(d.poll(times[7]), [Attempt { addr: addr(1), expected: None, proven: true }]);
+    }
+
+    #[test]
+    fn a_node_that_changes_its_endpoints_again_and_again_is_followed_slowly() {
+        let mut d = discovery(2);
+        let mut attempts: Vec<Attempt> = Vec::new();
+        // Ten times a second, ever other ports of a victim.
+        for tick in 0..600u16 {
+            let now = Instant(u64::from(tick) * 100_000);
+            let endpoints: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + tick * 4 + i)).collect();
+            d.known(now, id(1), &endpoints);
+            attempts.extend(d.poll(now));
+        }
+        assert!(attempts.len() <= 4 * (5 + 6 + 4), "{} in a minute", attempts.len());
+        assert!(attempts.iter().all(|a| !a.proven) && d.counters.changes_deferred > 500);
+        // The last word counts, and not a moment later than the next change is due.
+        let last: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + 599 * 4 + i)).collect();
+        let at = d.poll_timeout().unwrap();
+        assert!(at.since(Instant(59_900_000)) <= Duration::from_secs(10));
+        let tried: Vec<SocketAddr> = d.poll(at).iter().map(|a| a.addr).collect();
+        assert_eq!(tried, last);
+        // Nothing that was announced before is new.
+        d.known(at, id(1), &last[..2]);
+        assert!(d.poll(at).is_empty());
+    }
+
+    #[test]
+    fn addresses_that_never_answered_share_a_budget_and_proven_ones_are_free() {
+        let mut d = Discovery::new(id(0), 1000, Rng::from_seed([1; 32]));
+        let endpoints = |i: u16| (0..4).map(|k| addr(i * 4 + k)).collect::<Vec<_>>();
+        (1..500).for_each(|i| d.known(Instant(0), id(i), &endpoints(i)));
+        let mut sent = 0;
+        let mut now = Instant(0);
+        while let Some(at) = d.poll_timeout().filter(|at| at.since(Instant(0)) < Duration::from_secs(10)) {
+            now = now.max(at);
+            sent += d.poll(now).len();
+        }
+        assert!((128 + 250..=128 + 330).contains(&sent), "{sent}");
+        assert!(d.counters.attempts_deferred > 0);
+        d.linked(now, id(1), endpoints(1)[2]);
+        d.unlinked(now, id(1));
+        let mut proven = Vec::new();
+        for _ in 0..200 {
+            proven.extend(d.poll(now).into_iter().filter(|a| a.proven));
+        }
+        assert!(proven.iter().any(|a| a.addr == endpoints(1)[2]));
     }
 
     #[test]

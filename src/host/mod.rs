@@ -17,6 +17,6 @@ pub use netns::{NetNs, become_root_in_user_namespace, can_make_namespaces};
 pub use nft::masquerade;
 pub use policy::Rule;
 pub use system::{
-    cgroup_root, cpu_seconds, drop_privileges, interface_addresses, is_root, raise_file_limit, random, resident_kib,
-    sd_notify,
+    InterfaceAddress, cgroup_root, cpu_seconds, drop_privileges, interface_addresses, interface_networks, is_root,
+    raise_file_limit, random, resident_kib, sd_notify,
 };

@@ -24,8 +24,24 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// An address of a running interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceAddress {
+    pub interface: String,
+    /// The interface's number; 0: it went away meanwhile.
+    pub index: u32,
+    pub ip: IpAddr,
+    /// Bits of the prefix that is on its link.
+    pub prefix_len: u8,
+}
+
 /// The addresses of this host's running interfaces, by interface name; loopback and link-local ones left out.
 pub fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    Ok(interface_networks()?.into_iter().map(|a| (a.interface, a.ip)).collect())
+}
+
+/// [`interface_addresses`] with the networks that they are in.
+pub fn interface_networks() -> io::Result<Vec<InterfaceAddress>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: getifaddrs writes a list head to `list`, which is freed below.
     if unsafe { libc::getifaddrs(&raw mut list) } < 0 {
@@ -41,31 +57,50 @@ pub fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
         if entry.ifa_addr.is_null() || entry.ifa_flags & usable != usable {
             continue;
         }
-        // SAFETY: a non-null ifa_addr points to a sockaddr of the family that it names.
-        let ip: IpAddr = unsafe {
-            match libc::c_int::from((*entry.ifa_addr).sa_family) {
-                libc::AF_INET => {
-                    let a = &*entry.ifa_addr.cast::<libc::sockaddr_in>();
-                    IpAddr::from(u32::from_be(a.sin_addr.s_addr).to_be_bytes())
-                }
-                libc::AF_INET6 => IpAddr::from((*entry.ifa_addr.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr),
-                _ => continue,
-            }
-        };
+        // SAFETY: a non-null ifa_addr points to a sockaddr of the family that it names, and so does its netmask.
+        let (Some(ip), mask) = (unsafe { (ip_of(entry.ifa_addr), ip_of(entry.ifa_netmask)) }) else { continue };
         let local = match ip {
             IpAddr::V4(a) => a.is_loopback() || a.is_link_local(),
             IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
         };
         if !local {
             // SAFETY: ifa_name is a NUL-terminated string of the list.
-            let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
-            out.push((name, ip));
+            let (name, index) = unsafe { (CStr::from_ptr(entry.ifa_name), libc::if_nametoindex(entry.ifa_name)) };
+            let prefix_len = match mask {
+                Some(IpAddr::V4(mask)) => u32::from(mask).leading_ones(),
+                Some(IpAddr::V6(mask)) => u128::from(mask).leading_ones(),
+                None if ip.is_ipv4() => 32,
+                None => 128,
+            };
+            let interface = name.to_string_lossy().into_owned();
+            out.push(InterfaceAddress { interface, index, ip, prefix_len: prefix_len as u8 });
         }
     }
     // SAFETY: `list` came from getifaddrs and nothing borrows from it any more.
     unsafe { libc::freeifaddrs(list) };
     out.sort();
     Ok(out)
+}
+
+/// The IP address in a sockaddr.
+///
+/// # Safety
+/// `addr` is null or points to a sockaddr of the family that it names.
+unsafe fn ip_of(addr: *const libc::sockaddr) -> Option<IpAddr> {
+    if addr.is_null() {
+        return None;
+    }
+    // SAFETY: the caller says what it points to.
+    unsafe {
+        match libc::c_int::from((*addr).sa_family) {
+            libc::AF_INET => {
+                let a = &*addr.cast::<libc::sockaddr_in>();
+                Some(u32::from_be(a.sin_addr.s_addr).to_be_bytes().into())
+            }
+            libc::AF_INET6 => Some((*addr.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr.into()),
+            _ => None,
+        }
+    }
 }
 
 /// Gives up every capability but those that the daemon goes on needing (CAP_NET_ADMIN, CAP_NET_RAW,

@@ -25,15 +25,23 @@ pub enum KeyFileError {
     Content(String, &'static str),
 }
 
+/// A secret file must not be readable by group or others.
+fn judge(name: &str, meta: io::Result<fs::Metadata>) -> Result<(), KeyFileError> {
+    let meta = meta.map_err(|e| KeyFileError::Read(name.to_owned(), e))?;
+    let mode = meta.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyFileError::TooOpen(name.to_owned(), mode)) }
+}
+
+/// Whether a file that somebody else reads is fit for a secret.
+pub fn check_mode(path: &Path) -> Result<(), KeyFileError> {
+    judge(&path.display().to_string(), fs::metadata(path))
+}
+
 /// Reads a secret file, which must not be readable by group or others.
 pub fn read_secret(path: &Path) -> Result<String, KeyFileError> {
     let name = path.display().to_string();
     let file = fs::File::open(path).map_err(|e| KeyFileError::Read(name.clone(), e))?;
-    let meta = file.metadata().map_err(|e| KeyFileError::Read(name.clone(), e))?;
-    let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(KeyFileError::TooOpen(name, mode));
-    }
+    judge(&name, file.metadata())?;
     io::read_to_string(io::Read::take(file, 64 * 1024)).map_err(|e| KeyFileError::Read(name, e))
 }
 

@@ -1,14 +1,29 @@
 //! A network: the secrets that hide it and the addresses that it hands out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use data_encoding::BASE64URL_NOPAD;
 
 use crate::{
-    crypto::{HmacKey, hkdf_sha256, sha256},
+    crypto::{HmacKey, hkdf_sha256, sha256, stretch},
     types::{IpPrefix, NodeId},
 };
 
 /// How many IPv4 addresses derive from one NodeId; a node moves to the next when a lower NodeId has its address.
 pub const IPV4_ATTEMPTS: u32 = 32;
+
+/// Bytes of a generated secret; 43 characters in base64url, as `init` writes them.
+const GENERATED: usize = 32;
+
+/// The secret as keys are derived from it. A generated one can't be guessed and is taken as it is; one that a person chose is
+/// stretched, so that a recorded handshake isn't tried against a billion words a second.
+fn key_material<'a>(secret: &'a str, salt: &[u8; 32]) -> Cow<'a, [u8]> {
+    let is_generated = BASE64URL_NOPAD.decode(secret.as_bytes()).is_ok_and(|bytes| bytes.len() == GENERATED);
+    if is_generated { secret.as_bytes().into() } else { stretch(secret.as_bytes(), salt).to_vec().into() }
+}
 
 /// What all nodes of a network share. Two nodes with another name, secret or authority can't even exchange a
 /// datagram that the other one answers.
@@ -26,13 +41,15 @@ pub struct Network {
 
 impl Network {
     /// Derives the network's keys from its name, its secret and its authority's SPKI. `cidr` is an IPv4 prefix with a
-    /// length of 8 to 28.
+    /// length of 8 to 28. A secret that isn't of the generated form costs 64 MiB and some tenths of a second, once a process
+    /// (Argon2id, RFC 9106; the salt is of name and authority, so all nodes of a network derive the same).
     #[must_use]
     pub fn new(name: &str, secret: Option<&str>, authority: Option<Vec<u8>>, cidr: IpPrefix) -> Self {
         let salt = sha256(&[b"aegisray network v1", &sha256(&[name.as_bytes()]), authority.as_deref().unwrap_or(b"")]);
+        let material = secret.map_or(Cow::Borrowed(&[][..]), |secret| key_material(secret, &salt));
         let derive = |info: &[u8]| {
             let mut out = [0; 32];
-            hkdf_sha256(&salt, secret.unwrap_or("").as_bytes(), &[info], &mut out);
+            hkdf_sha256(&salt, &material, &[info], &mut out);
             out
         };
         let public = derive(b"public");
@@ -123,6 +140,21 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_people_chose_is_stretched_and_what_was_generated_is_not() {
+        let salt = [7; 32];
+        let generated = BASE64URL_NOPAD.encode(&[0xa5; GENERATED]);
+        assert_eq!(generated.len(), 43);
+        assert_eq!(*key_material(&generated, &salt), *generated.as_bytes());
+        for chosen in
+            ["correct-horse-battery-staple", &generated[1..], &format!("{generated}A"), &generated.replace('p', "+")]
+        {
+            let material = key_material(chosen, &salt);
+            assert_ne!(*material, *chosen.as_bytes());
+            assert_eq!(*material, stretch(chosen.as_bytes(), &salt));
+        }
+    }
 
     #[test]
     fn addresses_stay_in_range_and_networks_differ() {

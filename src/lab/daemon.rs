@@ -12,6 +12,7 @@ use std::{
 use super::topology::Host;
 use crate::{
     api::{self, DaemonStatus, Request, Response},
+    identity::keyfile,
     node::{PeerStatus, RouteStatus},
 };
 
@@ -33,7 +34,7 @@ impl Daemon {
         fs::create_dir_all(&dir)?;
         let network = format!("network:\n  name: lab\n  secret: {secret}\n");
         let text = format!("name: {name}\n{network}state_dir: state\nsocket: api.sock\n{more}");
-        fs::write(dir.join("peer.yaml"), text)?;
+        keyfile::write_secret(&dir.join("peer.yaml"), text.as_bytes()).map_err(io::Error::other)?;
         Ok(Self::prepared(program, &dir, name))
     }
 

@@ -7,6 +7,7 @@ use super::{
     channel::Channel,
     join::session_life,
     link::{Link, Tick},
+    observers::Observer,
     paths::BAD_LOSS,
 };
 use crate::{
@@ -233,8 +234,9 @@ impl Node {
         }
         // What a stream comes from is no place for datagrams.
         let is_stream = path::is_stream(addr);
-        if let (Ok(observed), false) = (observed, is_stream) {
-            self.note_observed(super::own::Observer::Peer(id), observed);
+        // Nor is what a TURN server lends the place where this node is.
+        if let (Ok(observed), false) = (observed, path::is_makeshift(addr)) {
+            self.note_observed(now, Observer::Peer(id), (addr, false), observed);
         }
         self.link_confirmed(now, id);
         let is_new = self.peers.get(&id).and_then(|p| p.link.as_ref()).is_some_and(|l| l.since == now);

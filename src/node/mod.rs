@@ -18,6 +18,7 @@ mod lan;
 mod link;
 mod links;
 mod marks;
+mod observers;
 mod own;
 mod paths;
 mod peer;
@@ -53,7 +54,7 @@ use crate::{
     punch::Puncher,
     routing::Routing,
     session::{PROVEN_TRIES, Sessions, Transport, Via},
-    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime},
+    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime, place::Surroundings},
     wire::{
         frame::{Level, Mark},
         ip,
@@ -199,6 +200,7 @@ pub struct Node {
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,
+    around: Surroundings,
     gauge: Option<gauge::Gauge>,
     /// The longest time between probes of an idle link.
     rest: Duration,
@@ -270,6 +272,7 @@ impl Node {
             routing: Routing::new(announced, now),
             discovery: Discovery::new(me, config.max_peers, rng.fork()),
             puncher: Puncher::new(rng.fork()),
+            around: Surroundings { mesh: vec![network.cidr(), network.ula()], ..Surroundings::default() },
             gauge: None,
             rest: Duration::ZERO,
             own,
@@ -306,6 +309,7 @@ impl Node {
             counters: Counters::default(),
         };
         node.set_revocations(now, &config.revocations);
+        node.update_endpoints(now);
         Ok(node)
     }
 

@@ -1,11 +1,17 @@
 //! What this node says of itself: its record, and when it is announced anew.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use super::{Event, Node};
+use super::{
+    Event, Node,
+    observers::{Claim, Observer, Observers},
+};
 use crate::{
     identity::{Admission, IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Refusal, Verified},
-    types::{Duration, Instant, IpPrefix, NodeId, SeqNo, Service},
+    types::{Duration, Instant, IpPrefix, SeqNo, Service, path, place},
 };
 
 /// How long others keep an announcement.
@@ -15,17 +21,6 @@ const REFRESH: Duration = Duration::from_secs(3300);
 const ON_REQUEST: Duration = Duration::from_secs(1);
 /// Two announcements of a changed record are at least this far apart.
 const DEBOUNCE: Duration = Duration::from_millis(500);
-/// Observed endpoints that are announced beside configured and local ones.
-const MAX_OBSERVED: usize = 2;
-
-/// Who saw this node at an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Observer {
-    Peer(NodeId),
-    /// A STUN server.
-    Server(SocketAddr),
-}
-
 pub(super) struct Own {
     pub content: RecordContent,
     /// The invite with which this node joins.
@@ -37,7 +32,7 @@ pub(super) struct Own {
     mapped: Option<SocketAddr>,
     /// Where a TURN server takes in datagrams for this node.
     relayed: Option<SocketAddr>,
-    observed: Vec<(Observer, SocketAddr)>,
+    observers: Observers,
     dirty: bool,
     /// Somebody asks for a new sequence number.
     asked: bool,
@@ -58,7 +53,7 @@ impl Own {
             local: Vec::new(),
             mapped: None,
             relayed: None,
-            observed: Vec::new(),
+            observers: Observers::default(),
             dirty: false,
             asked: false,
             known: 0,
@@ -102,27 +97,37 @@ impl Own {
         }
     }
 
-    /// Where others saw this node, the latest first.
+    /// Where others saw this node, beside the host's own addresses; the best first.
     pub fn reflexive(&self) -> Vec<SocketAddr> {
-        let mut all: Vec<SocketAddr> = Vec::new();
-        for (_, addr) in self.observed.iter().rev() {
-            if !all.contains(addr) && !self.local.contains(addr) {
-                all.push(*addr);
-            }
-        }
+        let mut all = self.observers.believed();
+        all.retain(|addr| !self.local.contains(addr));
         all
     }
 
     /// What is known of the NAT before this node.
     pub fn mapping(&self) -> crate::wire::proto::Mapping {
-        let seen: Vec<SocketAddr> = self.observed.iter().map(|(_, a)| *a).collect();
-        super::paths::mapping(&seen, &self.local)
+        self.observers.mapping(&self.local)
+    }
+
+    /// Where this node is in the internet.
+    pub fn public(&self) -> Vec<IpAddr> {
+        let all = self
+            .configured
+            .iter()
+            .copied()
+            .chain(self.observers.public_port(self.mapped))
+            .chain(self.local.iter().copied());
+        let mut all: Vec<IpAddr> = all.chain(self.observers.believed()).map(|a| a.ip()).collect();
+        all.retain(|ip| place::is_public(*ip));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn update_endpoints(&mut self) {
         let mut endpoints = self.configured.clone();
-        let observed = self.observed.iter().rev().map(|(_, a)| *a);
-        for addr in self.mapped.into_iter().chain(self.local.iter().copied()).chain(observed).chain(self.relayed) {
+        let found = self.observers.public_port(self.mapped).into_iter().chain(self.local.iter().copied());
+        for addr in found.chain(self.observers.believed()).chain(self.relayed) {
             if !endpoints.contains(&addr) && endpoints.len() < MAX_ENDPOINTS {
                 endpoints.push(addr);
             }
@@ -151,8 +156,18 @@ impl Node {
     pub fn set_local_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
         if self.own.local != endpoints {
             self.own.local = endpoints;
-            self.own.update_endpoints();
+            self.update_endpoints(now);
             self.pump(now);
+        }
+    }
+
+    /// This node's endpoints follow from what is known now, and so does where it looks for others.
+    pub(super) fn update_endpoints(&mut self, now: Instant) {
+        self.own.update_endpoints();
+        let public = self.own.public();
+        if public != self.around.public {
+            self.around.public = public;
+            self.look_anew(now);
         }
     }
 
@@ -160,7 +175,7 @@ impl Node {
     pub fn set_mapped_endpoint(&mut self, now: Instant, mapped: Option<SocketAddr>) {
         if self.own.mapped != mapped {
             self.own.mapped = mapped;
-            self.own.update_endpoints();
+            self.update_endpoints(now);
             self.pump(now);
         }
     }
@@ -169,7 +184,7 @@ impl Node {
     pub fn set_relayed_endpoint(&mut self, now: Instant, relayed: Option<SocketAddr>) {
         if self.own.relayed != relayed {
             self.own.relayed = relayed;
-            self.own.update_endpoints();
+            self.update_endpoints(now);
             self.pump(now);
         }
     }
@@ -186,34 +201,28 @@ impl Node {
         (self.own.content.ipv4_attempt, self.own.seqno())
     }
 
-    /// A STUN server saw this node at `mapped`.
-    pub fn note_reflexive(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr) {
-        self.note_observed(Observer::Server(server), mapped);
+    /// A STUN server saw this node at `mapped`. `configured`: it is one of this node's own configuration.
+    pub fn note_reflexive(&mut self, now: Instant, server: SocketAddr, mapped: SocketAddr, configured: bool) {
+        self.note_observed(now, Observer::Server(server), (server, configured), mapped);
         self.pump(now);
     }
 
-    pub(super) fn note_observed(&mut self, by: Observer, addr: SocketAddr) {
-        let private = match addr {
-            SocketAddr::V4(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
-            SocketAddr::V6(a) => a.ip().is_loopback() || a.ip().is_unspecified(),
-        };
-        if private || self.own.observed.iter().any(|(who, a)| *who == by && *a == addr) {
+    /// An observer, at this path, saw this node at `seen`.
+    pub(super) fn note_observed(
+        &mut self,
+        now: Instant,
+        by: Observer,
+        (path, configured): (SocketAddr, bool),
+        seen: SocketAddr,
+    ) {
+        let from = path::plain(path).ip().to_canonical();
+        let configured = configured || self.around.configured.iter().any(|a| a.ip().to_canonical() == from);
+        let seen = SocketAddr::new(seen.ip().to_canonical(), seen.port());
+        if self.around.mesh.iter().any(|mesh| mesh.contains(seen.ip())) {
             return;
         }
-        let seen_before = self.own.observed.iter().any(|(_, a)| *a == addr);
-        self.own.observed.retain(|(who, _)| *who != by);
-        self.own.observed.push((by, addr));
-        let distinct = |observed: &[(Observer, SocketAddr)]| {
-            let mut all: Vec<_> = observed.iter().map(|(_, a)| *a).collect();
-            all.sort_unstable();
-            all.dedup();
-            all.len()
-        };
-        while distinct(&self.own.observed) > MAX_OBSERVED || self.own.observed.len() > 64 {
-            self.own.observed.remove(0);
-        }
-        if !seen_before {
-            self.own.update_endpoints();
+        if self.own.observers.note(now, Claim { by, from, configured, seen }) {
+            self.update_endpoints(now);
         }
     }
 

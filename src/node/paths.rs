@@ -7,12 +7,8 @@ use super::{Node, Via, link::Link};
 use crate::{
     punch::{Counter, Places},
     session::{PROVEN_TRIES, Transport},
-    types::{Instant, NodeId, path},
-    wire::{
-        decode_endpoint, encode_endpoint,
-        frame::Kind,
-        proto::{self, Mapping},
-    },
+    types::{Instant, IpPrefix, NodeId, path},
+    wire::{decode_endpoint, encode_endpoint, frame::Kind, proto},
 };
 
 const MAX_ENDPOINTS: usize = 16;
@@ -79,6 +75,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.mapping = theirs.mapping;
         }
+        let theirs = self.worth_trying(theirs);
         if punch.answer {
             if self.puncher.has_offered(&id) {
                 self.begin_punch(now, id, &theirs);
@@ -87,6 +84,35 @@ impl Node {
             && !self.start_gauge(now, id, Some(&theirs))
         {
             self.take_part(now, id, &theirs, None);
+        }
+    }
+
+    /// What a peer said of itself, without the places where no peer can be.
+    fn worth_trying(&self, theirs: Places) -> Places {
+        let all: Vec<SocketAddr> = theirs.reflexive.iter().chain(&theirs.endpoints).copied().collect();
+        let places = self.around.places(&all);
+        let keep = |mut list: Vec<SocketAddr>| {
+            list.retain(|a| places.contains(a));
+            list
+        };
+        Places { endpoints: keep(theirs.endpoints), reflexive: keep(theirs.reflexive), ..theirs }
+    }
+
+    /// What this node knows of the networks around it has changed: so has where others are looked for.
+    pub(super) fn look_anew(&mut self, now: Instant) {
+        let me = self.identity.id();
+        for known in self.routing.announcements().filter(|known| known.id != me) {
+            self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
+        }
+    }
+
+    /// The prefixes of this host's interfaces, from now on. Private addresses that others announce are tried only within
+    /// them, and only if the others are at this site ([`crate::types::place::Surroundings`]); before the first call all are.
+    pub fn set_on_link(&mut self, now: Instant, prefixes: Vec<IpPrefix>) {
+        if self.around.on_link.as_ref() != Some(&prefixes) {
+            self.around.on_link = Some(prefixes);
+            self.look_anew(now);
+            self.pump(now);
         }
     }
 
@@ -139,7 +165,7 @@ impl Node {
             return;
         }
         let current = link.addr;
-        let mut places = peer.info.record.endpoints.clone();
+        let mut places = self.around.places(&peer.info.record.endpoints);
         places.truncate(MAX_ENDPOINTS);
         // A visitor of a website gets no datagrams where it came from: it may not want to be seen with any.
         if !path::is_sealed(current) {
@@ -159,7 +185,8 @@ impl Node {
         let routing = &self.routing;
         let unlinked = self.by_tag.values().filter(|id| self.peers.get(id).is_none_or(|p| !p.is_up()));
         let records = unlinked.filter_map(|id| routing.announcement(routing.origin(id)?));
-        let mut places: Vec<_> = records.flat_map(|known| &known.record.endpoints).map(SocketAddr::ip).collect();
+        let places = records.flat_map(|known| self.around.places(&known.record.endpoints));
+        let mut places: Vec<_> = places.map(|place| place.ip()).collect();
         places.retain(std::net::IpAddr::is_ipv4);
         places.sort_unstable();
         places.dedup();
@@ -205,16 +232,80 @@ impl Node {
     }
 }
 
-/// What addresses at which others saw a node tell of the NAT before it; `local` are the host's own.
-pub(super) fn mapping(seen: &[SocketAddr], local: &[SocketAddr]) -> Mapping {
-    let Some(latest) = seen.iter().rev().find(|a| a.is_ipv4()) else { return Mapping::Unknown };
-    if local.contains(latest) {
-        return Mapping::Independent;
+#[cfg(test)]
+mod tests {
+    use super::super::NodeConfig;
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Identity, Network, RecordContent},
+        types::Duration,
+    };
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
     }
-    let ports: Vec<u16> = seen.iter().filter(|a| a.ip() == latest.ip()).map(|a| a.port()).collect();
-    match ports[..] {
-        [_] => Mapping::Unknown,
-        _ if ports.iter().all(|p| *p == latest.port()) => Mapping::Independent,
-        _ => Mapping::Dependent,
+
+    fn node(seed: u8, endpoints: Vec<SocketAddr>) -> Node {
+        let network = Network::new("n", Some("secret"), None, "100.64.0.0/16".parse().unwrap());
+        let content = RecordContent { endpoints, ..Default::default() };
+        let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap();
+        let config = NodeConfig::new(network.clone(), content, 1000);
+        Node::new(config, identity, Box::new(network), [seed; 32], Instant(0)).unwrap()
+    }
+
+    /// Where a node sends to in a minute after it has learned of a peer with these endpoints.
+    fn tried(node: &mut Node, endpoints: &[&str]) -> std::collections::BTreeSet<SocketAddr> {
+        let peer = self::node(9, endpoints.iter().map(|e| addr(e)).collect());
+        let said = std::sync::Arc::clone(peer.routing.own().unwrap());
+        node.add_known(Instant(1), &said.bytes, &said.record.bytes);
+        let mut sent = std::collections::BTreeSet::new();
+        for tick in 0..600 {
+            node.handle_timeout(Instant(1) + Duration::from_millis(100) * tick);
+            sent.extend(std::iter::from_fn(|| node.poll_transmit()).map(|t| t.to));
+        }
+        sent
+    }
+
+    #[test]
+    fn what_others_announce_aims_this_node_at_nobody() {
+        let good = "198.51.100.9:51900";
+        let mut plain = node(1, vec![addr("203.0.113.7:51900")]);
+        let aims = [
+            "127.0.0.1:9",
+            "224.0.0.1:9",
+            "169.254.1.1:9",
+            "255.255.255.255:9",
+            "198.51.100.9:0",
+            "100.64.1.2:9",
+            good,
+        ];
+        assert_eq!(tried(&mut plain, &aims), [addr(good)].into());
+        let mut told = node(1, vec![addr("203.0.113.7:51900")]);
+        told.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        let aims = ["192.168.1.20:51900", "10.0.0.1:51900", good];
+        assert_eq!(tried(&mut told, &aims), [addr(good)].into(), "these are hosts of another site");
+        let mut told = node(1, vec![addr("203.0.113.7:51900")]);
+        told.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        let here = ["192.168.1.20:51900", "203.0.113.7:40000"];
+        assert_eq!(tried(&mut told, &here), here.map(addr).into(), "behind the same NAT");
+    }
+
+    #[test]
+    fn the_other_uses_of_announced_places_are_filtered_too() {
+        let mut me = node(1, vec![addr("203.0.113.7:51900")]);
+        me.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
+        tried(&mut me, &["127.0.0.1:9", "192.168.1.20:51900", "198.51.100.9:51900"]);
+        assert_eq!(me.places_of_others(9), [addr("198.51.100.9:1").ip()], "permissions at a TURN server");
+        let said = Places {
+            endpoints: vec![addr("127.0.0.1:9"), addr("198.51.100.9:51900")],
+            reflexive: vec![addr("192.168.1.20:51900"), addr("198.51.100.9:4000")],
+            ..Places::default()
+        };
+        let places = me.worth_trying(said);
+        assert_eq!(
+            (places.endpoints, places.reflexive),
+            (vec![addr("198.51.100.9:51900")], vec![addr("198.51.100.9:4000")])
+        );
     }
 }

@@ -4,6 +4,7 @@ use prost::Message as _;
 
 use super::{Event, Node, Transmit, Via, forward::Tables as _, peer::Peer};
 use crate::{
+    discovery::Attempt,
     identity::{RecordSource, Refusal, Verified},
     routing::{self, Routing},
     session::{HEARSAY_TRIES, PROVEN_TRIES},
@@ -12,6 +13,7 @@ use crate::{
         frame::Kind,
         packet::MAX_HOPS,
         proto::{self, control_message},
+        version::Versions,
     },
 };
 use std::{collections::HashMap, net::SocketAddr};
@@ -56,7 +58,7 @@ impl Node {
             self.housekeeping(now);
         }
         for attempt in self.discovery.poll(now) {
-            self.attempt(now, attempt.addr, attempt.expected);
+            self.attempt(now, &attempt);
         }
         self.pump(now);
     }
@@ -64,6 +66,8 @@ impl Node {
     /// The addresses to begin with, after names were resolved.
     pub fn set_bootstrap(&mut self, now: Instant, addresses: &[SocketAddr]) {
         self.discovery.set_bootstrap(now, addresses);
+        self.around.configured = addresses.to_vec();
+        self.look_anew(now);
         self.handle_timeout(now);
     }
 
@@ -83,7 +87,8 @@ impl Node {
         self.pump(now);
     }
 
-    fn attempt(&mut self, now: Instant, addr: SocketAddr, expected: Option<NodeId>) {
+    fn attempt(&mut self, now: Instant, attempt: &Attempt) {
+        let Attempt { addr, expected, proven } = *attempt;
         let via = Via::Direct(addr);
         let has_link = expected.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.is_up());
         let busy = self.door.is_connecting(None, via);
@@ -91,12 +96,15 @@ impl Node {
         if has_link || busy || is_linked {
             return;
         }
-        let remote = expected.and_then(|id| {
-            let known = self.routing.announcement(self.routing.origin(&id)?)?;
-            Some((id, known.record.noise_static))
-        });
+        let known = expected.and_then(|id| self.routing.announcement(self.routing.origin(&id)?));
+        // It would be in vain: it says itself that it speaks no version that we speak.
+        let is_foreign = known.is_some_and(|k| k.record.versions.common(Versions::OURS).is_none());
+        if is_foreign {
+            return;
+        }
+        let remote = known.map(|known| (known.id, known.record.noise_static));
         // Where others say that a node is may be anybody's.
-        let tries = if expected.is_some() { HEARSAY_TRIES } else { PROVEN_TRIES };
+        let tries = if proven { PROVEN_TRIES } else { HEARSAY_TRIES };
         self.door.connect(now, via, remote, tries);
     }
 
@@ -234,7 +242,7 @@ impl Node {
         if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
             self.shown.insert(known.id, known.seqno);
             self.enter(&known);
-            self.discovery.known(now, known.id, &known.record.endpoints);
+            self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
             self.check_collision(&known);
             let id = known.id;
             if let Some(peer) = self.peers.get_mut(&id) {

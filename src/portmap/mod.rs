@@ -73,13 +73,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Asks for a mapping of UDP `port`: from the router by PCP, then NAT-PMP, then from whoever answers UPnP.
+    /// Asks the router for a mapping of UDP `port`: by PCP, then NAT-PMP, then UPnP. Nobody else in the local network is
+    /// believed to be it.
     pub fn get(port: u16) -> Result<Self, PortMapError> {
         let nonce = host::random()?;
         let mut why = PortMapError::NoRouter;
         let gateway = home_router()?;
         let by_datagram = [Protocol::Pcp(gateway), Protocol::NatPmp(gateway)].map(Ok);
-        for protocol in by_datagram.into_iter().chain(iter::once_with(|| upnp::find().map(Protocol::Upnp))) {
+        for protocol in by_datagram.into_iter().chain(iter::once_with(|| upnp::find(gateway).map(Protocol::Upnp))) {
             let tried = protocol.and_then(|p| map(&p, port, port, LIFETIME_S, nonce).map(|mapping| (p, mapping)));
             match tried {
                 Ok((protocol, mapping)) => return Ok(Self { protocol, mapping, nonce, port }),
@@ -111,7 +112,7 @@ impl Lease {
 #[must_use]
 pub fn probe() -> Vec<&'static str> {
     let Ok(gateway) = home_router() else { return Vec::new() };
-    let upnp = std::thread::spawn(upnp::find);
+    let upnp = std::thread::spawn(move || upnp::find(gateway));
     let mut found = Vec::new();
     if ask(gateway, &pcp::announce_request(), |d| pcp::is_pcp(d).then_some(())).is_ok() {
         found.push("PCP");
@@ -155,7 +156,7 @@ fn map(p: &Protocol, port: u16, outside: u16, lifetime_s: u32, nonce: [u8; 12]) 
     }
 }
 
-/// One question to a router, repeated until it answers.
+/// One question to a router, repeated until it answers. The socket is connected: what others send doesn't get here.
 fn ask<T>(router: Ipv4Addr, question: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> Result<T, PortMapError> {
     let socket = crate::host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
     socket.connect((router, pcp::PORT))?;

@@ -53,12 +53,13 @@ pub fn pcp_answer(r: &Request, datagram: &[u8]) -> Option<Result<Mapping, PortMa
     if datagram.len() < 4 || datagram[0] != 2 || datagram[1] != MAP | ANSWER {
         return None;
     }
-    if datagram[3] != 0 {
-        return Some(Err(PortMapError::Refused(u16::from(datagram[3]))));
-    }
+    // A refusal repeats the request, its nonce too (RFC 6887 §7.2): only who has seen that can refuse.
     let body = datagram.get(24..60)?;
     if body[..12] != r.nonce || body[12] != UDP || body[16..18] != r.port.to_be_bytes() {
         return None;
+    }
+    if datagram[3] != 0 {
+        return Some(Err(PortMapError::Refused(u16::from(datagram[3]))));
     }
     let outside: [u8; 16] = body[20..36].try_into().ok()?;
     let ip = Ipv6Addr::from(outside).to_canonical();
@@ -127,6 +128,8 @@ mod tests {
         assert_eq!(pcp_answer(&Request { nonce: [8; 12], ..REQUEST }, &answer), None, "someone else's");
         answer[3] = 2;
         assert_eq!(pcp_answer(&REQUEST, &answer), Some(Err(PortMapError::Refused(2))));
+        assert_eq!(pcp_answer(&Request { nonce: [8; 12], ..REQUEST }, &answer), None, "nobody else refuses");
+        assert_eq!(pcp_answer(&REQUEST, &answer[..24]), None);
         assert_eq!(pcp_answer(&REQUEST, &pcp_request(&REQUEST)), None, "a request is no answer");
     }
 

@@ -29,8 +29,9 @@ pub struct Gateway {
     local: Ipv4Addr,
 }
 
-/// Looks for a gateway in the local network.
-pub fn find() -> Result<Gateway, PortMapError> {
+/// Looks for the gateway in the local network. It has to be `router`, where the default route leads: any host there may
+/// answer, and what it said would be announced in this node's name.
+pub fn find(router: Ipv4Addr) -> Result<Gateway, PortMapError> {
     let socket = crate::host::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let start = Instant::now();
@@ -48,18 +49,22 @@ pub fn find() -> Result<Gateway, PortMapError> {
             }
         }
         let Ok((n, from)) = socket.recv_from(&mut buffer) else { continue };
-        let Some(location) = header(&String::from_utf8_lossy(&buffer[..n]), "location") else { continue };
-        // Only the machine that answered is asked on: an answer can't send us elsewhere.
-        match parse_url(&location) {
-            Some((host, path)) if host.ip() == from.ip() => {
-                if let Ok(gateway) = describe(host, &path) {
-                    return Ok(gateway);
-                }
-            }
-            _ => {}
+        if let Some((host, path)) = location(router, from, &buffer[..n])
+            && let Ok(gateway) = describe(host, &path)
+        {
+            return Ok(gateway);
         }
     }
     Err(PortMapError::NoRouter)
+}
+
+/// Where the router's answer says that it is described: at the router itself.
+fn location(router: Ipv4Addr, from: SocketAddr, answer: &[u8]) -> Option<(SocketAddr, String)> {
+    if from.ip() != router {
+        return None;
+    }
+    let location = header(&String::from_utf8_lossy(answer), "location")?;
+    parse_url(&location).filter(|(host, _)| host.ip() == router)
 }
 
 /// Reads a device's description.
@@ -202,6 +207,13 @@ mod tests {
         assert_eq!(parse_url(&header(answer, "LOCATION").unwrap()), Some(expected));
         assert_eq!(parse_url("http://192.168.1.1").map(|u| u.0), Some("192.168.1.1:80".parse().unwrap()));
         assert_eq!(parse_url("http://router.local/x"), None, "names could lead elsewhere");
+        let router = Ipv4Addr::new(192, 168, 1, 1);
+        let found = |from: &str, answer: &str| location(router, from.parse().unwrap(), answer.as_bytes());
+        assert!(found("192.168.1.1:1900", answer).is_some());
+        assert_eq!(found("192.168.1.66:1900", answer), None, "somebody else answers for the router");
+        let elsewhere = answer.replace("192.168.1.1:", "192.168.1.66:");
+        assert_eq!(found("192.168.1.66:1900", &elsewhere), None, "or for itself");
+        assert_eq!(found("192.168.1.1:1900", &elsewhere), None, "or leads away");
         for odd in ["", "<a>", "<a>x", "<a></a><b>", "<controlURL><service>"] {
             let _ = (element(odd, "a"), control_url(odd), header(odd, "location"));
         }

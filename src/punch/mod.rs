@@ -11,7 +11,7 @@ mod attempt;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     ops::Range,
 };
 
@@ -19,7 +19,7 @@ pub use self::attempt::Counter;
 use self::attempt::{Attempt, COUNT_LIFE, COUNTED, LIFE, Search};
 use crate::{
     crypto::Rng,
-    types::{Duration, Instant, NodeId, path},
+    types::{Duration, Instant, NodeId, path, place},
     wire::proto::Mapping,
 };
 
@@ -139,7 +139,7 @@ impl Puncher {
         history.offered = None;
         let mut places: Vec<SocketAddr> = theirs.reflexive.clone();
         places.extend(theirs.endpoints.iter().filter(|e| !theirs.reflexive.contains(e)));
-        places.retain(|place| is_place(place.ip()));
+        places.retain(|place| place.port() != 0 && place::is_host(place.ip()));
         places.truncate(MAX_PLACES);
         let counter = history.counter.take();
         let target = theirs.reflexive.first().copied().filter(|_| accepted);
@@ -266,14 +266,10 @@ impl Puncher {
     }
 }
 
-/// Whether a peer can be at this address at all.
-fn is_place(ip: IpAddr) -> bool {
-    !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
 /// Whether this can be the public address of a NAT: no network of ours is sprayed because a peer says so.
+#[must_use]
 pub fn is_public(ip: IpAddr) -> bool {
-    is_place(ip) && matches!(ip, IpAddr::V4(ip) if !ip.is_private() && !ip.is_link_local())
+    ip.is_ipv4() && place::is_public(ip)
 }
 
 /// What an end does beside probing the places that it was told of.

@@ -276,6 +276,8 @@ impl Sessions {
         let cookie = initiator.last_mac1.iter().find_map(|mac1| self.cookies.open(body, mac1));
         if cookie.is_some() && initiator.cookie.is_none() {
             initiator.cookie = cookie;
+            // Somebody is there.
+            initiator.max_tries = PROVEN_TRIES;
             self.send_initiator(now, receiver);
         }
     }

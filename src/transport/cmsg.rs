@@ -26,6 +26,8 @@ pub(super) struct Arrival {
     pub segment: usize,
     /// The ECN field of the IP header (RFC 3168 §5).
     pub ecn: u8,
+    /// The TTL of the IPv4 header, where the socket asks for it.
+    pub ttl: Option<u8>,
     /// When the kernel took it in.
     pub at: Option<SystemTime>,
 }
@@ -42,8 +44,8 @@ pub(super) fn read(control: &Control, len: usize) -> Arrival {
     while !cmsg.is_null() {
         // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return only headers that lie in the area, with their data behind them.
         let (level, kind, data) = unsafe { ((*cmsg).cmsg_level, (*cmsg).cmsg_type, libc::CMSG_DATA(cmsg)) };
-        // SAFETY: the kernel wrote a whole structure of the kind's type (a byte for IP_TOS, an int for the traffic
-        // class and the segment size, a timespec for the time); it may be unaligned.
+        // SAFETY: the kernel wrote a whole structure of the kind's type (a byte for IP_TOS, an int for the TTL,
+        // the traffic class and the segment size, a timespec for the time); it may be unaligned.
         unsafe {
             match (level, kind) {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -57,6 +59,9 @@ pub(super) fn read(control: &Control, len: usize) -> Arrival {
                     arrival.local = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => arrival.ecn = *data & 3,
+                (libc::IPPROTO_IP, libc::IP_TTL) => {
+                    arrival.ttl = u8::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     arrival.ecn = data.cast::<libc::c_int>().read_unaligned() as u8 & 3;
                 }

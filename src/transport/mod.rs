@@ -4,6 +4,7 @@
 mod cmsg;
 mod receive;
 mod send;
+mod single;
 mod sockets;
 mod stream;
 mod stun;
@@ -11,6 +12,7 @@ mod udp;
 
 pub use receive::{Datagram, Datagrams};
 pub use send::{SendList, SendQueue};
+pub use single::{Received, receive_single, tell_ways};
 pub use sockets::Sockets;
 pub use stream::{Seal, Stream, StreamReader};
 pub use stun::StunServer;

@@ -180,7 +180,7 @@ impl Datagrams {
     }
 }
 
-fn socket_addr(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(super) fn socket_addr(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that this is a sockaddr_in, which is smaller than the storage.

@@ -9,24 +9,29 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Offloads, Seal, Stream, UdpTransport};
-use crate::{types::path, wire::turn};
+use crate::{
+    types::{IpPrefix, path, place},
+    wire::turn,
+};
 
 type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
 
 /// Streams open at the same time.
 const MAX_STREAMS: usize = 256;
-/// And from one address, behind which there may be many nodes.
+/// And from one source, behind which there may be many nodes: an IPv4 address, or an IPv6 network of 64 bits.
 const MAX_FROM_ONE: usize = 64;
 /// A stream that no link has come to use in this time is closed.
 const STREAM_TRIAL: Duration = Duration::from_secs(10);
+/// So long it has its place for sure: a flood can't make the daemon do more than that many streams in this time.
+const STREAM_GRACE: Duration = Duration::from_secs(2);
 
 /// All sockets that datagrams leave through and arrive at.
 pub struct Sockets {
@@ -40,6 +45,10 @@ pub struct Sockets {
     next_stream: AtomicU32,
     turn: ArcSwapOption<SocketAddr>,
     only_streams: bool,
+    /// Streams that were not taken in: all there was room for are in use.
+    pub streams_refused: AtomicU64,
+    /// Streams that no link had come to use, closed for the room that a new one needs.
+    pub streams_displaced: AtomicU64,
 }
 
 impl Sockets {
@@ -66,6 +75,8 @@ impl Sockets {
             next_stream: AtomicU32::new(path::FIRST_STREAM),
             turn: ArcSwapOption::empty(),
             only_streams: false,
+            streams_refused: AtomicU64::new(0),
+            streams_displaced: AtomicU64::new(0),
         })
     }
 
@@ -155,14 +166,29 @@ impl Sockets {
         self.streams.load().get(&number).cloned().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Takes in a TCP connection as a carrier of datagrams. Its bytes are the caller's to read and write.
+    /// Takes in a TCP connection as a carrier of datagrams. Its bytes are the caller's to read and write. Where there is no
+    /// room for it, it takes the place of the oldest one that no link has come to use, of the source that has most of
+    /// these; where every one is in use or has just come it is refused.
     pub fn add_stream(&self, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {
+        self.take_in(Instant::now(), socket, seal)
+    }
+
+    fn take_in(&self, now: Instant, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {
         let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::clone(&self.streams.load());
-        let from = socket.peer_addr()?.ip().to_canonical();
-        let alike = all.values().filter(|s| path::plain(s.path).ip() == from).count();
+        all.retain(|_, stream| !stream.is_closed());
+        let from = source(socket.peer_addr()?);
+        let alike = all.values().filter(|s| source(s.path) == from).count();
         if all.len() >= MAX_STREAMS || alike >= MAX_FROM_ONE {
-            return Err(io::Error::other("too many streams"));
+            let only = (alike >= MAX_FROM_ONE).then_some(from);
+            let Some(displaced) = displaced(&all, now, only) else {
+                self.streams_refused.fetch_add(1, Ordering::Relaxed);
+                return Err(io::Error::other("too many streams"));
+            };
+            self.streams_displaced.fetch_add(1, Ordering::Relaxed);
+            if let Some(stream) = all.remove(&displaced) {
+                stream.close();
+            }
         }
         let next = self.next_stream.fetch_add(2, Ordering::Relaxed);
         let number = (next & !1) | path::FIRST_STREAM | u32::from(seal.is_some());
@@ -186,7 +212,9 @@ impl Sockets {
         self.scouts.store(Arc::new(scouts));
         let mut streams = BTreeMap::clone(&self.streams.load());
         streams.retain(|number, stream| {
-            let stays = !stream.is_closed() && (numbers.contains(number) || stream.since.elapsed() < STREAM_TRIAL);
+            stream.proven.fetch_or(numbers.contains(number), Ordering::Relaxed);
+            let is_new = stream.since.elapsed() < STREAM_TRIAL;
+            let stays = !stream.is_closed() && (numbers.contains(number) || is_new);
             if !stays {
                 stream.close();
             }
@@ -204,5 +232,86 @@ impl Sockets {
         let ready = &events[..usize::try_from(n).unwrap_or(0)];
         let scouts = self.scouts.load();
         ready.iter().filter_map(|e| scouts.get(&u32::try_from(e.u64).ok()?).cloned()).collect()
+    }
+}
+
+/// Whom a stream is counted with.
+fn source(path: SocketAddr) -> IpPrefix {
+    place::network(path::plain(path).ip(), 32, 64)
+}
+
+/// The stream that makes room for a new one, of this source or of any.
+fn displaced(all: &BTreeMap<u32, Arc<Stream>>, now: Instant, only: Option<IpPrefix>) -> Option<u32> {
+    let unproven = || all.iter().filter(|(_, s)| !s.proven.load(Ordering::Relaxed));
+    let mut counts: BTreeMap<IpPrefix, usize> = BTreeMap::new();
+    unproven().for_each(|(_, s)| *counts.entry(source(s.path)).or_default() += 1);
+    let most = only.or_else(|| counts.into_iter().max_by_key(|(_, n)| *n).map(|(from, _)| from))?;
+    let oldest = unproven().filter(|(_, s)| source(s.path) == most).min_by_key(|(_, s)| s.since);
+    oldest.filter(|(_, s)| now.saturating_duration_since(s.since) >= STREAM_GRACE).map(|(number, _)| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv6Addr, SocketAddrV6, TcpListener};
+
+    fn sockets() -> Sockets {
+        Sockets::bind("127.0.0.1:0".parse().unwrap(), Offloads::default(), 1).unwrap()
+    }
+
+    fn connect(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let out = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (out, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_full_house_makes_room_where_nobody_has_proved_himself() {
+        let (sockets, listener) = (sockets(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut ends = Vec::new();
+        let mut streams = Vec::new();
+        let (start, later) = (Instant::now(), Instant::now() + STREAM_GRACE * 2);
+        let mut add = |now| {
+            let (far, near) = connect(&listener);
+            ends.push(far);
+            sockets.take_in(now, near, None)
+        };
+        streams.extend((0..MAX_FROM_ONE).map(|_| add(start).unwrap()));
+        assert!(add(start).is_err(), "they have just come");
+        let used = path::socket_of(streams[0].path);
+        sockets.keep(&[used].into());
+        for _ in 0..MAX_FROM_ONE {
+            streams.push(add(later).unwrap());
+        }
+        assert!(!streams[0].is_closed(), "a link uses it");
+        assert!(streams[1..=MAX_FROM_ONE].iter().all(|s| s.is_closed()), "the oldest ones made room");
+        assert_eq!(streams.iter().filter(|s| !s.is_closed()).count(), MAX_FROM_ONE);
+        // Once all are in use nobody has to go.
+        let numbers = streams.iter().filter(|s| !s.is_closed()).map(|s| path::socket_of(s.path)).collect();
+        sockets.keep(&numbers);
+        assert!(add(later).is_err());
+        assert_eq!(sockets.streams_refused.load(Ordering::Relaxed), 2);
+        assert_eq!(sockets.streams_displaced.load(Ordering::Relaxed), MAX_FROM_ONE as u64);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_source_and_a_flood_displaces_itself() {
+        let v6 = |i: u16| SocketAddr::from(SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, i), 9, 0, 0));
+        assert_eq!(source(v6(1)), source(v6(2)));
+        assert_ne!(source("192.0.2.1:1".parse().unwrap()), source("192.0.2.2:1".parse().unwrap()));
+        assert_eq!(source("[::ffff:192.0.2.1]:1".parse().unwrap()), source("192.0.2.1:7".parse().unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut all = BTreeMap::new();
+        let mut ends = Vec::new();
+        // One honest newcomer, the oldest of all; behind it thirty of one network.
+        for i in 0..31u32 {
+            let (far, near) = connect(&listener);
+            ends.push(far);
+            let mut stream = Stream::new(near, None, path::FIRST_STREAM + i).unwrap();
+            let from = if i == 0 { "192.0.2.1:9".parse().unwrap() } else { v6(i as u16) };
+            stream.path = path::through(from, path::FIRST_STREAM + i);
+            all.insert(path::FIRST_STREAM + i, Arc::new(stream));
+        }
+        let later = Instant::now() + STREAM_GRACE;
+        assert_eq!(displaced(&all, later, None), Some(path::FIRST_STREAM + 1));
     }
 }

@@ -59,6 +59,8 @@ pub struct Stream {
     /// The peer, as a path through this stream.
     pub path: SocketAddr,
     pub since: Instant,
+    /// A link has come to use it.
+    pub(super) proven: AtomicBool,
     queue: Mutex<Vec<u8>>,
     filled: Condvar,
     closed: AtomicBool,
@@ -75,6 +77,7 @@ impl Stream {
             seal,
             path: path::through(peer, number),
             since: Instant::now(),
+            proven: AtomicBool::new(false),
             queue: Mutex::default(),
             filled: Condvar::new(),
             closed: AtomicBool::new(false),

@@ -1,13 +1,16 @@
 //! Floor 0: the newtypes that every other module speaks in.
 
+mod bucket;
 mod exit;
 mod hash;
 mod id;
 pub mod path;
+pub mod place;
 mod prefix;
 mod service;
 mod time;
 
+pub use bucket::Bucket;
 pub use exit::{ExitChoice, is_country};
 pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::stun::{self, address_value, is_stun, read_address, xored};
-use crate::crypto::{hmac_sha1, md5};
+use crate::crypto::{hmac_sha1, md5, verify_hmac_sha1};
 
 /// Message types: method and class (RFC 8489 §5, RFC 8656 §17).
 pub const ALLOCATE: u16 = 0x0003;
@@ -32,6 +32,9 @@ mod attr {
 }
 
 const UDP: u8 = 17;
+/// Bytes of MESSAGE-INTEGRITY, and of the attribute with its head.
+const MAC: usize = 20;
+const SIGNATURE: usize = MAC + 4;
 
 /// Proof of who asks.
 #[derive(Debug, Clone)]
@@ -47,6 +50,30 @@ impl Credentials {
     pub fn new(username: &str, password: &str, realm: &str, nonce: &[u8]) -> Self {
         let key = md5(format!("{username}:{realm}:{password}").as_bytes());
         Self { username: username.to_owned(), realm: realm.to_owned(), nonce: nonce.to_vec(), key }
+    }
+
+    /// Whether an answer comes from a server that knows the same password (RFC 8489 §9.2.5).
+    #[must_use]
+    pub fn have_signed(&self, integrity: Option<&Integrity>) -> bool {
+        integrity.is_some_and(|i| verify_hmac_sha1(&self.key, &i.covered, &i.mac))
+    }
+}
+
+/// The MESSAGE-INTEGRITY of an answer (RFC 8489 §14.5), and what it covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Integrity {
+    covered: Vec<u8>,
+    mac: [u8; MAC],
+}
+
+impl Integrity {
+    /// The one that stands at `at` of a message.
+    fn read(datagram: &[u8], at: usize, value: &[u8]) -> Option<Self> {
+        let mut covered = datagram.get(..at)?.to_vec();
+        // What follows is not covered, and neither is it counted.
+        let len = u16::try_from(at + SIGNATURE - stun::HEADER).ok()?;
+        covered.get_mut(2..4)?.copy_from_slice(&len.to_be_bytes());
+        Some(Self { covered, mac: value.try_into().ok()? })
     }
 }
 
@@ -81,7 +108,7 @@ impl Writer {
             self.put(attr::REALM, c.realm.as_bytes());
             self.put(attr::NONCE, &c.nonce);
             // The MAC covers a length that counts it.
-            self.set_len(24);
+            self.set_len(SIGNATURE);
             let mac = hmac_sha1(&c.key, &self.0);
             self.put(attr::MESSAGE_INTEGRITY, &mac);
         }
@@ -132,9 +159,9 @@ pub enum Message {
     /// A peer's datagram, at this place of the message.
     Data { peer: SocketAddr, at: Range<usize> },
     /// The request with this type and number was granted.
-    Granted { kind: u16, id: [u8; 12], relayed: Option<SocketAddr>, lifetime_s: u32 },
+    Granted { kind: u16, id: [u8; 12], relayed: Option<SocketAddr>, lifetime_s: u32, integrity: Option<Integrity> },
     /// It was refused; 401 and 438 come with what to sign the next one with.
-    Refused { kind: u16, id: [u8; 12], code: u16, realm: Option<String>, nonce: Vec<u8> },
+    Refused { kind: u16, id: [u8; 12], code: u16, realm: Option<String>, nonce: Vec<u8>, integrity: Option<Integrity> },
 }
 
 /// Reads a server's message; `None` for anything else, Binding messages included.
@@ -147,7 +174,7 @@ pub fn parse(datagram: &[u8]) -> Option<Message> {
     let id: [u8; 12] = datagram[8..20].try_into().ok()?;
     let end = stun::HEADER + usize::from(u16::from_be_bytes([datagram[2], datagram[3]]));
     let (mut peer, mut data, mut relayed, mut lifetime_s) = (None, None, None, 0);
-    let (mut code, mut realm, mut nonce) = (0, None, Vec::new());
+    let (mut code, mut realm, mut nonce, mut integrity) = (0, None, Vec::new(), None);
     let mut at = stun::HEADER;
     while at + 4 <= end.min(datagram.len()) {
         let (name, len) = (u16::from_be_bytes([datagram[at], datagram[at + 1]]), [datagram[at + 2], datagram[at + 3]]);
@@ -161,6 +188,11 @@ pub fn parse(datagram: &[u8]) -> Option<Message> {
             attr::ERROR_CODE => code = u16::from(*value.get(2)? & 7) * 100 + u16::from(*value.get(3)?),
             attr::REALM => realm = Some(String::from_utf8_lossy(value).into_owned()),
             attr::NONCE => nonce = value.to_vec(),
+            // What comes after it is nobody's word.
+            attr::MESSAGE_INTEGRITY => {
+                integrity = Some(Integrity::read(datagram, at, value)?);
+                break;
+            }
             _ => {}
         }
         at = range.end.next_multiple_of(4);
@@ -173,8 +205,8 @@ pub fn parse(datagram: &[u8]) -> Option<Message> {
         return None;
     }
     match kind & ERROR {
-        SUCCESS => Some(Message::Granted { kind: request, id, relayed, lifetime_s }),
-        ERROR => Some(Message::Refused { kind: request, id, code, realm, nonce }),
+        SUCCESS => Some(Message::Granted { kind: request, id, relayed, lifetime_s, integrity }),
+        ERROR => Some(Message::Refused { kind: request, id, code, realm, nonce, integrity }),
         _ => None,
     }
 }
@@ -204,6 +236,36 @@ mod tests {
             0x96, 0x66,
         ];
         assert_eq!(mac, expected);
+    }
+
+    #[test]
+    fn an_answer_counts_as_far_as_it_is_signed() {
+        let mine = Credentials::new("node", "secret", "example.org", b"nonce");
+        let other = Credentials::new("node", "guess", "example.org", b"nonce");
+        // A request has the form of an answer, but for its class.
+        let mut w = Writer::new(ALLOCATE | SUCCESS, &[7; 12]);
+        w.put(attr::LIFETIME, &600u32.to_be_bytes());
+        let mut signed = w.sign(Some(&mine));
+        let integrity = |bytes: &[u8]| match parse(bytes) {
+            Some(Message::Granted { integrity, lifetime_s, .. }) => (integrity, lifetime_s),
+            other => panic!("{other:?}"),
+        };
+        let (good, lifetime_s) = integrity(&signed);
+        assert!(mine.have_signed(good.as_ref()) && !other.have_signed(good.as_ref()) && !mine.have_signed(None));
+        assert_eq!(lifetime_s, 600);
+        // An attribute behind it, as FINGERPRINT is, changes nothing and counts for nothing.
+        signed.extend_from_slice(&[0, 0x0d, 0, 4, 0, 0, 0, 1]);
+        let len = (signed.len() - stun::HEADER) as u16;
+        signed[2..4].copy_from_slice(&len.to_be_bytes());
+        let (still, lifetime_s) = integrity(&signed);
+        assert!(mine.have_signed(still.as_ref()) && lifetime_s == 600);
+        for at in 8..signed.len() - 8 {
+            let mut changed = signed.clone();
+            changed[at] ^= 1;
+            if let Some(Message::Granted { integrity, .. }) = parse(&changed) {
+                assert!(!mine.have_signed(integrity.as_ref()), "byte {at}");
+            }
+        }
     }
 
     #[test]

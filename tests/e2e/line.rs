@@ -167,7 +167,7 @@ pub fn compose_mesh() {
         let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docker/config/{name}.yaml"));
         // Containers have file systems of their own; here the places are told apart.
         let text = std::fs::read_to_string(source).unwrap() + "state_dir: state\nsocket: api.sock\n";
-        std::fs::write(home.join("peer.yaml"), text).unwrap();
+        aegisray::identity::keyfile::write_secret(&home.join("peer.yaml"), text.as_bytes()).unwrap();
         let mut daemon = Daemon::prepared(super::harness::program(), &home, name);
         daemon.start(&host).unwrap();
         daemons.push((daemon, host));

@@ -306,7 +306,10 @@ fn a_session_that_cannot_be_renewed_ends() {
         w.send(1, 2, 1);
         w.run(Duration::from_secs(1));
     }
-    assert!(w.delivered.is_empty(), "no key is used for ever");
+    let ages =
+        |w: &mut Wires, i| w.node(i).peers.values().flat_map(|p| &p.sessions).map(|s| s.since).collect::<Vec<_>>();
+    let left = (ages(&mut w, 1), ages(&mut w, 2));
+    assert!(w.delivered.is_empty(), "no key is used for ever: sessions since {left:?} at {:?}", w.now);
     w.lost.clear();
     w.run(Duration::from_secs(10));
     w.send(2, 1, 1);

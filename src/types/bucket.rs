@@ -1,0 +1,57 @@
+//! A budget that fills up again with time.
+
+use super::{Duration, Instant};
+
+/// A token bucket: so many at once, and one more after each pause. It is the generic cell rate algorithm (ITU-T I.371):
+/// one point in time is all that it keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    burst: u32,
+    every: Duration,
+    /// When it is full again.
+    full: Instant,
+}
+
+impl Bucket {
+    /// A full bucket: `burst` tokens (at least 1), and a new one `every` so often.
+    #[must_use]
+    pub fn new(burst: u32, every: Duration) -> Self {
+        Self { burst: burst.max(1), every, full: Instant::default() }
+    }
+
+    /// Takes a token, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        if self.next() > now {
+            return false;
+        }
+        self.full = self.full.max(now) + self.every;
+        true
+    }
+
+    /// From when on there is a token.
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        let spare = self.every * (self.burst - 1);
+        Instant::default() + self.full.since(Instant::default() + spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_its_pace() {
+        let mut bucket = Bucket::new(3, Duration::from_millis(100));
+        let start = Instant(50);
+        assert_eq!((0..9).filter(|_| bucket.take(start)).count(), 3);
+        assert_eq!(bucket.next(), start + Duration::from_millis(100));
+        let taken = (0..1000u64).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
+        assert_eq!(taken, 9, "one each 100 ms");
+        assert_eq!(
+            (0..9).filter(|_| bucket.take(start + Duration::from_secs(60))).count(),
+            3,
+            "never more than a burst"
+        );
+    }
+}
