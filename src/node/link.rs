@@ -42,6 +42,8 @@ const IN_VAIN: u32 = 4;
 const RTT_SAMPLES: usize = 16;
 /// Answers from another place before it is compared with the present one.
 const COMPARED: u32 = 4;
+/// Questions that a place leaves without any answer before it is left alone.
+const SILENT: u32 = 3;
 const MAX_OTHERS: usize = 16;
 /// What a move has to gain, in µs, beside a third of the cost: or a link would wander between equals.
 const MOVE_GAIN: f64 = 1000.0;
@@ -368,6 +370,11 @@ impl Link {
         if self.others.len() < MAX_OTHERS || self.others.contains_key(&addr) {
             self.others.entry(addr).or_default().asked += 1;
         }
+    }
+
+    /// Whether another place has been asked often enough to know that nobody is there, until all is forgotten again.
+    pub fn is_silent(&self, addr: SocketAddr) -> bool {
+        self.others.get(&addr).is_some_and(|place| place.answered == 0 && place.asked >= SILENT)
     }
 
     /// Takes in an answer from another place. Returns whether it is clearly better there.

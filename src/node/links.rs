@@ -387,7 +387,7 @@ impl Node {
                 link.doubt(now);
             }
         }
-        self.puncher.refused(to);
+        self.puncher.turned_away(to);
         self.pump(now);
     }
 

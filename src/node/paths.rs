@@ -173,7 +173,9 @@ impl Node {
         }
         places.retain(|place| *place != current);
         if let Some(link) = &mut peer.link {
-            places.retain(|place| !link.distrusts(now, *place));
+            let is_makeshift = path::is_makeshift(current);
+            // Who is not there may be somebody else.
+            places.retain(|place| !link.distrusts(now, *place) && (is_makeshift || !link.is_silent(*place)));
             places.iter().for_each(|place| link.ask_other(*place));
         }
         places.into_iter().for_each(|place| self.send_probe(now, id, place));

@@ -173,6 +173,7 @@ impl Node {
             ("seqno_requests_sent", r.requests_sent),
             ("route_table_full", r.table_full),
             ("cookies_sent", s.cookies_sent),
+            ("punches_refused", self.puncher.refused),
             ("endpoint_changes_deferred", self.discovery.counters.changes_deferred),
             ("attempts_deferred", self.discovery.counters.attempts_deferred),
         ];

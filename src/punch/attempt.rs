@@ -90,6 +90,14 @@ impl Search {
         }
     }
 
+    /// The address that it aims at.
+    pub fn aim(&self) -> IpAddr {
+        match self {
+            Self::Scouts { target, .. } => target.ip(),
+            Self::Spray { target, .. } | Self::Follow { target, .. } => *target,
+        }
+    }
+
     fn sent(&self) -> u32 {
         match self {
             Self::Scouts { sent, .. } | Self::Spray { sent, .. } | Self::Follow { sent, .. } => *sent,

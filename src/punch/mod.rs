@@ -19,7 +19,7 @@ pub use self::attempt::Counter;
 use self::attempt::{Attempt, COUNT_LIFE, COUNTED, LIFE, Search};
 use crate::{
     crypto::Rng,
-    types::{Duration, Instant, NodeId, path, place},
+    types::{Bucket, Duration, Instant, NodeId, path, place},
     wire::proto::Mapping,
 };
 
@@ -38,6 +38,8 @@ const MAX_PLACES: usize = 16;
 const BEGIN_GAP: Duration = Duration::from_secs(25);
 /// Counting takes few datagrams; another flow that comes at the wrong moment makes it fail.
 const COUNT_GAP: Duration = Duration::from_secs(7);
+/// Attempts with all peers together: so many at once, and one more each pause. Keys cost nothing: many peers may be one.
+const BEGIN: (u32, Duration) = (64, Duration::from_millis(250));
 /// So many times it is tried again without a longer pause.
 const COUNT_TRIES: u32 = 5;
 
@@ -82,13 +84,24 @@ pub struct Puncher {
     /// Scouts whose attempts ended with a link, and until when they stay open.
     closing: Vec<(Instant, Range<u32>)>,
     next_number: u32,
+    begun: Bucket,
     rng: Rng,
+    /// Attempts that were not begun because there were too many.
+    pub refused: u64,
 }
 
 impl Puncher {
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { attempts: BTreeMap::new(), history: BTreeMap::new(), closing: Vec::new(), next_number: SHARED.end, rng }
+        Self {
+            attempts: BTreeMap::new(),
+            history: BTreeMap::new(),
+            closing: Vec::new(),
+            next_number: SHARED.end,
+            begun: Bucket::new(BEGIN.0, BEGIN.1),
+            rng,
+            refused: 0,
+        }
     }
 
     /// Whether to offer an attempt to a node that is reached through relays only; notes that it is offered. `bytes`:
@@ -132,6 +145,10 @@ impl Puncher {
     /// path, it is true at one.
     pub fn begin(&mut self, now: Instant, id: NodeId, (own, leads): (Mapping, bool), theirs: &Places) {
         if self.attempts.contains_key(&id) {
+            return;
+        }
+        if !self.begun.take(now) {
+            self.refused += 1;
             return;
         }
         let accepted = self.accepts(now, own, &id, theirs);
@@ -221,7 +238,7 @@ impl Puncher {
     }
 
     /// An address refuses what is sent there: no more sprays to it.
-    pub fn refused(&mut self, addr: SocketAddr) {
+    pub fn turned_away(&mut self, addr: SocketAddr) {
         let aims_there = |a: &Attempt| match &a.search {
             Some(Search::Spray { target, .. } | Search::Follow { target, .. }) => *target == addr.ip(),
             _ => false,
@@ -249,11 +266,13 @@ impl Puncher {
     pub fn poll(&mut self, now: Instant) -> Vec<(NodeId, SocketAddr)> {
         self.attempts.retain(|_, a| !a.is_over(now));
         let mut going_on: Vec<_> =
-            self.attempts.values().filter_map(Attempt::searching).map(mem::discriminant).collect();
+            self.attempts.values().filter_map(Attempt::searching).map(|s| (mem::discriminant(s), s.aim())).collect();
         for a in self.attempts.values_mut() {
-            if let Some((kind, limit)) = a.due_search(now).map(|s| (mem::discriminant(s), s.limit())) {
-                if going_on.iter().filter(|k| **k == kind).count() < limit {
-                    going_on.push(kind);
+            if let Some((kind, limit, aim)) = a.due_search(now).map(|s| (mem::discriminant(s), s.limit(), s.aim())) {
+                // Whoever speaks with many tongues gets no address more datagrams than one peer could.
+                let is_aimed_at = going_on.iter().any(|(_, at)| *at == aim);
+                if !is_aimed_at && going_on.iter().filter(|(k, _)| *k == kind).count() < limit {
+                    going_on.push((kind, aim));
                 } else {
                     a.postpone(now);
                 }
@@ -433,9 +452,10 @@ mod tests {
             [(Mapping::Independent, Mapping::Dependent, 2), (Mapping::Dependent, Mapping::Unknown, 8)]
         {
             let mut p = Puncher::new(Rng::from_seed([1; 32]));
+            let of = |i: u8| Places { reflexive: vec![SocketAddr::from(([198, 51, 100, i], 4000))], ..places(theirs) };
             for i in 1..=12 {
-                assert!(p.accepts(start, own, &id(i), &places(theirs)));
-                p.begin(start, id(i), (own, true), &places(theirs));
+                assert!(p.accepts(start, own, &id(i), &of(i)));
+                p.begin(start, id(i), (own, true), &of(i));
             }
             let mut now = start;
             let mut searching = BTreeSet::new();
@@ -444,7 +464,7 @@ mod tests {
                 let probes = p.poll(now).into_iter();
                 searching.extend(
                     probes
-                        .filter(|(_, to)| !places(theirs).reflexive.contains(to) && is_public(path::plain(*to).ip()))
+                        .filter(|(i, to)| !of(i.0[0]).reflexive.contains(to) && is_public(path::plain(*to).ip()))
                         .map(|(id, _)| id),
                 );
             }
@@ -472,6 +492,13 @@ mod tests {
             sent += run(&mut p, now, now + Duration::from_secs(1)).len();
         }
         assert!(sent < 300 * 64 * 9 / 10, "{sent}");
+        // Many peers that may be one: a hundred aim at the same address, and a thousand begin at once.
+        let mut p = Puncher::new(Rng::from_seed([1; 32]));
+        (1..=100).for_each(|i| p.begin(Instant(0), id(i), (Mapping::Independent, true), &hard));
+        assert_eq!(p.refused, 36);
+        let sprayed = run(&mut p, Instant(0), Instant(19_000_000)).into_iter();
+        let sprayed = sprayed.filter(|(_, to)| is_public(to.ip()) && !hard.reflexive.contains(to)).count();
+        assert!(sprayed <= 19 * 64, "{sprayed} in 19 seconds");
         for aim in ["127.0.0.1:9", "224.0.0.1:9", "0.0.0.0:9", "255.255.255.255:9", "192.168.1.1:9"] {
             let mut p = Puncher::new(Rng::from_seed([1; 32]));
             let theirs = Places { reflexive: vec![aim.parse().unwrap()], ..places(Mapping::Dependent) };
