@@ -181,3 +181,25 @@ fn planted_faults_are_found() {
         assert!(faults(path, text).is_empty(), "{path}: {:?}", faults(path, text));
     }
 }
+
+/// Files that may read which addresses and names a record claims, with the reason. Everybody else asks the book of owners.
+const CLAIMS: &[(&str, &str)] = &[
+    ("identity/", "it is where records are made and read"),
+    ("node/owners.rs", "the book itself"),
+    ("node/mod.rs", "this node's own addresses"),
+    ("node/forward.rs", "this node's own record"),
+];
+
+#[test]
+fn whose_an_address_or_a_name_is_the_book_of_owners_says_alone() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeMap::new();
+    sources(&base, &base, &mut files);
+    let is_excused =
+        |path: &str| path.contains("tests") || CLAIMS.iter().any(|(excused, _)| path.starts_with(*excused));
+    for (path, text) in files.iter().filter(|(path, _)| !is_excused(path)) {
+        for claim in ["record.addresses", "record.name"] {
+            assert!(!code(text).contains(claim), "{path}: `{claim}` is a claim; ask `Node::owners`");
+        }
+    }
+}

@@ -34,8 +34,11 @@ pub struct Member {
     pub id: NodeId,
     /// The name that its certificate gives it, or empty.
     pub name: String,
+    /// No other one's certificate does.
+    pub owns_name: bool,
     /// The groups that its certificate puts it in.
     pub groups: Vec<String>,
+    /// Those that are its own: what it claims and another one has, or nobody, says nothing of it.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -172,12 +175,13 @@ impl Facts {
         members.flat_map(|m| m.addresses.iter().copied().map(IpPrefix::host)).collect()
     }
 
-    /// The addresses behind a name in a rule; `None`: all there are.
-    fn resolve(&self, who: &Who, access: &Access) -> Option<Vec<IpPrefix>> {
+    /// The addresses behind a name in a rule; `None`: all there are. Of two members that are certified for one name, a rule allows neither
+    /// and refuses both.
+    fn resolve(&self, who: &Who, allow: bool, access: &Access) -> Option<Vec<IpPrefix>> {
         Some(match who {
             Who::Anyone => return None,
             Who::Group(group) => self.addresses_of(&|m| m.groups.contains(group)),
-            Who::Named(name) => self.addresses_of(&|m| m.name == *name),
+            Who::Named(name) => self.addresses_of(&|m| m.name.eq_ignore_ascii_case(name) && (m.owns_name || !allow)),
             Who::Node(id) => self.addresses_of(&|m| m.id == *id),
             Who::Segment(name) => segment(access, name),
             Who::Client(name) => {
@@ -195,7 +199,7 @@ fn segment(access: &Access, name: &str) -> Vec<IpPrefix> {
 
 impl Rule {
     fn new(rule: &AccessRule, access: &Access, facts: &Facts) -> Self {
-        let who: Option<Vec<Vec<IpPrefix>>> = rule.who.iter().map(|w| facts.resolve(w, access)).collect();
+        let who: Option<Vec<Vec<IpPrefix>>> = rule.who.iter().map(|w| facts.resolve(w, rule.allow, access)).collect();
         let to = rule.to.iter().flat_map(|to| match to {
             Where::Here => vec![Target::Here],
             Where::Internet => vec![Target::Internet],

@@ -23,6 +23,7 @@ fn facts() -> Facts {
     let member = |n: u8, name: &str, groups: &[&str]| Member {
         id: NodeId([n; 32]),
         name: name.to_owned(),
+        owns_name: true,
         groups: groups.iter().map(|g| (*g).to_owned()).collect(),
         addresses: vec![[100, 64, 0, n].into(), format!("fd00::{n}").parse().unwrap()],
     };
@@ -103,5 +104,21 @@ fn rules_read_as_they_are_written() {
     assert_eq!(text.to_string(), "deny group:a, portal, 10.0.0.0/8, bob to self, internet ports 22/tcp, 1-9, icmp");
     for bad in ["0", "70000", "9-1", "22/sctp", "http", ""] {
         assert!(bad.parse::<Ports>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn of_two_that_are_certified_for_one_name_a_rule_allows_neither_and_refuses_both() {
+    let mut facts = facts();
+    for member in &mut facts.members[..2] {
+        (member.name, member.owns_name) = ("Boss".to_owned(), false);
+    }
+    let policy = |verb: &str, default_allow| {
+        let rules = vec![rule(verb, &["boss"], &[], &[])];
+        Policy::new(&Access { rules, segments: vec![], default_allow }, &facts)
+    };
+    for source in ["100.64.0.2", "100.64.0.3"] {
+        let decide = |policy: Policy| policy.decide(ip(source), ip(ME), Protocol::Tcp(22)).allowed;
+        assert!(!decide(policy("allow", false)) && !decide(policy("deny", true)), "{source}");
     }
 }

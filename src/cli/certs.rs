@@ -14,7 +14,7 @@ use super::Failure;
 use crate::{
     api, config, host,
     identity::{Authority, Certificate, Identity, Revocations, keyfile},
-    types::{IpPrefix, NodeId},
+    types::{IpPrefix, LabelError, NodeId, check_label},
     wire::{self, proto},
 };
 
@@ -52,9 +52,9 @@ pub(super) struct IssueArgs {
     /// The node's NodeId (`aegisray check` and `aegisray status` print it)
     #[arg(long)]
     node: NodeId,
-    /// The name that the network knows the node by
-    #[arg(long, default_value = "")]
-    name: String,
+    /// The name that the network knows the node by: letters, digits and hyphens
+    #[arg(long, value_parser = label)]
+    name: Option<String>,
     /// Days for which it is good
     #[arg(long, default_value_t = 365)]
     days: u64,
@@ -91,6 +91,11 @@ pub(super) struct RevokeArgs {
     offline: bool,
 }
 
+/// A name that a member may have.
+pub(super) fn label(text: &str) -> Result<String, LabelError> {
+    check_label(text).map(|()| text.to_owned())
+}
+
 pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
     if args.out.exists() {
         return Err(anyhow!("{} exists already", args.out.display()).into());
@@ -115,7 +120,7 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
     let now = crate::daemon::unix_now();
     let certificate = Certificate {
         node: args.node,
-        name: args.name.clone(),
+        name: args.name.clone().unwrap_or_default(),
         addresses: args.address.clone(),
         prefixes: args.prefix.clone(),
         groups: args.group.clone(),

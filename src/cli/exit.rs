@@ -74,7 +74,8 @@ fn print(s: &ExitStatus) {
         .map(|o| {
             let metric = format!("{:.1} ms", f64::from(o.metric) / 1000.0);
             let country = if o.country.is_empty() { "-".to_owned() } else { o.country.clone() };
-            vec![o.name.clone(), country, yes(o.ipv4), yes(o.ipv6), metric, yes(o.in_use), o.node_id[..10].to_owned()]
+            let in_use = yes(o.in_use) + if o.silent { " (does not answer)" } else { "" };
+            vec![o.name.clone(), country, yes(o.ipv4), yes(o.ipv6), metric, in_use, o.node_id[..10].to_owned()]
         })
         .collect();
     println!();

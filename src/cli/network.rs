@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use data_encoding::BASE64URL_NOPAD;
 
-use super::{Failure, hint};
+use super::{Failure, certs::label, hint};
 use crate::{
     api::{Request, Response, request},
     config,
@@ -27,8 +27,8 @@ pub(super) struct InitArgs {
     /// Name of the network
     #[arg(long, default_value = "home")]
     network: String,
-    /// Name of this node (default: the host's)
-    #[arg(long)]
+    /// Name of this node: letters, digits and hyphens (default: the host's)
+    #[arg(long, value_parser = label)]
     name: Option<String>,
     /// Kind of identity key: rsa-2048 or ed25519
     #[arg(long, default_value = "rsa-2048")]
@@ -46,9 +46,9 @@ pub(super) struct InviteArgs {
     /// How long the token can be used, for example 30m, 24h, 7d
     #[arg(long, default_value = "24h", value_parser = span)]
     valid: u64,
-    /// The name that the new node's certificate will carry (networks with an authority)
-    #[arg(long, default_value = "")]
-    name: String,
+    /// The name that the new node's certificate will carry (networks with an authority): letters, digits and hyphens
+    #[arg(long, value_parser = label)]
+    name: Option<String>,
     /// A group that the certificate will put the new node in, for access rules; `guests` may do what rules allow only
     #[arg(long)]
     group: Vec<String>,
@@ -64,8 +64,8 @@ pub(super) struct JoinArgs {
     /// Where the files go
     #[arg(long, default_value = "/etc/aegisray", value_name = "DIR")]
     dir: PathBuf,
-    /// Name of this node (default: the host's)
-    #[arg(long)]
+    /// Name of this node: letters, digits and hyphens (default: the host's)
+    #[arg(long, value_parser = label)]
     name: Option<String>,
     /// Only write the files; start later with `aegisray up`
     #[arg(long)]
@@ -199,7 +199,7 @@ pub(super) fn first_start(config: &Path) -> Result<(), Failure> {
 pub(super) fn invite(args: &InviteArgs, socket: &Path) -> Result<(), Failure> {
     let ask = Request::Invite {
         valid_s: args.valid,
-        name: args.name.clone(),
+        name: args.name.clone().unwrap_or_default(),
         groups: args.group.clone(),
         bootstrap: args.bootstrap.clone(),
     };

@@ -1,6 +1,6 @@
 //! Commands that ask the daemon and print what it says.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use clap::Args;
 
@@ -85,6 +85,7 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     println!("counters   {}", counted(&n.counters));
     println!("dropped    {}", counted(&n.dropped));
     println!("refused    {}", counted(&n.refused));
+    n.notes.iter().for_each(|note| println!("note       {note}"));
     Ok(())
 }
 
@@ -107,7 +108,7 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
             let link = p.link.as_ref();
             vec![
                 p.name.clone(),
-                p.addresses.first().map(ToString::to_string).unwrap_or_default(),
+                owned(&p.addresses[..p.addresses.len().min(1)], &p.contested),
                 match link {
                     Some(l) if l.up => match l.over {
                         Carrier::Udp => l.addr.to_string(),
@@ -134,6 +135,12 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The addresses of a node, and those that it claims though they are another's or nobody's.
+fn owned(addresses: &[IpAddr], contested: &[IpAddr]) -> String {
+    let own = addresses.iter().map(ToString::to_string);
+    own.chain(contested.iter().map(|ip| format!("({ip} contested)"))).collect::<Vec<_>>().join(" ")
+}
+
 /// A network, and whether another node is used for it.
 fn prefix(of: &RouteStatus) -> impl Fn(&String) -> String {
     |p| if of.standby.contains(p) { format!("({p})") } else { p.clone() }
@@ -149,7 +156,7 @@ pub(super) fn routes(socket: &Path, json: bool) -> Result<(), Failure> {
         .map(|r| {
             vec![
                 r.name.clone(),
-                r.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+                owned(&r.addresses, &r.contested),
                 if r.direct { "direct".to_owned() } else { format!("via {}", r.next_hop_name) },
                 format!("{:.2} ms", f64::from(r.metric) / 1e3),
                 r.backup.clone().unwrap_or_else(|| "-".to_owned()),

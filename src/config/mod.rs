@@ -35,7 +35,7 @@ use crate::{
         Admission, Certificate, Identity, Network,
         keyfile::{self, KeyFileError},
     },
-    types::{IpPrefix, Metric, NodeId, Service},
+    types::{IpPrefix, Metric, NodeId, Service, label_of_host},
 };
 
 /// Where things are kept unless the configuration says otherwise.
@@ -494,9 +494,7 @@ impl Reader<'_> {
 pub const DEFAULT_ALGORITHM: Algorithm = Algorithm::Rsa2048;
 
 fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(63).collect();
-    if name.is_empty() { "node".to_owned() } else { name.to_lowercase() }
+    label_of_host(&std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde_saphyr::Spanned;
 
 use crate::{
     crypto::{Algorithm, Cipher},
-    types::{IpPrefix, Metric, NodeId},
+    types::{IpPrefix, Metric, NodeId, check_label},
 };
 
 /// UDP port where none is configured.
@@ -20,7 +20,7 @@ pub const DEFAULT_PORT: u16 = 51_900;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
-    pub name: Option<Name>,
+    pub name: Option<NodeName>,
     pub network: RawNetwork,
     #[serde(default)]
     pub identity: RawIdentity,
@@ -261,7 +261,11 @@ fn ranged(value: i64, from: i64, to: i64, what: &str) -> Result<i64, String> {
 
 checked!(Text(String) from String, Ok);
 checked!(
-    /// A label: letters, digits, hyphens, dots; 1 to 63 characters.
+    /// What a member may be called.
+    NodeName(String) from String, |s| check_label(&s).map(|()| s).map_err(|e| e.to_string())
+);
+checked!(
+    /// A network's name: letters, digits, hyphens, dots; 1 to 63 characters.
     Name(String) from String, |s| {
         let good = !s.is_empty() && s.len() <= 63 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
         if good { Ok(s) } else { Err(format!("expected 1 to 63 letters, digits, `-`, `.` or `_`, got `{s}`")) }

@@ -128,23 +128,32 @@ pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
     Journal::open(state_dir, JOURNAL).undo()
 }
 
-/// What the rules are about.
-pub(super) fn facts(config: &Config, node: &Node, portal: Option<&Portal>) -> Facts {
-    let members = node.routing().announcements().map(|known| {
+/// The members, with what is theirs.
+fn members(node: &Node) -> Vec<Member> {
+    let owners = node.owners();
+    let all = node.routing().announcements().map(|known| {
         let certificate = known.record.certificate.as_ref();
+        let name = certificate.map(|c| c.name.clone()).unwrap_or_default();
         Member {
             id: known.id,
-            name: certificate.map(|c| c.name.clone()).unwrap_or_default(),
+            owns_name: owners.name_owner(&name) == Some(known.id),
+            name,
             groups: certificate.map(|c| c.groups.clone()).unwrap_or_default(),
-            addresses: known.record.addresses.to_vec(),
+            // Not what it claims: another node may have it, and be judged for it.
+            addresses: owners.addresses_of(&known.id).collect(),
         }
     });
+    all.collect()
+}
+
+/// What the rules are about.
+pub(super) fn facts(config: &Config, node: &Node, portal: Option<&Portal>) -> Facts {
     let clients = portal.map(Portal::list).unwrap_or_default();
     let portal = config.portal.as_ref().map(|p| p.interface.clone());
     Facts {
         ranges: vec![config.network.cidr(), config.network.ula()],
         here: host::interface_addresses().unwrap_or_default().into_iter().map(|(_, ip)| ip).collect(),
-        members: members.collect(),
+        members: members(node),
         clients: clients.into_iter().map(|c| (c.name, c.addresses.to_vec())).collect(),
         interfaces: std::iter::once(config.interface.clone()).chain(portal).collect(),
     }
@@ -228,7 +237,9 @@ impl Control {
             return Ok(self.node.addresses().to_vec());
         }
         let member = facts.members.iter().find(|m| m.id == id);
-        member.map(|m| m.addresses.clone()).ok_or_else(|| format!("nothing is known of {who} yet"))
+        let member = member.ok_or_else(|| format!("nothing is known of {who} yet"))?;
+        let nothing = || format!("{who} owns no address: others claim the same (`aegisray routes`)");
+        if member.addresses.is_empty() { Err(nothing()) } else { Ok(member.addresses.clone()) }
     }
 
     /// The rules in their order, with how much each one's `who` comes to.
@@ -247,5 +258,55 @@ impl Control {
         out.push("     group guests: deny".to_owned());
         out.push(format!("     default: {}", if access.default_allow { "allow" } else { "deny" }));
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Authority, Certificate, Identity, Network, RecordContent},
+        node::NodeConfig,
+        types::{Instant, IpPrefix},
+    };
+
+    fn identity(seed: u8) -> Identity {
+        Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap()
+    }
+
+    #[test]
+    fn a_group_is_no_address_that_another_member_has() {
+        let authority = Authority::new(identity(9));
+        let cidr: IpPrefix = "100.64.0.0/16".parse().unwrap();
+        let network = Network::new("n", Some("secret"), Some(authority.spki().to_vec()), cidr);
+        let (admin, guest) = (identity(2), identity(3));
+        let address = network.ipv4(&admin.id(), 0).into();
+        let says = |who: &Identity, group: &str, addresses: Vec<std::net::IpAddr>| {
+            let certificate = Certificate {
+                node: who.id(),
+                name: group.to_owned(),
+                addresses,
+                prefixes: vec![],
+                groups: vec![group.to_owned()],
+                not_before: 0,
+                not_after: 5000,
+                serial: [7; 16],
+            };
+            let certificate = authority.issue(&certificate);
+            who.announce(&network, &RecordContent { certificate, ..Default::default() }, 5, 7200).unwrap()
+        };
+        let config = NodeConfig::new(network.clone(), RecordContent::default(), 1000);
+        let mut node = Node::new(config, identity(1), Box::new(network.clone()), [7; 32], Instant(0)).unwrap();
+        let own = |node: &Node, id| members(node).into_iter().find(|m| m.id == id).unwrap().addresses;
+        // The admin sleeps: its announcement is all that is there of it.
+        let asleep = says(&admin, "admins", vec![]);
+        node.add_known(Instant(0), &asleep.bytes, &asleep.record.bytes);
+        assert_eq!(own(&node, admin.id()), asleep.record.addresses);
+        let awake = says(&guest, "guests", vec![address]);
+        node.add_known(Instant(0), &awake.bytes, &awake.record.bytes);
+        assert_eq!(node.owners().owns(address, &guest.id()), Some(true), "the authority says so");
+        assert_eq!(own(&node, admin.id()), asleep.record.addresses[1..], "so it is no address of the admins");
+        assert_eq!(own(&node, guest.id())[0], address);
     }
 }

@@ -12,9 +12,9 @@ use crate::{
     api::{Call, DaemonStatus, ExitStatus, Request, Response},
     host,
     identity::{Invite, InviteKey, Refusal},
-    node::{Invitation, forward},
+    node::{Invitation, Node, NotFound, forward},
     stealth::Client,
-    types::{ExitChoice, NodeId},
+    types::{ExitChoice, NodeId, UnixTime, check_label},
 };
 
 /// How long a node may take to answer an echo.
@@ -174,25 +174,15 @@ impl Control {
 
     /// A node by name, NodeId, beginning of a NodeId (6 characters or more) or mesh address.
     pub fn find(&self, who: &str) -> Result<NodeId, String> {
-        if let Ok(id) = who.parse::<NodeId>() {
-            return Ok(id);
-        }
         if let Ok(ip) = who.parse() {
             return self.node.owner_of(ip).ok_or_else(|| format!("no node has the address {who}"));
         }
-        let names = self.node.names();
-        let matching = |f: &dyn Fn(&(NodeId, String)) -> bool| -> Vec<NodeId> {
-            names.iter().filter(|n| f(n)).map(|n| n.0).collect()
-        };
-        let mut found = matching(&|(_, name)| name == who);
-        if found.is_empty() && who.len() >= 6 {
-            found = matching(&|(id, _)| id.to_string().starts_with(who));
-        }
-        match found[..] {
-            [one] => Ok(one),
-            [] => Err(format!("no node is called `{who}`; `aegisray routes` lists the nodes")),
-            _ => Err(format!("several nodes are called `{who}`; use a NodeId (`aegisray routes --json`)")),
-        }
+        self.node.owners().find(who).map_err(|e| match e {
+            NotFound::Unknown => format!("no node is called `{who}`; `aegisray routes` lists the nodes"),
+            NotFound::Several => {
+                format!("several nodes are called `{who}`, or could be meant; use a NodeId (`aegisray routes --json`)")
+            }
+        })
     }
 
     fn daemon_status(&self) -> DaemonStatus {
@@ -263,7 +253,7 @@ impl Control {
             name: current.map(|id| self.name_of(&id)),
             node_id: current.map(|id| id.to_string()),
             since_s: since,
-            offers: self.node.exit_offers(),
+            offers: self.node.exit_offers(self.clock.now()),
         }
     }
 
@@ -271,7 +261,7 @@ impl Control {
     fn change_exit(&mut self, choice: ExitChoice) -> Result<(), String> {
         if let ExitChoice::Node(who) = &choice {
             let id = self.find(who)?.to_string();
-            if !self.node.exit_offers().iter().any(|o| o.node_id == id) {
+            if !self.node.exit_offers(self.clock.now()).iter().any(|o| o.node_id == id) {
                 return Err(format!("{who} is no exit, or can't be reached; `aegisray exit` lists the exits"));
             }
         }
@@ -302,6 +292,9 @@ impl Control {
         };
         if groups.len() > MAX_GROUPS || !groups.iter().all(is_name) {
             let message = format!("at most {MAX_GROUPS} groups, each of 1 to 63 letters, digits, `-`, `.` or `_`");
+            return Response::Error { message };
+        }
+        if let Err(message) = check_invited(&self.node, unix_now(), &name) {
             return Response::Error { message };
         }
         let expires = unix_now().saturating_add(valid_s);
@@ -336,5 +329,80 @@ impl Control {
             cidr: self.config.network.cidr().to_string(),
         };
         Response::Token { token: invite.to_token(), one_time: needs_certificate }
+    }
+}
+
+/// Whether a certificate may give somebody new this name; empty: none.
+fn check_invited(node: &Node, now: UnixTime, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    check_label(name).map_err(|e| format!("{e} (--name)"))?;
+    if let Some(id) = node.owners().certified_name_owner(name) {
+        return Err(format!(
+            "`{name}` is the certified name of {id}: choose another one (--name), or revoke that certificate first"
+        ));
+    }
+    let mut pending = node.invitations().iter().filter(|i| i.expires > now);
+    match pending.find(|i| i.name.eq_ignore_ascii_case(name)) {
+        Some(i) => {
+            let left = i.expires.saturating_sub(now);
+            Err(format!(
+                "`{name}` is promised to whoever uses another invite, for {left} s more: choose another one (--name)"
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Authority, Certificate, Identity, Network, RecordContent},
+        node::NodeConfig,
+        types::Instant,
+    };
+
+    #[test]
+    fn no_invite_promises_a_name_that_is_somebodys() {
+        let identity = |seed: u8| Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap();
+        let authority = Authority::new(identity(9));
+        let cidr = "100.64.0.0/16".parse().unwrap();
+        let network = Network::new("n", Some("secret"), Some(authority.spki().to_vec()), cidr);
+        let certificate = Certificate {
+            node: identity(2).id(),
+            name: "boss".to_owned(),
+            addresses: vec![],
+            prefixes: vec![],
+            groups: vec![],
+            not_before: 0,
+            not_after: 5000,
+            serial: [7; 16],
+        };
+        let certificate = authority.issue(&certificate);
+        let boss =
+            identity(2).announce(&network, &RecordContent { certificate, ..Default::default() }, 5, 7200).unwrap();
+        let mut config = NodeConfig::new(network.clone(), RecordContent::default(), 1000);
+        config.authority = Some(authority);
+        let mut node = Node::new(config, identity(1), Box::new(network.clone()), [7; 32], Instant(0)).unwrap();
+        node.add_known(Instant(0), &boss.bytes, &boss.record.bytes);
+        let invitation = Invitation {
+            key: InviteKey::derive(&[1; 32]),
+            expires: 2000,
+            name: "Late".to_owned(),
+            groups: vec![],
+            used_by: None,
+        };
+        node.invite(Instant(0), invitation).unwrap();
+        let refused = |name: &str, now| check_invited(&node, now, name).err();
+        assert_eq!((refused("", 1000), refused("new", 1000)), (None, None));
+        assert!(refused("BOSS", 1000).is_some_and(|why| why.contains("certified name of")));
+        assert!(refused("late", 1500).is_some_and(|why| why.contains("for 500 s more")));
+        assert_eq!(refused("late", 2000), None);
+        for bad in ["wpad", "a.b", &identity(2).id().to_string()] {
+            assert!(refused(bad, 1000).is_some_and(|why| why.ends_with("(--name)")), "{bad}");
+        }
     }
 }

@@ -40,9 +40,9 @@ impl Control {
         let Some(chat) = &self.chat else { return };
         let mut neighbours: BTreeMap<IpAddr, String> = BTreeMap::new();
         for known in self.node.routing().announcements().filter(|known| known.id != self.node.id()) {
-            // One address is enough: IPv4, which every host has.
-            if let Some(ip) = known.record.addresses.iter().find(|ip| ip.is_ipv4()) {
-                neighbours.insert(*ip, self.name_of(&known.id));
+            // One address is enough: IPv4, which every host has, unless another node has that of this one.
+            if let Some(ip) = self.node.owners().addresses_of(&known.id).next() {
+                neighbours.insert(ip, self.name_of(&known.id));
             }
         }
         chat.set_neighbours(self.addresses.to_vec(), neighbours);

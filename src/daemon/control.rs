@@ -352,7 +352,7 @@ impl Control {
                 self.members_changed = true;
                 self.routes.follow(self.node.announced_prefixes());
                 let node = &self.node;
-                self.routes.report(node.standbys(), |id| name_of(node, id));
+                self.routes.report(node.standbys(), |id| node.owners().display(id));
                 self.check_exit();
             }
             if let Some(transmit) = self.node.poll_transmit() {
@@ -422,6 +422,11 @@ impl Control {
             Event::CannotAnnounce(refusal) => {
                 tracing::error!(reason = %refusal, "others would refuse what this node would say of itself: it says what it said before");
             }
+            Event::AddressContested { address, by } => {
+                let other = self.name_of(&by);
+                let advice = "certify the address for one of them (`aegisray cert issue --address`)";
+                tracing::warn!(%address, other, "another node claims this node's mesh address too, which keeps it: {advice}");
+            }
             Event::Refused(refusal) => self.log_refusal(refusal),
         }
     }
@@ -474,18 +479,15 @@ impl Control {
 
     fn save(&mut self) {
         self.save_at = None;
-        if let Err(e) = self.files.save(&self.node) {
+        if let Err(e) = self.files.save(&self.node, self.clock.now()) {
             tracing::warn!(error = %e, "cannot save the state");
         }
     }
 
+    /// What a node is called, for people.
     pub fn name_of(&self, id: &NodeId) -> String {
-        name_of(&self.node, id)
+        self.node.owners().display(id)
     }
-}
-
-fn name_of(node: &Node, id: &NodeId) -> String {
-    node.names().into_iter().find(|(n, _)| n == id).map_or_else(|| id.short(), |(_, name)| name)
 }
 
 async fn lan_receive(

@@ -259,6 +259,7 @@ fn make_node(config: &Config, state: &state::State, stun_port: u16, now: Instant
         admission: config.admission.clone(),
         invitations: state.invitations.clone(),
         revocations: state.revocations.clone(),
+        held_until: state.held_until,
         ..defaults
     };
     let verifier: Box<dyn Verify> = Box::new(config.network.clone());

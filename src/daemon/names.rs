@@ -177,11 +177,11 @@ impl NameService {
 
     /// To be called when nodes have come or gone.
     pub fn update(&self, node: &Node) {
+        let owners = node.owners();
         let hosts = node.routing().announcements().map(|known| Host {
             id: known.id,
-            name: known.record.name.clone(),
-            is_certified: known.record.certificate.as_ref().is_some_and(|c| !c.name.is_empty()),
-            addresses: known.record.addresses,
+            name: owners.name(&known.id).map(str::to_owned),
+            addresses: owners.addresses_of(&known.id).collect(),
             services: known.record.services.clone(),
         });
         let book = self.book.load();

@@ -26,7 +26,8 @@ impl HostResolver {
         Ok(Self { journal })
     }
 
-    /// Lets this host ask `own`.
+    /// Lets this host ask `own`. The suffix of the mesh becomes no search domain: who looks for `intranet` or `mail` in the host's own
+    /// network must not find a member that calls itself so.
     pub fn lead(&mut self, how: &HostNames, interface: &str, own: [IpAddr; 2], suffix: &str) -> io::Result<()> {
         match how {
             HostNames::Off => Ok(()),
@@ -39,16 +40,15 @@ impl HostResolver {
             }
             HostNames::Resolvconf => {
                 self.journal.note_resolvconf(interface)?;
-                let text = format!("nameserver {}\nnameserver {}\nsearch {suffix}\n", own[0], own[1]);
+                let text = format!("nameserver {}\nnameserver {}\n", own[0], own[1]);
                 // Before all others, and they are not asked (openresolv's resolvconf(8)).
                 resolvconf(&["-a", interface, "-m", "0", "-x"], &text).map(drop)
             }
             HostNames::File(path) => {
                 let before = std::fs::read_to_string(path)?;
-                let rest = before.lines().filter(|l| !is_keyword(l, "nameserver") && !is_keyword(l, "search"));
-                let search: Vec<&str> = before.lines().filter_map(|l| l.trim().strip_prefix("search")).collect();
+                let rest = before.lines().filter(|l| !is_keyword(l, "nameserver"));
                 let mut text = "# Written by aegisray; what was here before comes back when it ends.\n".to_owned();
-                text += &format!("nameserver {}\nnameserver {}\nsearch {suffix}{}\n", own[0], own[1], search.concat());
+                text += &format!("nameserver {}\nnameserver {}\n", own[0], own[1]);
                 rest.for_each(|line| text += &format!("{line}\n"));
                 self.journal.replace_file(path, &text)
             }

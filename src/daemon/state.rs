@@ -12,7 +12,7 @@ use prost::Message as _;
 use crate::{
     identity::{InviteKey, keyfile},
     node::{Invitation, Node},
-    types::NodeId,
+    types::{Instant, NodeId, UnixTime},
     wire::proto,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct StateFile {
 pub(super) struct State {
     pub peers: Vec<proto::Body>,
     pub ipv4_attempt: u32,
+    pub held_until: UnixTime,
     pub seqno: u32,
     pub revocations: Vec<u8>,
     pub invitations: Vec<Invitation>,
@@ -69,21 +70,26 @@ impl StateFile {
         State {
             peers: raw.peers,
             ipv4_attempt: raw.own_ipv4_attempt % crate::identity::IPV4_ATTEMPTS,
+            held_until: raw.own_held_until,
             seqno: raw.own_seqno,
             revocations: raw.revocations,
             invitations: raw.invitations.into_iter().filter_map(invitation).collect(),
         }
     }
 
-    pub fn save(&self, node: &Node) -> io::Result<()> {
+    pub fn save(&self, node: &Node, now: Instant) -> io::Result<()> {
         let (own_ipv4_attempt, own_seqno) = node.own_state();
         let me = node.id();
-        let peers = node.routing().announcements().filter(|a| a.id != me).take(MAX_PEERS);
+        // In this order they are known again after a restart: who had an address first keeps it.
+        let known = node.owners().by_age().into_iter().filter(|id| *id != me);
+        let routing = node.routing();
+        let peers = known.filter_map(|id| routing.announcement(routing.origin(&id)?)).take(MAX_PEERS);
         let store = proto::PeerStore {
             peers: peers
                 .map(|a| proto::Body { slot: 0, announcement: a.bytes.clone(), record: a.record.bytes.clone() })
                 .collect(),
             own_ipv4_attempt,
+            own_held_until: node.held_until(now),
             own_seqno,
             revocations: node.revocations().to_vec(),
             invitations: node

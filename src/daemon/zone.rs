@@ -1,9 +1,6 @@
 //! The names of the mesh: `NAME.SUFFIX` and `NODEID.SUFFIX` to addresses, and back.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use hickory_resolver::proto::rr::{
     Name, RData, Record, RecordType,
@@ -18,10 +15,10 @@ const TTL: u32 = 30;
 /// A node, as far as its name is concerned.
 pub(super) struct Host {
     pub id: NodeId,
-    pub name: String,
-    /// A certificate of the network's authority gives it this name.
-    pub is_certified: bool,
-    pub addresses: [IpAddr; 2],
+    /// The name that it owns: no two nodes own one.
+    pub name: Option<String>,
+    /// The addresses that it owns.
+    pub addresses: Vec<IpAddr>,
     pub services: Vec<Service>,
 }
 
@@ -41,15 +38,13 @@ pub(super) struct Zone {
     suffix: Name,
     /// The mesh's.
     ranges: Vec<IpPrefix>,
-    hosts: HashMap<Name, [IpAddr; 2]>,
+    hosts: HashMap<Name, Vec<IpAddr>>,
     names: HashMap<IpAddr, Name>,
     /// By `_http._tcp.NAME.SUFFIX` and, for all nodes, `_http._tcp.SUFFIX`: ports and who has them.
     services: HashMap<Name, Vec<(u16, Name)>>,
 }
 
 impl Zone {
-    /// Two nodes may say that they have one name: the one that is certified has it, and without a certificate neither, since
-    /// one of them may be somebody who would like to be the other.
     pub fn new(suffix: &str, ranges: [IpPrefix; 2], all: Vec<Host>) -> Self {
         let suffix = Name::from_utf8(format!("{suffix}.")).unwrap_or_default();
         let mut zone = Self {
@@ -59,24 +54,18 @@ impl Zone {
             names: HashMap::new(),
             services: HashMap::new(),
         };
-        let mut claims: BTreeMap<String, Vec<Host>> = BTreeMap::new();
-        for host in all {
-            if let Some(name) = zone.name(&host.id.to_string()) {
-                zone.hosts.insert(name.clone(), host.addresses);
-                for ip in host.addresses {
-                    zone.names.insert(ip, name.clone());
-                }
-            }
-            claims.entry(host.name.to_lowercase()).or_default().push(host);
+        // NodeIds first: nothing takes their place.
+        for host in &all {
+            let Some(name) = zone.name(&host.id.to_string()) else { continue };
+            zone.names.extend(host.addresses.iter().map(|ip| (*ip, name.clone())));
+            zone.hosts.insert(name, host.addresses.clone());
         }
-        for (label, mut hosts) in claims {
-            if hosts.iter().any(|h| h.is_certified) {
-                hosts.retain(|h| h.is_certified);
+        for host in all {
+            let Some(name) = host.name.as_deref().and_then(|label| zone.name(label)) else { continue };
+            if zone.hosts.contains_key(&name) {
+                continue;
             }
-            let ([host], Some(name)) = (&hosts[..], zone.name(&label)) else { continue };
-            for ip in host.addresses {
-                zone.names.insert(ip, name.clone());
-            }
+            zone.names.extend(host.addresses.iter().map(|ip| (*ip, name.clone())));
             zone.hosts.insert(name.clone(), host.addresses);
             for Service { kind, port } in &host.services {
                 for domain in [&name, &zone.suffix] {
@@ -145,10 +134,10 @@ fn record(name: &Name, data: RData) -> Answer {
 mod tests {
     use super::*;
 
-    fn host(n: u8, name: &str, is_certified: bool) -> Host {
-        let addresses = [[100, 64, 0, n].into(), format!("fd00::{n}").parse().unwrap()];
+    fn host(n: u8, name: &str) -> Host {
+        let addresses = vec![[100, 64, 0, n].into(), format!("fd00::{n}").parse().unwrap()];
         let services = vec![Service { kind: "_http._tcp".parse().unwrap(), port: 8000 + u16::from(n) }];
-        Host { id: NodeId([n; 32]), name: name.to_owned(), is_certified, addresses, services }
+        Host { id: NodeId([n; 32]), name: (!name.is_empty()).then(|| name.to_owned()), addresses, services }
     }
 
     fn data(answer: Answer) -> Vec<String> {
@@ -159,15 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn names_and_addresses_both_ways_and_nobody_takes_anothers_name() {
+    fn names_and_addresses_both_ways_and_nobody_takes_the_name_that_is_a_node_id() {
         let ranges = ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap());
-        let all = vec![
-            host(1, "Alpha", false),
-            host(2, "twin", false),
-            host(3, "twin", false),
-            host(4, "known", true),
-            host(5, "known", false),
-        ];
+        let [three, four] = [3, 4].map(|n| NodeId([n; 32]).to_string());
+        let mut contested = host(6, "six");
+        contested.addresses.remove(0);
+        let all = vec![host(1, "Alpha"), host(2, ""), host(3, ""), host(4, "known"), host(9, &three), contested];
         let zone = Zone::new("aegis", ranges, all);
         let ask = |name: &str, kind| data(zone.answer(&Name::from_utf8(name).unwrap().to_lowercase(), kind));
         assert_eq!(ask("alpha.aegis.", RecordType::A), ["100.64.0.1"]);
@@ -175,16 +161,22 @@ mod tests {
         assert_eq!(ask("alpha.aegis.", RecordType::TXT), ["Nothing"]);
         assert_eq!(ask("twin.aegis.", RecordType::A), ["NoSuchName"]);
         assert_eq!(ask("known.aegis.", RecordType::A), ["100.64.0.4"]);
-        assert_eq!(ask(&format!("{}.aegis.", NodeId([3; 32])), RecordType::A), ["100.64.0.3"]);
+        assert_eq!(ask(&format!("{three}.aegis."), RecordType::A), ["100.64.0.3"], "not the one that calls itself so");
+        assert_eq!(ask(&format!("_http._tcp.{three}.aegis."), RecordType::SRV), ["NoSuchName"]);
+        assert_eq!(ask(&format!("{four}.aegis."), RecordType::A), ["100.64.0.4"]);
+        assert_eq!(ask("six.aegis.", RecordType::A), ["Nothing"], "another node has the address, or nobody");
+        assert_eq!(ask("six.aegis.", RecordType::AAAA), ["fd00::6"]);
+        assert_eq!(ask("6.0.64.100.in-addr.arpa.", RecordType::PTR), ["NoSuchName"]);
         assert_eq!(ask("1.0.64.100.in-addr.arpa.", RecordType::PTR), ["alpha.aegis."]);
-        assert_eq!(ask("9.0.64.100.in-addr.arpa.", RecordType::PTR), ["NoSuchName"]);
+        assert_eq!(ask("3.0.64.100.in-addr.arpa.", RecordType::PTR), [format!("{three}.aegis.")]);
+        assert_eq!(ask("8.0.64.100.in-addr.arpa.", RecordType::PTR), ["NoSuchName"]);
         assert_eq!(ask("1.1.168.192.in-addr.arpa.", RecordType::PTR), ["NotOurs"]);
         assert_eq!(ask("www.example.org.", RecordType::A), ["NotOurs"]);
         assert_eq!(ask("aegis.", RecordType::A), ["Nothing"]);
         assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::SRV), ["0 0 8001 alpha.aegis."]);
         let mut all = ask("_http._tcp.aegis.", RecordType::SRV);
         all.sort();
-        assert_eq!(all, ["0 0 8001 alpha.aegis.", "0 0 8004 known.aegis."], "and of no twin");
+        assert_eq!(all, ["0 0 8001 alpha.aegis.", "0 0 8004 known.aegis.", "0 0 8006 six.aegis."]);
         assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::A), ["Nothing"]);
         assert_eq!(ask("_smtp._tcp.alpha.aegis.", RecordType::SRV), ["NoSuchName"]);
     }

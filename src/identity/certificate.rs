@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::{Identity, verify_context};
 use crate::{
     crypto::sha256,
-    types::{IpPrefix, NodeId, UnixTime},
+    types::{IpPrefix, NodeId, UnixTime, label_or_none},
     wire::{self, Malformed, proto},
 };
 
@@ -26,6 +26,7 @@ const MAX_REVOKED: usize = 300;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     pub node: NodeId,
+    /// What the node is called; empty: the certificate says nothing of that, or nothing that a member may be called.
     pub name: String,
     pub addresses: Vec<IpAddr>,
     pub prefixes: Vec<IpPrefix>,
@@ -60,7 +61,7 @@ impl Certificate {
         }
         Ok(Self {
             node: NodeId::from_slice(&raw.node_id).ok_or(bad)?,
-            name: raw.name,
+            name: label_or_none(raw.name),
             addresses: raw.addresses.iter().map(|a| wire::decode_ip(a)).collect::<Result<_, _>>()?,
             prefixes: raw.prefixes.iter().map(|p| wire::decode_prefix(p)).collect::<Result<_, _>>()?,
             groups: raw.groups,

@@ -12,7 +12,7 @@ use crate::{
     types::{IpPrefix, NodeId},
 };
 
-/// How many IPv4 addresses derive from one NodeId; a node moves to the next when a lower NodeId has its address.
+/// How many IPv4 addresses derive from one NodeId; a node moves to another one when somebody else has its address.
 pub const IPV4_ATTEMPTS: u32 = 32;
 
 /// Bytes of a generated secret; 43 characters in base64url, as `init` writes them.
@@ -134,6 +134,13 @@ impl Network {
         let wide = u64::from_be_bytes(hash[..8].try_into().expect("8 of 32 bytes"));
         let hosts = (1u64 << (32 - self.cidr.1)) - 2;
         Ipv4Addr::from(u32::from(self.cidr.0) + 1 + (wide % hosts) as u32)
+    }
+
+    /// All IPv4 addresses that nodes may have, in order: the range without its first and last.
+    pub fn ipv4_range(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let base = u32::from(self.cidr.0);
+        let last = base + ((1u64 << (32 - self.cidr.1)) - 1) as u32;
+        (base + 1..last).map(Ipv4Addr::from)
     }
 }
 

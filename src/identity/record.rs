@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{Certificate, IPV4_ATTEMPTS, Identity, Network, Refusal, certificate::MAX_CERTIFICATE, verify_context};
 use crate::{
     crypto::{X25519_LEN, sha256},
-    types::{IpPrefix, NodeId, SeqNo, Service, is_country},
+    types::{IpPrefix, NodeId, SeqNo, Service, is_country, label_or_none},
     wire::{self, proto, version::Versions},
 };
 
@@ -50,9 +50,11 @@ pub struct Record {
     pub hash: [u8; 32],
     pub bytes: Vec<u8>,
     pub noise_static: [u8; X25519_LEN],
+    /// What the node says that it is called, or its certificate does: a claim, which the node's book of owners decides on. Empty: nothing,
+    /// or nothing that a member may be called; a bad name doesn't hide a node.
     pub name: String,
     pub ipv4_attempt: u32,
-    /// Mesh IPs: IPv4 first. From the certificate where it grants some, else derived from the NodeId.
+    /// Mesh IPs that the node claims: IPv4 first. From the certificate where it grants some, else derived from the NodeId.
     pub addresses: [IpAddr; 2],
     pub prefixes: Vec<IpPrefix>,
     pub endpoints: Vec<SocketAddr>,
@@ -175,7 +177,10 @@ fn parse_record(
             granted(true).unwrap_or_else(|| network.ipv4(&id, raw.ipv4_attempt).into()),
             granted(false).unwrap_or_else(|| network.ipv6(&id).into()),
         ],
-        name: certificate.as_ref().map(|c| c.name.clone()).filter(|n| !n.is_empty()).unwrap_or(raw.name),
+        name: match &certificate {
+            Some(certificate) if !certificate.name.is_empty() => certificate.name.clone(),
+            _ => label_or_none(raw.name),
+        },
         ipv4_attempt: raw.ipv4_attempt,
         prefixes: raw.prefixes.iter().map(|p| wire::decode_prefix(p)).collect::<Result<_, _>>()?,
         endpoints: raw.endpoints.iter().map(|e| wire::decode_endpoint(e)).collect::<Result<_, _>>()?,

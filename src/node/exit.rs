@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, display_name};
+use super::{
+    Node,
+    proof::{PROVEN, UNKNOWN},
+};
 use crate::{
     identity::Verified,
     types::{ExitChoice, Instant, IpPrefix, Metric, NodeId, Service},
@@ -37,7 +40,13 @@ pub struct ExitOffer {
     /// Microseconds.
     pub metric: Metric,
     pub in_use: bool,
+    /// It was asked end to end, and does not answer: the way there leads nowhere, whatever routing says.
+    #[serde(default)]
+    pub silent: bool,
 }
+
+/// An exit that fits the choice: the less, the better.
+type Fitting = (u8, Metric, NodeId);
 
 impl Node {
     /// Goes through another exit, or none, from now on.
@@ -84,17 +93,18 @@ impl Node {
 
     /// The exits that can be reached, the nearest first.
     #[must_use]
-    pub fn exit_offers(&self) -> Vec<ExitOffer> {
+    pub fn exit_offers(&self, now: Instant) -> Vec<ExitOffer> {
         let mut all: Vec<ExitOffer> = self
             .reachable_exits()
             .map(|(metric, known)| ExitOffer {
                 node_id: known.id.to_string(),
-                name: display_name(known),
+                name: self.book.display(&known.id),
                 country: known.record.country.clone(),
                 ipv4: self.book.carries_out(&known.id, true),
                 ipv6: self.book.carries_out(&known.id, false),
                 metric,
                 in_use: self.exit() == Some(known.id),
+                silent: self.proofs.rank(now, &known.id) > UNKNOWN,
             })
             .collect();
         all.sort_by(|a, b| (a.metric, &a.node_id).cmp(&(b.metric, &b.node_id)));
@@ -109,32 +119,44 @@ impl Node {
         })
     }
 
+    /// The exits that fit the choice, the best first.
+    fn fitting_exits(&self, now: Instant) -> Vec<Fitting> {
+        // Two of one name: one of them may be somebody who would like to be the other.
+        let named = match &self.exit.choice {
+            ExitChoice::Node(who) => self.book.find(who).ok(),
+            _ => None,
+        };
+        let fits = |known: &Verified| match &self.exit.choice {
+            ExitChoice::Off => false,
+            ExitChoice::Auto => true,
+            ExitChoice::Country(code) => known.record.country == *code,
+            ExitChoice::Node(_) => named == Some(known.id),
+        };
+        let there = self.reachable_exits().filter(|(_, known)| fits(known));
+        let mut fitting: Vec<_> =
+            there.map(|(metric, known)| (self.proofs.rank(now, &known.id), metric, known.id)).collect();
+        fitting.sort_unstable();
+        fitting
+    }
+
+    /// The exits among which this node chooses, the best first; none where there is nothing to choose.
+    pub(super) fn alternative_exits(&self, now: Instant) -> Vec<NodeId> {
+        let fitting = if matches!(self.exit.choice, ExitChoice::Off) { Vec::new() } else { self.fitting_exits(now) };
+        if fitting.len() < 2 { Vec::new() } else { fitting.into_iter().map(|(.., id)| id).collect() }
+    }
+
     /// Looks whether the exit in use is there still, and whether another one would be better.
     pub(super) fn choose_exit(&mut self, now: Instant) {
         if self.exit.choice.is_off() {
             return;
         }
-        let mut fitting: Vec<(Metric, NodeId)> = match &self.exit.choice {
-            ExitChoice::Off => Vec::new(),
-            ExitChoice::Auto => self.reachable_exits().map(|(metric, known)| (metric, known.id)).collect(),
-            ExitChoice::Country(code) => {
-                let there = self.reachable_exits().filter(|(_, known)| known.record.country == *code);
-                there.map(|(metric, known)| (metric, known.id)).collect()
-            }
-            ExitChoice::Node(who) => {
-                let named = self.reachable_exits().filter(|(_, known)| is_called(known, who));
-                let named: Vec<_> = named.map(|(metric, known)| (metric, known.id)).collect();
-                // Two of one name: one of them may be somebody who would like to be the other.
-                if named.len() == 1 { named } else { Vec::new() }
-            }
-        };
-        fitting.sort_unstable();
-        let in_use = self.exit().and_then(|id| fitting.iter().find(|(_, other)| *other == id)).copied();
+        let fitting = self.fitting_exits(now);
+        let in_use = self.exit().and_then(|id| fitting.iter().find(|(.., other)| *other == id)).copied();
         let best = match (fitting.first().copied(), in_use) {
-            (Some(best), Some(used)) if is_much_nearer(best.0, used.0) => Some(best),
+            (Some(best), Some(used)) if is_better(best, used) => Some(best),
             (best, used) => used.or(best),
         };
-        let best = best.map(|(_, id)| id);
+        let best = best.map(|(.., id)| id);
         if best != self.exit() {
             self.exit.current = best.map(|id| (id, now));
             self.tables_dirty = true;
@@ -153,13 +175,11 @@ impl Node {
     }
 }
 
-fn is_much_nearer(new: Metric, used: Metric) -> bool {
-    new.saturating_add(MUCH_NEARER) < used && new.saturating_mul(2) < used
+/// Whether the exit in use is left for this one. A metric alone is hearsay: who works is left only for somebody who has answered.
+fn is_better((rank, metric, _): Fitting, (used_rank, used, _): Fitting) -> bool {
+    if used_rank > UNKNOWN { rank < used_rank } else { rank == PROVEN && is_much_nearer(metric, used) }
 }
 
-fn is_called(known: &Verified, who: &str) -> bool {
-    if let Ok(id) = who.parse::<NodeId>() {
-        return known.id == id;
-    }
-    known.record.name == who || (who.len() >= 6 && known.id.to_string().starts_with(who))
+fn is_much_nearer(new: Metric, used: Metric) -> bool {
+    new.saturating_add(MUCH_NEARER) < used && new.saturating_mul(2) < used
 }

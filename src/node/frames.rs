@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Event, Node, Via};
+use super::{Event, Node, Via, proof::Proofs};
 use crate::{
     identity::{RecordSource, Revocations},
     session::Transport,
@@ -52,6 +52,8 @@ impl Node {
                     self.send_plaintext(now, id, frame::encode(Kind::EchoReply(echo)));
                 }
             }
+            // That it came is all that it has to say.
+            (Kind::EchoReply(echo), _) if Proofs::is_answer(echo.id) => {}
             (Kind::EchoReply(echo), _) => self.events.push_back(Event::EchoReply { id: echo.id, from: id }),
             (Kind::TraceQuery(query), _) => self.on_trace_query(now, id, &query),
             (Kind::TraceReply(reply), _) => self.events.push_back(Event::TraceReply {

@@ -1,6 +1,6 @@
 //! Handshakes and what comes of them: who is a peer from now on, who is let in by an invite, and this node's own joining.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Event, Node, Peer, Session, door::Output, forward, gate};
 use crate::{
@@ -195,7 +195,7 @@ impl Node {
         }
         let authority = self.authority.as_ref()?;
         let name = self.invitations[index].name.clone();
-        let name = if self.is_certified_name(&name, &info.id, unix) { String::new() } else { name };
+        let name = if self.is_certified_name(&name, &info.id) { String::new() } else { name };
         let certificate = authority.issue(&Certificate {
             node: info.id,
             name,
@@ -212,15 +212,17 @@ impl Node {
         Some(certificate)
     }
 
-    /// Whether a valid certificate of another member has this name.
-    fn is_certified_name(&self, name: &str, node: &NodeId, unix: UnixTime) -> bool {
-        let is_it = |c: &Certificate| c.node != *node && c.is_in_time(unix) && c.name.eq_ignore_ascii_case(name);
-        !name.is_empty() && self.routing.announcements().filter_map(|k| k.record.certificate.as_ref()).any(is_it)
+    /// Whether another member is certified for this name.
+    fn is_certified_name(&self, name: &str, node: &NodeId) -> bool {
+        self.book.certified_name_owner(name).is_some_and(|owner| owner != *node)
     }
 
     /// An IPv4 address of the mesh for a new member, which nobody has, nor was given by us.
-    fn free_address(&self, _node: &NodeId) -> Option<std::net::IpAddr> {
-        None
+    fn free_address(&self, node: &NodeId) -> Option<IpAddr> {
+        let authority = self.network.authority()?;
+        let given = self.invitations.iter().filter_map(|i| Certificate::open(&i.used_by.as_ref()?.1, authority).ok());
+        let taken: Vec<IpAddr> = given.flat_map(|c| c.addresses).collect();
+        self.book.free_ipv4(&self.network, node, &taken).map(IpAddr::V4)
     }
 
     pub(super) fn repeat_grant(&mut self, id: NodeId) {

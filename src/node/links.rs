@@ -438,7 +438,8 @@ impl Node {
 
     /// Once a second: renewals, expiries, grants, room.
     pub(super) fn housekeeping(&mut self, now: Instant) {
-        self.choose_exit(now);
+        self.tick_hold(now);
+        self.tick_proofs(now);
         self.expire_claims(now);
         let life = session_life(self.config.rekey_after);
         let ids = self.peers.ids();

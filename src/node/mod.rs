@@ -4,7 +4,6 @@
 //! [`Node::poll_event`], then call [`Node::handle_timeout`] at [`Node::poll_timeout`] at the latest. A call too early
 //! does nothing. The daemon, the simulator and the fuzzers run this very code.
 
-mod book;
 mod channel;
 mod claims;
 mod door;
@@ -20,12 +19,16 @@ mod links;
 mod marks;
 mod observers;
 mod own;
+mod owners;
 mod paths;
 mod peer;
 mod peers;
 mod pmtu;
+mod prefix_map;
+mod proof;
 mod pump;
 mod raw;
+mod settle;
 mod snapshot;
 mod status;
 
@@ -36,10 +39,11 @@ use std::{
     sync::Arc,
 };
 
-pub use book::{AddressBook, PrefixMap};
 pub use door::{Order, Output, Porter};
 pub use exit::ExitOffer;
 pub use gate::Invitation;
+pub use owners::{NotFound, Owners};
+pub use prefix_map::PrefixMap;
 pub use snapshot::Snapshot;
 pub use status::{Carrier, Counters, LinkStatus, PeerStatus, RouteStatus, Status};
 
@@ -50,7 +54,7 @@ use peers::Peers;
 use crate::{
     crypto::{Cipher, Rng},
     discovery::Discovery,
-    identity::{Admission, Authority, Identity, Network, Policy, RecordContent, Refusal, Verified, Verify},
+    identity::{Admission, Authority, Identity, Network, Policy, RecordContent, Refusal, Verify},
     punch::Puncher,
     routing::Routing,
     session::{PROVEN_TRIES, Sessions, Transport, Via},
@@ -91,6 +95,8 @@ pub struct NodeConfig {
     pub invitations: Vec<Invitation>,
     /// The revocation list in force, as the authority signed it.
     pub revocations: Vec<u8>,
+    /// What [`Node::held_until`] said in the run before; 0: nothing.
+    pub held_until: UnixTime,
 }
 
 impl NodeConfig {
@@ -115,6 +121,7 @@ impl NodeConfig {
             admission: None,
             invitations: Vec::new(),
             revocations: Vec::new(),
+            held_until: 0,
         }
     }
 }
@@ -150,6 +157,11 @@ pub enum Event {
     Deliver(Vec<u8>),
     /// This node's own addresses changed.
     AddressesChanged,
+    /// Another node claims this address of this node's too, which keeps it, or has no other one to take.
+    AddressContested {
+        address: IpAddr,
+        by: NodeId,
+    },
     /// Known peers, invitations or revocations changed: save them.
     StateChanged,
     /// The answer to [`Node::ping`].
@@ -213,7 +225,9 @@ pub struct Node {
     shown: HashMap<NodeId, SeqNo>,
     /// Where sessions were made: a guest has no link.
     guest_addrs: HashMap<u32, SocketAddr>,
-    book: AddressBook,
+    book: Owners,
+    hold: settle::Hold,
+    proofs: proof::Proofs,
     exit: exit::Exit,
     config: Tuning,
     authority: Option<Authority>,
@@ -262,8 +276,11 @@ impl Node {
         let mut door = door::Door::new(sessions);
         door.set_own(now, &announced, own.admission.as_ref());
         let me = identity.id();
-        let mut book = AddressBook::default();
+        let hold = settle::Hold::new(now, config.unix_now, config.held_until);
+        let mut book = Owners::new(me);
+        book.recall(hold.is_held(now));
         book.insert(&announced, announced.record.prefixes.clone());
+        book.recall(false);
         let mut node = Self {
             door,
             claims: claims::Claims::default(),
@@ -288,6 +305,8 @@ impl Node {
             shown: HashMap::new(),
             guest_addrs: HashMap::new(),
             book,
+            hold,
+            proofs: proof::Proofs::default(),
             exit: exit::Exit { choice: ExitChoice::Off, current: None },
             config: Tuning {
                 rekey_after: config.rekey_after,
@@ -350,6 +369,12 @@ impl Node {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Who owns which address and name, as far as this node knows.
+    #[must_use]
+    pub fn owners(&self) -> &Owners {
+        &self.book
     }
 
     #[must_use]
@@ -540,12 +565,6 @@ impl Tables for Node {
         let others = owners.chain(exit).filter(|n| *n != self.identity.id());
         others.filter_map(|n| self.destination_node(&n)).map(Cow::Owned).next()
     }
-}
-
-/// What `who` is called: its name, or the start of its NodeId.
-#[must_use]
-pub fn display_name(who: &Verified) -> String {
-    if who.record.name.is_empty() { who.id.short() } else { who.record.name.clone() }
 }
 
 #[cfg(test)]

@@ -10,12 +10,12 @@ use super::{
     observers::{Claim, Observer, Observers},
 };
 use crate::{
-    identity::{Admission, IPV4_ATTEMPTS, Identity, MAX_ENDPOINTS, Network, RecordContent, Refusal, Verified},
+    identity::{Admission, Identity, MAX_ENDPOINTS, Network, RecordContent, Refusal, Verified},
     types::{Duration, Instant, IpPrefix, SeqNo, Service, path, place},
 };
 
 /// How long others keep an announcement.
-const LIFETIME_S: u32 = 7200;
+pub(super) const LIFETIME_S: u32 = 7200;
 const REFRESH: Duration = Duration::from_secs(3300);
 /// Whoever asks for a new sequence number, the next one comes no sooner: each costs a signature here, and a check everywhere.
 const ON_REQUEST: Duration = Duration::from_secs(1);
@@ -79,6 +79,12 @@ impl Own {
         let content = RecordContent { prefixes, country, services, ..before };
         self.dirty |= self.content != content;
         self.content = content;
+    }
+
+    /// Another IPv4 address from now on.
+    pub fn set_ipv4_attempt(&mut self, attempt: u32) {
+        self.content.ipv4_attempt = attempt;
+        self.dirty = true;
     }
 
     pub fn seqno(&self) -> SeqNo {
@@ -223,21 +229,6 @@ impl Node {
         }
         if self.own.observers.note(now, Claim { by, from, configured, seen }) {
             self.update_endpoints(now);
-        }
-    }
-
-    /// Two nodes derive the same IPv4 address: the lower NodeId keeps it, this one moves on.
-    pub(super) fn check_collision(&mut self, other: &Verified) {
-        let Some(own) = self.routing.own() else { return };
-        let granted = own.record.certificate.as_ref().is_some_and(|c| c.addresses.iter().any(|a| a.is_ipv4()));
-        let loses = other.id < own.id || other.record.certificate.as_ref().is_some_and(|c| !c.addresses.is_empty());
-        if !granted && loses && other.record.addresses[0] == own.record.addresses[0] && other.id != own.id {
-            let next = (self.own.content.ipv4_attempt + 1) % IPV4_ATTEMPTS;
-            if self.network.ipv4(&own.id, next) != self.network.ipv4(&own.id, self.own.content.ipv4_attempt) {
-                self.counters.address_collisions += 1;
-            }
-            self.own.content.ipv4_attempt = next;
-            self.own.dirty = true;
         }
     }
 

@@ -71,7 +71,7 @@ impl Node {
         self.handle_timeout(now);
     }
 
-    /// A record from an earlier run. Refused ones are counted and ignored.
+    /// A record from an earlier run, those known for the longest time first. Refused ones are counted and ignored.
     pub fn add_known(&mut self, now: Instant, announcement: &[u8], record: &[u8]) {
         let unix = self.unix_now(now);
         let verified = self
@@ -84,7 +84,9 @@ impl Node {
             }
             Err(refusal) => self.counters.refuse(&refusal),
         }
+        self.book.recall(true);
         self.pump(now);
+        self.book.recall(false);
     }
 
     fn attempt(&mut self, now: Instant, attempt: &Attempt) {
@@ -243,7 +245,7 @@ impl Node {
             self.shown.insert(known.id, known.seqno);
             self.enter(&known);
             self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
-            self.check_collision(&known);
+            self.settle_address(now);
             let id = known.id;
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.info = known;

@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Node,
-    book::PrefixMap,
+    Node, PrefixMap,
     claims::ClaimTable,
     forward::{self, Destination, Tables},
 };
@@ -25,8 +24,8 @@ pub struct Snapshot {
     claims: Arc<ClaimTable>,
     sessions: QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
     relays: QuickMap<NodeTag, (Arc<Transport>, SocketAddr)>,
-    /// The owner of each address, and the way there if there is one.
-    hosts: QuickMap<IpAddr, (NodeId, Option<Arc<Destination>>)>,
+    /// The owner of each address, if one of those who claim it owns it, and the way there if there is one.
+    hosts: QuickMap<IpAddr, (Option<NodeId>, Option<Arc<Destination>>)>,
     subnets: PrefixMap<Vec<NodeId>>,
     destinations: QuickMap<NodeId, Arc<Destination>>,
     /// What this node says of itself.
@@ -92,7 +91,8 @@ impl Node {
             }
         }
         for (ip, node) in self.book.hosts() {
-            snapshot.hosts.insert(*ip, (node, snapshot.destinations.get(&node).cloned()));
+            let way = node.and_then(|node| snapshot.destinations.get(&node)).cloned();
+            snapshot.hosts.insert(*ip, (node, way));
         }
         snapshot
     }
@@ -117,7 +117,7 @@ impl Tables for Snapshot {
 
     fn owns(&self, ip: IpAddr, node: &NodeId) -> bool {
         match self.hosts.get(&ip) {
-            Some((owner, _)) => owner == node,
+            Some((owner, _)) => *owner == Some(*node),
             None => match self.subnets.matches(ip).next() {
                 Some(nodes) => nodes.contains(node),
                 None => self.exit_for(ip) == Some(node),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, display_name, forward};
+use super::{Node, forward};
 use crate::{
     identity::Refusal,
     types::{Instant, path},
@@ -68,6 +68,9 @@ pub struct Status {
     pub reachable_nodes: usize,
     /// The longest time between probes of an idle link, in seconds, that the NAT before this node allows; 0: not known.
     pub keepalive_s: u64,
+    /// What people should know: names and addresses that others claim too.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub counters: BTreeMap<String, u64>,
     pub dropped: BTreeMap<String, u64>,
     pub refused: BTreeMap<String, u64>,
@@ -116,8 +119,13 @@ impl Carrier {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PeerStatus {
     pub node_id: String,
+    /// Its own name, or the start of its NodeId.
     pub name: String,
+    /// The addresses that it owns.
     pub addresses: Vec<IpAddr>,
+    /// Those that it claims and does not own: another node has them, or nobody.
+    #[serde(default)]
+    pub contested: Vec<IpAddr>,
     pub link: Option<LinkStatus>,
     /// Why there can't be a direct link, if that is known.
     pub obstacle: Option<String>,
@@ -131,8 +139,13 @@ pub struct PeerStatus {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RouteStatus {
     pub node_id: String,
+    /// Its own name, or the start of its NodeId.
     pub name: String,
+    /// The addresses that it owns.
     pub addresses: Vec<IpAddr>,
+    /// Those that it claims and does not own: another node has them, or nobody.
+    #[serde(default)]
+    pub contested: Vec<IpAddr>,
     pub prefixes: Vec<String>,
     /// Those of them for which another node that announces them too is used.
     #[serde(default)]
@@ -166,6 +179,8 @@ impl Node {
             ("beacons_heard", c.beacons_heard),
             ("beacons_refused", c.beacons_refused),
             ("address_collisions", c.address_collisions),
+            ("addresses_contested", self.book.contested_count()),
+            ("unanswered_end_to_end", self.proofs.suspected),
             ("control_segments_sent", c.control_sent),
             ("route_updates_sent", r.updates_sent),
             ("route_updates_received", r.updates_received),
@@ -189,7 +204,7 @@ impl Node {
         }
         Status {
             node_id: self.id().to_string(),
-            name: self.own.content.name.clone(),
+            name: self.book.name(&self.id()).unwrap_or(&self.own.content.name).to_owned(),
             network: self.network.name().to_owned(),
             addresses: self.addresses().to_vec(),
             endpoints: self.own.content.endpoints.clone(),
@@ -197,10 +212,25 @@ impl Node {
             known_nodes: self.routing.announcements().count() - 1,
             reachable_nodes: self.routing.reachable(),
             keepalive_s: self.rest.as_secs(),
+            notes: self.notes(),
             counters: counters.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
             dropped: forward::Drop::ALL.iter().map(|d| (d.name().to_owned(), c.dropped(*d))).collect(),
             refused,
         }
+    }
+
+    /// What of this node's own is contested.
+    fn notes(&self) -> Vec<String> {
+        let me = self.id();
+        let name = self.book.contested_name(&me).map(|name| {
+            format!("the name `{name}` is not this node's alone, so nobody has it: choose another one (name), or have it certified")
+        });
+        let addresses = self.book.contested(&me).map(|ip| {
+            format!(
+                "another node claims the address {ip} too: certify it for one of them (`aegisray cert issue --address`)"
+            )
+        });
+        name.into_iter().chain(addresses).collect()
     }
 
     #[must_use]
@@ -215,8 +245,9 @@ impl Node {
                     current.and_then(|t| p.sessions.iter().find(|s| s.transport.local_index == t.local_index));
                 PeerStatus {
                     node_id: p.info.id.to_string(),
-                    name: display_name(&p.info),
-                    addresses: p.info.record.addresses.to_vec(),
+                    name: self.book.display(&p.info.id),
+                    addresses: self.book.addresses_of(&p.info.id).collect(),
+                    contested: self.book.contested(&p.info.id).collect(),
                     link: p.link.as_ref().map(|l| LinkStatus {
                         addr: path::plain(l.addr),
                         up: l.up,
@@ -242,35 +273,26 @@ impl Node {
 
     #[must_use]
     pub fn route_statuses(&self) -> Vec<RouteStatus> {
-        let name = |id: &crate::types::NodeId| {
-            let known = self.routing.origin(id).and_then(|o| self.routing.announcement(o));
-            known.map_or_else(|| id.short(), |k| display_name(k))
-        };
         let standbys = self.standbys();
         let mut out: Vec<_> = self
             .routing
             .routes()
             .map(|r| RouteStatus {
                 node_id: r.origin.id.to_string(),
-                name: display_name(&r.origin),
-                addresses: r.origin.record.addresses.to_vec(),
+                name: self.book.display(&r.origin.id),
+                addresses: self.book.addresses_of(&r.origin.id).collect(),
+                contested: self.book.contested(&r.origin.id).collect(),
                 prefixes: self.book.networks(&r.origin.id).iter().map(ToString::to_string).collect(),
                 standby: standbys.iter().filter(|(.., n)| *n == r.origin.id).map(|(p, ..)| p.to_string()).collect(),
                 next_hop: r.next_hop.to_string(),
-                next_hop_name: name(&r.next_hop),
+                next_hop_name: self.book.display(&r.next_hop),
                 direct: r.next_hop == r.origin.id,
                 metric: r.metric,
-                backup: r.backup.map(|b| name(&b)),
+                backup: r.backup.map(|b| self.book.display(&b)),
             })
             .collect();
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out
-    }
-
-    /// All nodes known, reachable or not: NodeId and name.
-    #[must_use]
-    pub fn names(&self) -> Vec<(crate::types::NodeId, String)> {
-        self.routing.announcements().map(|k| (k.id, display_name(k))).collect()
     }
 }
 

@@ -9,6 +9,8 @@ use crate::{
 
 mod hostile;
 mod joining;
+mod owners;
+mod proof;
 
 fn addr(i: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, i], 51_900))
@@ -23,13 +25,17 @@ fn network(authority: Option<Vec<u8>>) -> Network {
 }
 
 fn node_with(seed: u8, network: &Network, change: impl FnOnce(&mut NodeConfig)) -> Node {
+    node_as(identity(seed), seed, network, change)
+}
+
+fn node_as(identity: Identity, seed: u8, network: &Network, change: impl FnOnce(&mut NodeConfig)) -> Node {
     let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
     let mut config = NodeConfig::new(network.clone(), content, 1000);
     config.rekey_after = Duration::from_secs(100);
     change(&mut config);
     // The generator decides on indexes, and so on which of two sessions wins: let it differ with the number.
     let generator = [seed.wrapping_add(config.seqno as u8); 32];
-    Node::new(config, identity(seed), Box::new(network.clone()), generator, Instant(0)).unwrap()
+    Node::new(config, identity, Box::new(network.clone()), generator, Instant(0)).unwrap()
 }
 
 struct Wires {
@@ -42,6 +48,8 @@ struct Wires {
     mtu: usize,
     /// Pairs between which nothing passes.
     cut: Vec<(u8, u8)>,
+    /// Pairs between which nothing passes that is relayed.
+    dark: Vec<(u8, u8)>,
     /// Kinds of datagrams that are lost.
     lost: Vec<u8>,
     /// Certificates that nodes have got.
@@ -50,8 +58,8 @@ struct Wires {
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        let (delivered, tape, cut, lost, certified) = Default::default();
-        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, lost, certified }
+        let (delivered, tape, cut, dark, lost, certified) = Default::default();
+        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -96,6 +104,10 @@ impl Wires {
                     continue;
                 }
                 if self.cut.contains(&(from, to)) || self.cut.contains(&(to, from)) {
+                    continue;
+                }
+                let is_dark = self.dark.contains(&(from, to)) || self.dark.contains(&(to, from));
+                if is_dark && t.bytes.first() == Some(&packet::HOP) {
                     continue;
                 }
                 let now = self.now;
