@@ -41,7 +41,7 @@ fn hop(mesh: &mut Mesh, input: &mut Input<'_>) {
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let with_authority = input.once_in(2);
-    let mut mesh = Mesh::new(3, with_authority);
+    let mut mesh = Mesh::new(3, with_authority, !input.once_in(4));
     let heard = announcements(&mesh);
     while !input.is_over() && !mesh.is_over() {
         let now = mesh.now;
@@ -73,6 +73,6 @@ fuzz_target!(|data: &[u8]| {
         }
         mesh.carry();
     }
-    mesh.pass(Duration::from_secs(2));
+    mesh.pass(Duration::from_secs(1));
     mesh.check();
 });

@@ -25,6 +25,7 @@ pub type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
 pub struct Mesh {
     pub now: Instant,
     pub with_authority: bool,
+    is_line: bool,
     pub nodes: Vec<Node>,
     /// What went over the wire, for who repeats it.
     pub heard: Vec<Datagram>,
@@ -37,11 +38,13 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Lets the first `count` of the cast find each other: the others know Anna, and Anna knows them.
-    pub fn new(count: usize, with_authority: bool) -> Self {
+    /// Lets the first `count` of the cast find each other: the others know Anna, and Anna knows them. In a line the others
+    /// reach each other through her alone.
+    pub fn new(count: usize, with_authority: bool, is_line: bool) -> Self {
         let mut mesh = Self {
             now: Instant(0),
             with_authority,
+            is_line,
             nodes: (0..count).map(|who| cast::node(who, with_authority)).collect(),
             heard: Vec::new(),
             stray: Vec::new(),
@@ -52,7 +55,7 @@ impl Mesh {
         for node in &mut mesh.nodes[1..] {
             node.set_bootstrap(Instant(0), &[cast::addr(ANNA)]);
         }
-        mesh.pass(Duration::from_millis(1500));
+        mesh.pass(Duration::from_millis(300));
         let is_up = mesh.nodes[ANNA].link_costs().len() == count - 1;
         assert!(is_up, "the mesh comes up before anybody misbehaves");
         mesh
@@ -89,6 +92,9 @@ impl Mesh {
                 self.heard.push((from, to, bytes.clone()));
             } else {
                 self.heard[self.carried % REMEMBERED] = (from, to, bytes.clone());
+            }
+            if self.is_line && ![from, to].contains(&cast::addr(ANNA)) {
+                continue;
             }
             match (0..self.nodes.len()).find(|who| cast::addr(*who) == to) {
                 Some(who) => self.nodes[who].handle_datagram(self.now, from, 1, &mut bytes),

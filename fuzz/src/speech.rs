@@ -57,7 +57,8 @@ impl Speech<'_, '_> {
     }
 
     pub fn name(&mut self) -> String {
-        let known = ["", "mallory", "anna", "bert", "wpad", "localhost", "a.b", "_http._tcp", "-", "\u{202e}x", "MALLORY"];
+        let known =
+            ["", "mallory", "anna", "bert", "wpad", "localhost", "a.b", "_http._tcp", "-", "\u{202e}x", "MALLORY"];
         match self.input.below(4) {
             0 => cast::id(self.input.below(CAST)).to_string(),
             1 => String::from_utf8_lossy(&self.input.bytes(80)).into_owned(),

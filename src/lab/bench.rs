@@ -193,7 +193,8 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
     let names: Vec<String> = all.iter().map(|s| s.0.clone()).collect();
     let is_meant = |only: &String, name: &str| if names.contains(only) { only == name } else { name.contains(only) };
     let is_build = |name: &str| builds.iter().any(|build| build.0 == name);
-    let chosen = |name: &str| is_build(name) || options.only.is_empty() || options.only.iter().any(|only| is_meant(only, name));
+    let chosen =
+        |name: &str| is_build(name) || options.only.is_empty() || options.only.iter().any(|only| is_meant(only, name));
     let mut subjects = Vec::new();
     for (name, make) in all.into_iter().filter(|s| chosen(&s.0)) {
         if let Some(subject) = make(dir)? {
