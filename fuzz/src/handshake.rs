@@ -246,6 +246,6 @@ fuzz_target!(|data: &[u8]| {
     mesh.pass(Duration::from_secs(1));
     mesh.check();
     if !mallory.has_proved {
-        assert_eq!(mesh.nodes[ANNA].load().peers, 1, "a claim has made a peer");
+        assert_eq!(mesh.peers(ANNA), 1, "a claim has made a peer");
     }
 });

@@ -40,7 +40,6 @@ pub use book::{AddressBook, PrefixMap};
 pub use door::{Order, Output, Porter};
 pub use exit::ExitOffer;
 pub use gate::Invitation;
-pub use raw::Load;
 pub use snapshot::Snapshot;
 pub use status::{Carrier, Counters, LinkStatus, PeerStatus, RouteStatus, Status};
 

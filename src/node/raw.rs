@@ -20,29 +20,3 @@ impl Node {
         true
     }
 }
-
-/// What a node keeps because of what others sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
-    /// Half-open handshakes and partial messages.
-    pub half_open: usize,
-    pub sessions: usize,
-    pub peers: usize,
-    /// Announcements, this node's own among them.
-    pub origins: usize,
-    /// Where guests are.
-    pub guests: usize,
-}
-
-impl Node {
-    #[must_use]
-    pub fn load(&self) -> Load {
-        Load {
-            half_open: self.sessions.pending(),
-            sessions: self.by_index.len(),
-            peers: self.peers.values().count(),
-            origins: self.routing.announcements().count(),
-            guests: self.guest_addrs.len(),
-        }
-    }
-}
