@@ -160,7 +160,7 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
     let of_mesh = |name: &'static str, count: usize, more: &'static str| -> Make<'_> {
         Box::new(move |dir| mesh(dir, name, count, &|_| more).map(Some))
     };
-    let builds: Vec<(String, &Path)> = options.against.iter().map(|p| (p.display().to_string(), p.as_path())).collect();
+    let builds: Vec<(String, &Path)> = options.against.iter().map(|p| (name_of_build(p), p.as_path())).collect();
     let mut all: Vec<(String, Make<'_>)> = vec![
         ("bare cable".to_owned(), Box::new(|_| bare().map(Some))),
         ("aegisray".to_owned(), of_mesh("direct", 2, "")),
@@ -231,6 +231,12 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
         (figures.ping_added, figures.ping_p99_added) = (added.ping_median, added.ping_p99);
     }
     Ok(subjects.into_iter().map(|s| s.0).collect())
+}
+
+/// The file's name, or the whole path where that would be the present program's.
+fn name_of_build(program: &Path) -> String {
+    let file = program.file_name().filter(|name| *name != "aegisray").unwrap_or(program.as_os_str());
+    file.to_string_lossy().into_owned()
 }
 
 /// 0: not measured.

@@ -74,6 +74,9 @@ fn rss_mib(pid: u32) -> f64 {
     host::resident_kib(pid).map_or(0.0, |kib| kib as f64 / 1024.0)
 }
 
+/// In the form that `init` makes.
+const SECRET: &str = "YmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmU";
+
 const CABLE: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2))];
 
@@ -114,8 +117,7 @@ pub(super) fn mesh_of(
         let bootstrap =
             if i > 0 { format!("peers:\n  bootstrap: [\"192.0.{}.1:51900\"]\n", 2 + i) } else { String::new() };
         let node = format!("{name}-{i}");
-        let mut daemon =
-            Daemon::configure(program, dir, &node, "a secret for the bench", &format!("{bootstrap}{}", more(i)))?;
+        let mut daemon = Daemon::configure(program, dir, &node, SECRET, &format!("{bootstrap}{}", more(i)))?;
         #[cfg(feature = "bench-plaintext")]
         if name == "open" {
             daemon.environment.push((crate::crypto::PLAINTEXT.to_owned(), "1".to_owned()));

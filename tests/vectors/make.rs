@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use aegisray::{
     crypto::{AeadKey, Cipher, KemSecret, NoiseResolver, Rng, SigningKey, encapsulate, sha256},
-    identity::{self, Authority, Identity, InviteKey, RecordContent, RecordSource, Revocations, Verified, authenticate},
+    identity::{
+        self, Authority, Identity, InviteKey, RecordContent, RecordSource, Revocations, Verified, authenticate,
+    },
     node::{Node, NodeConfig},
     types::{Instant, UnixTime},
     wire::{
@@ -242,13 +244,7 @@ pub fn read_revocations(what: &str, bytes: &[u8]) -> crate::form::Revocations {
     serials.sort_by(|a, b| a.0.cmp(&b.0));
     let mut nodes: Vec<String> = of.nodes.iter().map(ToString::to_string).collect();
     nodes.sort();
-    crate::form::Revocations {
-        what: what.to_owned(),
-        bytes: Hex(bytes.to_vec()),
-        version: of.version,
-        serials,
-        nodes,
-    }
+    crate::form::Revocations { what: what.to_owned(), bytes: Hex(bytes.to_vec()), version: of.version, serials, nodes }
 }
 
 fn revocations() -> Vec<crate::form::Revocations> {
@@ -476,11 +472,8 @@ fn frames() -> Vec<Message> {
 
 fn control() -> Vec<Message> {
     let all = announcements();
-    let body = |slot| proto::Body {
-        slot,
-        announcement: all[0].announcement.0.clone(),
-        record: all[0].record.0.clone(),
-    };
+    let body =
+        |slot| proto::Body { slot, announcement: all[0].announcement.0.clone(), record: all[0].record.0.clone() };
     let node_id = identity(INITIATOR).id().0.to_vec();
     let routes = proto::RouteUpdate {
         introductions: vec![proto::Introduction { slot: 5, node_id: node_id.clone() }],

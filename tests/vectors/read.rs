@@ -101,7 +101,12 @@ fn passed_on(a: &Announcement) -> proto::Body {
 fn what_is_not_understood_is_passed_on_byte_for_byte() {
     for a in &recorded().announcements {
         let body = passed_on(a);
-        assert_eq!((Hex(body.announcement), Hex(body.record)), (a.announcement.clone(), a.record.clone()), "{}", a.what);
+        assert_eq!(
+            (Hex(body.announcement), Hex(body.record)),
+            (a.announcement.clone(), a.record.clone()),
+            "{}",
+            a.what
+        );
     }
 }
 
