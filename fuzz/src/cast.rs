@@ -22,6 +22,8 @@ pub const BERT: usize = 1;
 /// The hostile member; those behind it are further keys of its.
 pub const MALLORY: usize = 2;
 pub const CAST: usize = 7;
+/// In the form that `init` makes: not stretched at every start.
+const SECRET: &str = "ZnV6eiBmdXp6IGZ1enogZnV6eiBmdXp6IGZ1enogZnU";
 const AUTHORITY: u8 = 100;
 const STRANGER: u8 = 101;
 
@@ -53,9 +55,7 @@ pub fn authorities() -> &'static [Authority; 2] {
 /// The network: with an authority, or with a secret alone.
 pub fn network(with_authority: bool) -> &'static Network {
     static BOTH: OnceLock<[Network; 2]> = OnceLock::new();
-    let make = |authority| {
-        Network::new("n", Some("a secret of twenty bytes"), authority, "100.64.0.0/16".parse().expect("a prefix"))
-    };
+    let make = |authority| Network::new("n", Some(SECRET), authority, "100.64.0.0/16".parse().expect("a prefix"));
     &BOTH.get_or_init(|| [make(None), make(Some(authorities()[0].spki().to_vec()))])[usize::from(with_authority)]
 }
 
@@ -125,6 +125,7 @@ pub fn node(who: usize, with_authority: bool) -> Node {
     config.rekey_after = Duration::from_secs(20);
     let identity = cast()[who].duplicate().expect("an identity is copied");
     Node::new(config, identity, Box::new(Remembering(network)), [who as u8 + 1; 32], Instant(0))
+        .expect("a sound configuration")
 }
 
 /// The mesh addresses of the honest nodes.

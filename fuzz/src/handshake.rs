@@ -83,7 +83,8 @@ impl Mallory {
         let (announcement, record) = speech.announcement();
         let ciphers = if input.once_in(4) { input.number() } else { input.pick(&[7, 1, 2, 4]) };
         let admission = if input.once_in(4) { input.bytes(64) } else { Vec::new() };
-        HandshakePayload { kem, record, announcement, ciphers, admission }
+        let (version, oldest) = input.pick(&[(1, 1), (1, 1), (0, 0), (2, 1), (2, 2), (u32::MAX, 0)]);
+        HandshakePayload { kem, record, announcement, ciphers, admission, version, oldest }
     }
 
     /// Cuts a message into datagrams with a sound mac1 and sends them to an honest node: all of them in order, or not.

@@ -151,6 +151,8 @@ impl Speech<'_, '_> {
                 kind: s.input.pick(&["_http._tcp", "_x._udp", "", "http", "_._tcp"]).to_owned(),
                 port: s.input.number(),
             }),
+            version: self.input.pick(&[1, 1, 0, 2, u32::MAX]),
+            oldest: self.input.pick(&[1, 1, 0, 2, u32::MAX]),
         };
         let mut bytes = record.encode_to_vec();
         if self.input.once_in(4) {
@@ -210,6 +212,8 @@ impl Speech<'_, '_> {
             wants: self.several(3, 300, Self::slot),
             wants_record: self.several(3, 300, Self::slot),
             bodies: Vec::new(),
+            room: self.input.number(),
+            again: self.input.once_in(8),
         };
         if self.input.once_in(2) {
             update.introductions.push(proto::Introduction { slot, node_id });
@@ -238,10 +242,14 @@ impl Speech<'_, '_> {
 
     /// A control message, or what is none.
     pub fn control(&mut self) -> Vec<u8> {
-        let kind = match self.input.below(8) {
+        let kind = match self.input.below(10) {
             0 => return self.input.bytes(2000),
             1 => control_message::Kind::Revocations(self.revocations()),
-            2 | 3 => control_message::Kind::SeqnoRequest(proto::SeqnoRequest {
+            2 => {
+                let (announcement, record) = self.announcement();
+                control_message::Kind::Yours(proto::Body { slot: self.slot(), announcement, record })
+            }
+            3 | 4 => control_message::Kind::SeqnoRequest(proto::SeqnoRequest {
                 origin: self.node_id(),
                 seqno: self.seqno(),
                 hops: self.input.number(),
