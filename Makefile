@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 DENY_VERSION := 0.20.2
-FUZZ_SECONDS ?= 10
+FUZZ_SECONDS ?= 60
 
 .PHONY: help setup setup-tests setup-lint build lab test bench lint fuzz clean
 
@@ -33,7 +33,7 @@ test: setup-tests ## all tests
 	cargo test --profile tested --features browser-hello --lib --test stealth -- stealth:: detectors borrowed_site_members tcp_443
 	$(MAKE) --no-print-directory fuzz
 
-fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (10)
+fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (60), two at a time on two processors
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
 
 bench: setup     ## criterion benches

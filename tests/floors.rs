@@ -203,3 +203,112 @@ fn whose_an_address_or_a_name_is_the_book_of_owners_says_alone() {
         }
     }
 }
+
+/// What ends the process or its thread when it is reached. `debug_assert` is not in a build for use; fuzzers have it.
+const PANICS: &[&str] = &[
+    ".expect(",
+    ".unwrap()",
+    "panic!(",
+    "unreachable!(",
+    "todo!(",
+    "unimplemented!(",
+    "assert!(",
+    "assert_eq!(",
+    "assert_ne!(",
+];
+
+/// Programs that nobody outside speaks to.
+const NO_DAEMON: &[&str] = &["cli/", "lab/", "sim/", "chat/sim.rs", "chatd/bench.rs"];
+
+/// The lines of a file without comments and what only tests have.
+fn shipped(text: &str) -> String {
+    let mut out = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            if !line.trim_start().starts_with("//") {
+                out += line;
+                out.push('\n');
+            }
+            continue;
+        }
+        // The item that follows: to its last line, which is a brace as far in as itself.
+        let end = line.replace("#[cfg(test)]", "}");
+        let item = lines.by_ref().find(|line| !line.trim_start().starts_with("#["));
+        if item.is_some_and(|line| !line.ends_with(';') && !line.ends_with('}')) {
+            lines.by_ref().find(|line| line.trim_end_matches(';') == end);
+        }
+    }
+    out
+}
+
+/// The places in a file that can panic by themselves, each by the words that it would say.
+fn panics(text: &str) -> Vec<String> {
+    let text = shipped(text);
+    let mut found = Vec::new();
+    for kind in PANICS {
+        for (at, _) in text.match_indices(kind) {
+            let before = &text[..at];
+            let is_part_of_a_word =
+                !kind.starts_with('.') && before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            if is_part_of_a_word || before.ends_with("const { ") {
+                continue;
+            }
+            let mut depth = 0;
+            let end = text[at..].find(|c: char| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                c == ')' && depth == 0
+            });
+            let call = &text[at..=at + end.unwrap_or(0)];
+            found.push(call.split('"').nth(1).unwrap_or(call).to_owned());
+        }
+    }
+    found
+}
+
+/// Every place in the daemon that can panic stands in docs/security.md with its reason, and nothing else does.
+#[test]
+fn panics_that_remain_have_a_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = BTreeMap::new();
+    sources(&root.join("src"), &root.join("src"), &mut files);
+    let is_meant = |path: &str| {
+        let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+        !is_test && !NO_DAEMON.iter().any(|start| path.starts_with(start))
+    };
+    let of_file = |(path, text): (&String, &String)| {
+        panics(text).into_iter().map(|words| format!("`{path}` | {words}")).collect::<Vec<_>>()
+    };
+    let mut there: Vec<String> = files.iter().filter(|(path, _)| is_meant(path)).flat_map(of_file).collect();
+    let text = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let section = text.split("## Panics that remain").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut documented: Vec<String> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").collect();
+            assert!(cells.len() == 3 && cells[2].trim().len() > 7, "a place, its words and a reason: {row}");
+            format!("`{} | {}", cells[0], cells[1])
+        })
+        .collect();
+    there.sort();
+    documented.sort();
+    let missing: Vec<_> = there.iter().filter(|site| !documented.contains(site)).collect();
+    let stale: Vec<_> = documented.iter().filter(|site| !there.contains(site)).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "not in docs/security.md: {missing:#?}\nno longer there: {stale:#?}"
+    );
+    assert!(there.len() > 10);
+}
+
+#[test]
+fn planted_panics_are_found() {
+    let text = "fn f() {\n    x.expect(\"a reason\");\n    debug_assert!(y);\n    // z.unwrap()\n    assert!(y, \"why\");\n}\n\
+                #[cfg(test)]\nfn g() {\n    a.unwrap();\n}\nfn h() {\n    b.unwrap();\n    unreachable!()\n}\n\
+                impl X {\n    #[cfg(test)]\n    fn i() {\n        c.unwrap();\n    }\n    fn j() { panic!(\"j\") }\n}\n\
+                #[cfg(test)]\nmod tests {\n    fn k() {\n        d.unwrap()\n    }\n}\n#[cfg(test)]\nmod tests;\n";
+    let mut found = panics(text);
+    found.sort();
+    assert_eq!(found, [".unwrap()", "a reason", "j", "unreachable!()", "why"]);
+}

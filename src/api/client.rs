@@ -24,6 +24,21 @@ pub enum ClientError {
 
 /// Asks the daemon behind `socket` one thing.
 pub fn request(socket: &Path, request: &Request) -> Result<Response, ClientError> {
+    let answer = exchange(socket, request)?;
+    match serde_json::from_str(&answer).map_err(|e| ClientError::Broken(e.to_string()))? {
+        Response::Error { message } => Err(ClientError::Refused(message)),
+        response => Ok(response),
+    }
+}
+
+/// Asks a daemon of whatever build, whose answers may have other fields than this one's.
+pub fn request_any(socket: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
+    let answer = exchange(socket, request)?;
+    serde_json::from_str(&answer).map_err(|e| ClientError::Broken(e.to_string()))
+}
+
+/// Sends a request; returns the line that comes back.
+fn exchange(socket: &Path, request: &Request) -> Result<String, ClientError> {
     let name = socket.display().to_string();
     let mut stream = UnixStream::connect(socket).map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => ClientError::Denied(name.clone()),
@@ -36,8 +51,5 @@ pub fn request(socket: &Path, request: &Request) -> Result<Response, ClientError
     stream.write_all(&line).map_err(|e| broken(&e))?;
     let mut answer = String::new();
     BufReader::new(stream.take(MAX_LINE)).read_line(&mut answer).map_err(|e| broken(&e))?;
-    match serde_json::from_str(&answer).map_err(|e| broken(&e))? {
-        Response::Error { message } => Err(ClientError::Refused(message)),
-        response => Ok(response),
-    }
+    Ok(answer)
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientError, request};
+pub use client::{ClientError, request, request_any};
 pub use server::{Call, serve};
 
 use crate::{

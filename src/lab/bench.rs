@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     LabError, load,
-    subject::{Subject, bare, mesh, through_exit, wireguard},
+    subject::{Subject, bare, mesh, mesh_of, through_exit, wireguard},
 };
 
 /// Options of `aegisray bench`.
@@ -30,6 +30,9 @@ pub struct Options {
     /// Another program that takes WireGuard's options and configuration protocol, by its path; may be repeated
     #[arg(long, value_name = "PROGRAM")]
     pub also: Vec<PathBuf>,
+    /// Another build of this program, by its path, beside the present one whatever `--only` says; may be repeated
+    #[arg(long, value_name = "PROGRAM")]
+    pub against: Vec<PathBuf>,
     /// What is measured
     #[arg(long, value_delimiter = ',', default_value = "tcp,packets,trips")]
     pub measure: Vec<Part>,
@@ -67,8 +70,12 @@ pub struct Figures {
     /// Resident memory of the largest daemon in MiB, before and after everything.
     pub rss_before: f64,
     pub rss_after: f64,
-    /// "aegisray" / this subject.
+    /// "aegisray" / this subject, the median over the rounds.
     pub ours: Measured,
+    /// The median of "aegisray" / the median of this subject.
+    pub ratio_of_medians: Measured,
+    /// Another build of this program.
+    pub is_build: bool,
     /// Round trips beyond those of the bare cable.
     pub ping_added: f64,
     pub ping_p99_added: f64,
@@ -146,23 +153,33 @@ pub fn run(options: &Options) -> Result<(), LabError> {
 
 type Make<'a> = Box<dyn Fn(&Path) -> io::Result<Option<Subject>> + 'a>;
 
-/// All subjects are set up at once and take turns, round by round: a machine whose speed drifts is as fast for one as
-/// for the other.
+/// All subjects are set up at once and take turns, round by round, every other round in the opposite order: a machine
+/// whose speed drifts is as fast for one as for the other.
 fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> {
     let installed = ["wireguard-go", "boringtun-cli"].map(PathBuf::from);
     let of_mesh = |name: &'static str, count: usize, more: &'static str| -> Make<'_> {
         Box::new(move |dir| mesh(dir, name, count, &|_| more).map(Some))
     };
+    let builds: Vec<(String, &Path)> = options.against.iter().map(|p| (name_of_build(p), p.as_path())).collect();
     let mut all: Vec<(String, Make<'_>)> = vec![
         ("bare cable".to_owned(), Box::new(|_| bare().map(Some))),
         ("aegisray".to_owned(), of_mesh("direct", 2, "")),
+    ];
+    for (i, (name, program)) in builds.iter().enumerate() {
+        let make = move |dir: &Path| {
+            let program = std::path::absolute(program)?;
+            mesh_of(&program, dir, &format!("build-{i}"), 2, &|_| "").map(Some)
+        };
+        all.push((name.clone(), Box::new(make)));
+    }
+    all.extend([
         ("aegisray, relayed".to_owned(), of_mesh("relayed", 3, "")),
         ("aegisray, exit".to_owned(), Box::new(through_exit)),
         ("aegisray, ChaCha20".to_owned(), of_mesh("chacha", 2, "session:\n  cipher: chacha20-poly1305\n")),
         #[cfg(feature = "bench-plaintext")]
         ("aegisray, no encryption".to_owned(), of_mesh("open", 2, "")),
         ("aegisray, no offloads".to_owned(), of_mesh("plain", 2, "mesh:\n  offload: false\n")),
-    ];
+    ]);
     for (i, program) in installed.iter().chain(&options.also).enumerate() {
         let name = program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let arguments: &[&str] = if name == "boringtun-cli" { &["--disable-drop-privileges"] } else { &[] };
@@ -175,12 +192,19 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
     }
     let names: Vec<String> = all.iter().map(|s| s.0.clone()).collect();
     let is_meant = |only: &String, name: &str| if names.contains(only) { only == name } else { name.contains(only) };
-    let chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|only| is_meant(only, name));
+    let is_build = |name: &str| builds.iter().any(|build| build.0 == name);
+    let chosen =
+        |name: &str| is_build(name) || options.only.is_empty() || options.only.iter().any(|only| is_meant(only, name));
     let mut subjects = Vec::new();
     for (name, make) in all.into_iter().filter(|s| chosen(&s.0)) {
         if let Some(subject) = make(dir)? {
-            let name = format!("{name}{}", subject.version);
-            subjects.push((Figures { name, rss_before: subject.rss(), ..Figures::default() }, subject, Vec::new()));
+            let figures = Figures {
+                is_build: is_build(&name),
+                name: format!("{name}{}", subject.version),
+                rss_before: subject.rss(),
+                ..Figures::default()
+            };
+            subjects.push((figures, subject, Vec::new()));
         }
     }
     for round in 1..=options.runs.max(1) {
@@ -188,6 +212,10 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
             eprintln!("round {round} of {}: {} …", options.runs.max(1), figures.name);
             rounds.push(measure(subject, options)?);
         }
+        subjects.reverse();
+    }
+    if options.runs.max(1) % 2 == 1 {
+        subjects.reverse();
     }
     let rounds_of = |name: &str| subjects.iter().find(|s| s.0.name == name).map(|s| s.2.clone()).unwrap_or_default();
     let (ours, cable) = (rounds_of("aegisray"), rounds_of("bare cable"));
@@ -197,11 +225,23 @@ fn measure_all(dir: &Path, options: &Options) -> Result<Vec<Figures>, LabError> 
         let beside = |others: &[Measured], f: fn(f64, f64) -> f64| {
             Measured::medians(&others.iter().zip(&*rounds).map(|(o, m)| o.with(m, f)).collect::<Vec<_>>())
         };
-        figures.ours = beside(&ours, |ours, theirs| if theirs == 0.0 { 0.0 } else { ours / theirs });
+        figures.ours = beside(&ours, ratio);
+        figures.ratio_of_medians = Measured::medians(&ours).with(&figures.measured, ratio);
         let added = beside(&cable, |cable, theirs| theirs - cable);
         (figures.ping_added, figures.ping_p99_added) = (added.ping_median, added.ping_p99);
     }
     Ok(subjects.into_iter().map(|s| s.0).collect())
+}
+
+/// The file's name, or the whole path where that would be the present program's.
+fn name_of_build(program: &Path) -> String {
+    let file = program.file_name().filter(|name| *name != "aegisray").unwrap_or(program.as_os_str());
+    file.to_string_lossy().into_owned()
+}
+
+/// 0: not measured.
+fn ratio(ours: f64, theirs: f64) -> f64 {
+    if theirs == 0.0 { 0.0 } else { ours / theirs }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -287,6 +327,22 @@ fn most_packets(subject: &Subject) -> io::Result<f64> {
     Ok(good)
 }
 
+/// The ratios that are known.
+fn in_words(of: &Measured) -> Option<String> {
+    let ratios = [
+        (of.tcp_1, "in 1 stream"),
+        (of.tcp_4, "in 4"),
+        (of.tcp_reverse, "in reverse"),
+        (of.cpu_per_gb, "the processor time per byte"),
+        (of.kpps, "the packets"),
+        (of.ping_median, "the ping"),
+        (of.loaded_ping_p99, "the loaded ping"),
+    ];
+    let known = ratios.iter().filter(|(ratio, _)| ratio.is_finite() && *ratio > 0.0);
+    let known: Vec<String> = known.map(|(ratio, what)| format!("{ratio:.2} × {what}")).collect();
+    (!known.is_empty()).then(|| known.join(", "))
+}
+
 fn print_table(all: &[Figures]) {
     println!(
         "{:<25} {:>8} {:>8} {:>8} {:>7} {:>13} {:>9} {:>9} {:>11} {:>8}",
@@ -320,17 +376,11 @@ fn print_table(all: &[Figures]) {
     }
     println!();
     for f in all.iter().filter(|f| f.name != "aegisray") {
-        let ratios = [
-            (f.ours.tcp_1, "in 1 stream"),
-            (f.ours.tcp_4, "in 4"),
-            (f.ours.cpu_per_gb, "the processor time per byte"),
-            (f.ours.kpps, "the packets"),
-            (f.ours.loaded_ping_p99, "the loaded ping"),
-        ];
-        let known = ratios.iter().filter(|(ratio, _)| ratio.is_finite() && *ratio > 0.0);
-        let known: Vec<String> = known.map(|(ratio, what)| format!("{ratio:.2} × {what}")).collect();
-        if !known.is_empty() {
-            println!("aegisray / {}: {}", f.name, known.join(", "));
+        if let Some(ratios) = in_words(&f.ours) {
+            println!("aegisray / {}: {ratios}", f.name);
+        }
+        if let Some(ratios) = in_words(&f.ratio_of_medians).filter(|_| f.is_build) {
+            println!("aegisray / {}, medians: {ratios}", f.name);
         }
     }
     let measured = all.iter().filter(|f| f.measured.ping_median > 0.0);

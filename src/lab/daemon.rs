@@ -85,6 +85,12 @@ impl Daemon {
         self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// Asks a daemon that may be another build of this program.
+    #[must_use]
+    pub fn ask_any(&self, request: &Request) -> Option<serde_json::Value> {
+        api::request_any(&self.socket(), request).ok()
+    }
+
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         let joined = self.dir.join("aegisray.sock");

@@ -64,8 +64,8 @@ impl Subject {
 
     /// (packets, system calls) of the near daemon.
     pub fn calls(&self) -> (u64, u64) {
-        let Some(status) = self.daemons.first().and_then(Daemon::status) else { return (0, 0) };
-        let of = |name: &str| status.traffic.get(name).copied().unwrap_or(0);
+        let Some(status) = self.daemons.first().and_then(|d| d.ask_any(&Request::Status)) else { return (0, 0) };
+        let of = |name: &str| status["traffic"][name].as_u64().unwrap_or(0);
         (of("sent_packets"), of("tun_reads") + of("udp_sends"))
     }
 }
@@ -73,6 +73,9 @@ impl Subject {
 fn rss_mib(pid: u32) -> f64 {
     host::resident_kib(pid).map_or(0.0, |kib| kib as f64 / 1024.0)
 }
+
+/// In the form that `init` makes.
+const SECRET: &str = "YmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmU";
 
 const CABLE: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2))];
@@ -92,7 +95,18 @@ pub(super) fn bare() -> io::Result<Subject> {
 
 /// A line of `count` nodes, each with a cable to the next; `more` is added to the configuration of each.
 pub(super) fn mesh(dir: &Path, name: &str, count: usize, more: &dyn Fn(usize) -> &'static str) -> io::Result<Subject> {
-    let program = std::env::current_exe()?;
+    mesh_of(&std::env::current_exe()?, dir, name, count, more)
+}
+
+/// The same of another build of this program. Its configuration has only keys that all builds know, and its answers are
+/// read as far as they are needed.
+pub(super) fn mesh_of(
+    program: &Path,
+    dir: &Path,
+    name: &str,
+    count: usize,
+    more: &dyn Fn(usize) -> &'static str,
+) -> io::Result<Subject> {
     let hosts: Vec<Host> = (0..count).map(|_| Host::bare()).collect::<io::Result<_>>()?;
     for i in 1..count {
         let at = |last: u8| IpAddr::from([192, 0, 2 + i as u8, last]);
@@ -103,8 +117,7 @@ pub(super) fn mesh(dir: &Path, name: &str, count: usize, more: &dyn Fn(usize) ->
         let bootstrap =
             if i > 0 { format!("peers:\n  bootstrap: [\"192.0.{}.1:51900\"]\n", 2 + i) } else { String::new() };
         let node = format!("{name}-{i}");
-        let mut daemon =
-            Daemon::configure(&program, dir, &node, "a secret for the bench", &format!("{bootstrap}{}", more(i)))?;
+        let mut daemon = Daemon::configure(program, dir, &node, SECRET, &format!("{bootstrap}{}", more(i)))?;
         #[cfg(feature = "bench-plaintext")]
         if name == "open" {
             daemon.environment.push((crate::crypto::PLAINTEXT.to_owned(), "1".to_owned()));
@@ -114,8 +127,9 @@ pub(super) fn mesh(dir: &Path, name: &str, count: usize, more: &dyn Fn(usize) ->
     }
     let last = format!("{name}-{}", count - 1);
     let started = wait_for(Duration::from_secs(10), || {
-        daemons[0].route_to(&last)?;
-        Some((daemons[count - 1].addresses()?.0, daemons[0].addresses()?.0))
+        let answer = daemons[0].ask_any(&Request::Routes)?;
+        answer["routes"].as_array()?.iter().find(|route| route["name"] == last)?;
+        Some((first_address(&daemons[count - 1])?, first_address(&daemons[0])?))
     });
     let Some((to, back)) = started else {
         return Err(io::Error::other(format!("the mesh did not come up:\n{}", daemons[0].log_tail())));
@@ -123,6 +137,11 @@ pub(super) fn mesh(dir: &Path, name: &str, count: usize, more: &dyn Fn(usize) ->
     let subject = Subject { hosts, to, back: Some(back), daemons, others: vec![], version: String::new() };
     load::round_trips(subject.near(), subject.far(), to, 10, Duration::from_millis(10))?;
     Ok(subject)
+}
+
+/// A daemon's IPv4 mesh address.
+fn first_address(daemon: &Daemon) -> Option<IpAddr> {
+    daemon.ask_any(&Request::Status)?["addresses"][0].as_str()?.parse().ok()
 }
 
 /// A client, its exit, and a host outside the mesh that is reached through it; `None` without `nft`.

@@ -70,3 +70,17 @@ pub fn exit_codes() {
     assert_eq!(token.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&token.stderr).contains("not an invite token"));
 }
+
+/// The program against itself.
+pub fn bench_against() {
+    let args =
+        ["bench", "--only", "aegisray", "--measure", "tcp", "--runs", "1", "--seconds", "1", "--json", "--against"];
+    let output = Command::new(program()).args(args).arg(program()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let all: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    let [ours, other] = &all.as_array().unwrap()[..] else { panic!("two subjects: {all}") };
+    assert!(ours["name"] == "aegisray" && ours["is_build"] == false && other["is_build"] == true, "{all}");
+    let ratio = other["ratio_of_medians"]["tcp_1"].as_f64().unwrap();
+    println!("one stream beside itself: {ratio:.2}");
+    assert!(ratio > 0.0 && other["packets_per_call"].as_f64() > Some(1.0), "{other}");
+}

@@ -31,5 +31,6 @@ fn main() -> ExitCode {
         ("foreign_prefix_is_refused_and_granted_one_routed", admission::prefixes),
         ("commands_answer_in_tables_and_json", cli::commands),
         ("wrong_configurations_exit_with_2", cli::exit_codes),
+        ("bench_measures_two_builds_by_turns", cli::bench_against),
     ])
 }
