@@ -89,7 +89,9 @@ pub fn invite_overheard() -> String {
     let [joiner_host, thief_host] = [3, 4].map(|n| public(&mut net, n));
     let network = network_of(&strict.root);
     // The thief is whom the joiner asks first.
-    let thief = Bare::start(&thief_host, v4(4), network.clone(), identity(2), Vec::new());
+    let key = identity(2);
+    let certificate = strict.certify(key.id(), &["--name", "thief", "--group", "guests"]);
+    let thief = Bare::start(&thief_host, v4(4), network, key, (certificate, Vec::new()));
     let places = ["--bootstrap", "198.51.100.4:51900", "--bootstrap", "198.51.100.2:51900"];
     let token = strict.invite(&[&["--name", "cfo", "--group", "admins"][..], &places].concat());
     let secret = Invite::from_token(&token, unix()).unwrap().admission.expect("a one-time secret");

@@ -61,8 +61,14 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Answers handshakes at the mesh's port; shows `admission` in its own ones.
-    pub fn start(host: &Host, at: Ipv4Addr, network: Network, key: Identity, admission: Vec<u8>) -> Self {
+    /// Answers handshakes at the mesh's port as who has `certificate`; shows `admission` in its own ones.
+    pub fn start(
+        host: &Host,
+        at: Ipv4Addr,
+        network: Network,
+        key: Identity,
+        (certificate, admission): (Vec<u8>, Vec<u8>),
+    ) -> Self {
         let (stop, heard) = (Arc::new(AtomicBool::new(false)), Heard::default());
         let sessions = Arc::new(Mutex::new(Vec::new()));
         let (send, to_send) = mpsc::channel::<(SocketAddr, Option<Vec<u8>>)>();
@@ -74,7 +80,7 @@ impl Bare {
             let now = || Instant(start.elapsed().as_micros() as u64 + 1);
             let rng = Rng::from_seed(aegisray::host::random()?);
             let mut own = Sessions::new(network.clone(), &key, &Cipher::all_here(), rng, now());
-            let content = RecordContent { name: "bare".into(), boot: 1, ..RecordContent::default() };
+            let content = RecordContent { name: "bare".into(), boot: 1, certificate, ..RecordContent::default() };
             own.set_own(&key.announce(&network, &content, unix() as u32, 7200), &admission);
             let mut ear = Ear { network, heard: heard_in };
             let mut buffer = [0; 2048];
@@ -143,7 +149,7 @@ pub fn relays() -> String {
     let secret = Invite::from_token(&strict.invite(&["--group", "guests"]), unix()).unwrap().admission.unwrap();
     let key = identity(3);
     let me = key.id();
-    let guest = Bare::start(&guest_host, v4(4), network_of(&strict.root), key, secret.to_vec());
+    let guest = Bare::start(&guest_host, v4(4), network_of(&strict.root), key, (Vec::new(), secret.to_vec()));
     let recorder = Recorder::start(&member_host);
     let root = SocketAddr::V4(place(2));
     let session = guest.connect(root);

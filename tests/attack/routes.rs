@@ -1,6 +1,9 @@
 //! A route is hearsay until somebody answers at its end.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use aegisray::{
     api::{Request, Response},
@@ -46,6 +49,10 @@ pub fn dead_exit() -> String {
     need(&client, "the nearer exit", || exit_of(&client).filter(|name| name == "near"));
     let content = RecordContent { name: "mallory".into(), ..RecordContent::default() };
     let mallory = Hostile::start(&mallory_host, v4(5).into(), network_of(&client), identity(1), content);
+    // It has no link with the exits, so that it has nothing true to say of them.
+    let is_exit = |at: &mut SocketAddr| [v4(3), v4(4)].map(IpAddr::from).contains(&at.ip());
+    mallory.on_incoming(Box::new(move |from, _| !is_exit(from)));
+    mallory.on_outgoing(Box::new(move |to, _| !is_exit(to)));
     mallory.set_bootstrap(&["198.51.100.2"]);
     let to = id_of(&client);
     mallory.need_link(to);
@@ -62,6 +69,7 @@ pub fn dead_exit() -> String {
         mallory.tell(to, control_message::Kind::Routes(update));
     };
     lie();
+    std::thread::sleep(Duration::from_secs(1));
     near.kill();
     let began = std::time::Instant::now();
     let changed = wait_for(2 * PATIENCE, || {

@@ -74,6 +74,8 @@ pub fn one_network() -> String {
         }
         Ok(opened)
     };
+    let censor = "table inet censor {\n chain out { type filter hook output priority 0; meta l4proto udp drop; }\n}";
+    nft(&member_host, censor);
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| stranger_host.ns.run(stranger));
         std::thread::sleep(Duration::from_secs(4));
