@@ -10,6 +10,8 @@ use aegisray::{
     wire::frame::Kind,
 };
 
+use prost::Message as _;
+
 use super::{
     capture::{Forger, Recorder},
     guest::Bare,
@@ -91,7 +93,7 @@ pub fn invite_overheard() -> String {
     // The thief is whom the joiner asks first.
     let key = identity(2);
     let certificate = strict.certify(key.id(), &["--name", "thief", "--group", "guests"]);
-    let thief = Bare::start(&thief_host, v4(4), network, key, (certificate, Vec::new()));
+    let thief = Bare::start(&thief_host, v4(4), network, key, (certificate, None));
     let places = ["--bootstrap", "198.51.100.4:51900", "--bootstrap", "198.51.100.2:51900"];
     let token = strict.invite(&[&["--name", "cfo", "--group", "admins"][..], &places].concat());
     let secret = Invite::from_token(&token, unix()).unwrap().admission.expect("a one-time secret");
@@ -103,8 +105,10 @@ pub fn invite_overheard() -> String {
     need_route(&strict.root, "cfo");
     std::thread::sleep(Duration::from_secs(1));
     let heard = [heard, thief.heard()].concat();
-    let has_secret = heard.iter().any(|payload| payload.windows(32).any(|w| w == secret));
+    let told = heard.iter().map(|payload| payload.encode_to_vec());
+    let has_secret = told.into_iter().any(|payload| payload.windows(32).any(|w| w == secret));
     assert!(!has_secret, "the joiner has told the invite's secret to another than the inviter");
+    assert!(heard.iter().all(|payload| payload.admission.is_empty()), "it has shown another a proof of the invite");
     // All that the joiner has said to the inviter, said again by the thief: to the same start of the inviter.
     let said: Vec<_> = recorder.take().into_iter().filter(|s| s.from == place(3) && s.to == place(2)).collect();
     joiner.kill();

@@ -14,12 +14,12 @@ use std::{
 
 use aegisray::{
     crypto::{Cipher, Rng},
-    identity::{Identity, Invite, Network, RecordContent, RecordSource, Refusal, Verified, Verify as _},
+    identity::{Admission, Identity, Invite, InviteKey, Network, RecordContent, RecordSource, Refusal, Verify as _},
     lab::{
         daemon::wait_for,
         topology::{Host, Internet},
     },
-    session::{Event, Gatekeeper, Sessions, Transport, Via},
+    session::{Admitted, Event, Gatekeeper, PROVEN_TRIES, Sessions, Transport, Via},
     types::Instant,
     wire::{
         frame::{self, Kind},
@@ -27,7 +27,6 @@ use aegisray::{
         proto::{Echo, HandshakePayload},
     },
 };
-use prost::Message as _;
 
 use super::{
     capture::Recorder,
@@ -37,7 +36,7 @@ use super::{
     world::{Strict, place, public, v4},
 };
 
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+type Heard = Arc<Mutex<Vec<HandshakePayload>>>;
 
 /// Lets everybody in, and keeps what they say.
 struct Ear {
@@ -46,9 +45,10 @@ struct Ear {
 }
 
 impl Gatekeeper for Ear {
-    fn admit(&mut self, payload: &HandshakePayload, _: &[u8; 32]) -> Result<Arc<Verified>, Refusal> {
-        self.heard.lock().unwrap().push(payload.encode_to_vec());
-        self.network.verify(&payload.announcement, RecordSource::Bytes(&payload.record))
+    fn admit(&mut self, payload: &HandshakePayload, _: &[u8; 32], _: &[u8]) -> Result<Admitted, Refusal> {
+        self.heard.lock().unwrap().push(payload.clone());
+        let peer = self.network.verify(&payload.announcement, RecordSource::Bytes(&payload.record))?;
+        Ok(Admitted { peer, invitation: None })
     }
 }
 
@@ -67,7 +67,7 @@ impl Bare {
         at: Ipv4Addr,
         network: Network,
         key: Identity,
-        (certificate, admission): (Vec<u8>, Vec<u8>),
+        (certificate, admission): (Vec<u8>, Option<Admission>),
     ) -> Self {
         let (stop, heard) = (Arc::new(AtomicBool::new(false)), Heard::default());
         let sessions = Arc::new(Mutex::new(Vec::new()));
@@ -81,20 +81,21 @@ impl Bare {
             let rng = Rng::from_seed(aegisray::host::random()?);
             let mut own = Sessions::new(network.clone(), &key, &Cipher::all_here(), rng, now());
             let content = RecordContent { name: "bare".into(), boot: 1, certificate, ..RecordContent::default() };
-            own.set_own(&key.announce(&network, &content, unix() as u32, 7200), &admission);
+            let announced = key.announce(&network, &content, unix() as u32, 7200).map_err(io::Error::other)?;
+            own.set_own(&announced, admission);
             let mut ear = Ear { network, heard: heard_in };
             let mut buffer = [0; 2048];
             while !stopped.load(Ordering::Relaxed) {
                 while let Ok((to, datagram)) = to_send.try_recv() {
                     match datagram {
                         Some(datagram) => drop(socket.send_to(&datagram, to)),
-                        None => own.connect(now(), Via::Direct(to), None),
+                        None => own.connect(now(), Via::Direct(to), None, PROVEN_TRIES),
                     }
                 }
                 if let Ok((n, from)) = socket.recv_from(&mut buffer)
                     && let Ok(Datagram::Handshake(fragment)) = packet::parse(&buffer[..n])
                 {
-                    own.handle_handshake(now(), Via::Direct(from), &fragment, &mut ear);
+                    own.handle_handshake(now(), (Via::Direct(from), None), &fragment, &mut ear);
                 }
                 if own.poll_timeout().is_some_and(|due| due <= now()) {
                     own.handle_timeout(now());
@@ -105,8 +106,8 @@ impl Bare {
                     }
                 }
                 while let Some(event) = own.poll_event() {
-                    if let Event::Established { transport, .. } = event {
-                        made.lock().unwrap().push(transport);
+                    if let Event::Established { outcome, .. } = event {
+                        made.lock().unwrap().push(outcome.transport);
                     }
                 }
             }
@@ -116,7 +117,7 @@ impl Bare {
     }
 
     /// The payloads that others have shown, since the last call.
-    pub fn heard(&self) -> Vec<Vec<u8>> {
+    pub fn heard(&self) -> Vec<HandshakePayload> {
         std::mem::take(&mut *self.heard.lock().unwrap())
     }
 
@@ -146,10 +147,11 @@ pub fn relays() -> String {
     let [member_host, guest_host] = [3, 4].map(|n| public(&mut net, n));
     let member = strict.member(&dir, &member_host, "member", &[]);
     need_route(&strict.root, "member");
-    let secret = Invite::from_token(&strict.invite(&["--group", "guests"]), unix()).unwrap().admission.unwrap();
+    let invite = Invite::from_token(&strict.invite(&["--group", "guests"]), unix()).unwrap();
+    let admission = Admission { inviter: invite.inviter.unwrap(), key: InviteKey::derive(&invite.admission.unwrap()) };
     let key = identity(3);
     let me = key.id();
-    let guest = Bare::start(&guest_host, v4(4), network_of(&strict.root), key, (Vec::new(), secret.to_vec()));
+    let guest = Bare::start(&guest_host, v4(4), network_of(&strict.root), key, (Vec::new(), Some(admission)));
     let recorder = Recorder::start(&member_host);
     let root = SocketAddr::V4(place(2));
     let session = guest.connect(root);

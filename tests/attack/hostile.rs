@@ -96,7 +96,7 @@ impl Hostile {
             config.policy = Policy::default();
             let seed = aegisray::host::random()?;
             let start = std::time::Instant::now();
-            let node = Node::new(config, key, Box::new(network), seed, Instant(1));
+            let node = Node::new(config, key, Box::new(network), seed, Instant(1)).map_err(io::Error::other)?;
             live(node, &socket, start, &taken, &stopped, &sink);
             Ok(())
         });
@@ -155,7 +155,7 @@ impl Hostile {
     /// Says a control message to a neighbour, as soon as there is room.
     #[track_caller]
     pub fn tell(&self, to: NodeId, kind: control_message::Kind) {
-        let message = prost::Message::encode_to_vec(&ControlMessage { kind: Some(kind) });
+        let message = prost::Message::encode_to_vec(&ControlMessage { kind: Some(kind), ..ControlMessage::default() });
         let told = wait_for(PATIENCE, || {
             let message = message.clone();
             self.with(move |h| h.node.send_control_raw(h.now, to, message)).then_some(())

@@ -79,10 +79,6 @@ pub fn one_network() -> String {
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| stranger_host.ns.run(stranger));
         std::thread::sleep(Duration::from_secs(4));
-        nft(
-            &member_host,
-            "table inet censor { chain out { type filter hook output priority 0; meta l4proto udp drop; } }",
-        );
         let mut member = node(&dir, "member", &plain(&["198.51.100.2"], ""));
         member.start(&member_host).unwrap();
         let link = wait_for(2 * PATIENCE, || member.has_link("victim").then_some(()));
