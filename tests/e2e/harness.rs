@@ -4,7 +4,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,8 +22,11 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub type Test = (&'static str, fn());
 
+/// The daemon under test; `AEGISRAY_BIN` names another one than that built along with the tests.
 pub fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_aegisray"))
+    static OTHER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let other = OTHER.get_or_init(|| std::env::var_os("AEGISRAY_BIN").map(PathBuf::from));
+    other.as_deref().unwrap_or(Path::new(env!("CARGO_BIN_EXE_aegisray")))
 }
 
 pub fn run(tests: &[Test]) -> ExitCode {
