@@ -20,6 +20,7 @@ mod reload;
 mod resolv;
 mod resolve;
 mod routes;
+mod seen;
 mod state;
 mod tunnel;
 mod turn;
@@ -150,8 +151,10 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let (tables, queues) = (node.snapshot(), (to_control, to_answers));
     let gate = config.network.gate().clone();
     let shared = Arc::new(Shared::new(sockets, stun, tun, config.relay_limits, tables, gate, queues));
-    if let Some(porter) = node.hire_porter() {
-        dataplane::start_handshakes(&shared, porter, move || clock.now())?;
+    if let Some(mut porter) = node.hire_porter() {
+        let (mut file, seen) = seen::SeenFile::open(&config.state_dir);
+        porter.remember(seen);
+        dataplane::start_handshakes(&shared, porter, move || clock.now(), move |key| file.add(key))?;
     }
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;

@@ -76,8 +76,9 @@ impl Handshakes {
     }
 }
 
-/// Runs a porter as long as the process lives; `now` reads the node's clock.
-pub(super) fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant) {
+/// Runs a porter as long as the process lives; `now` reads the node's clock, and `keep` keeps what is to be remembered over a
+/// restart.
+fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant, keep: &mut dyn FnMut(u64)) {
     loop {
         let wait = porter.poll_timeout().map_or(LONGEST, |at| at.since(now())).min(LONGEST);
         let mut waiting = shared.handshakes.lock();
@@ -98,6 +99,7 @@ pub(super) fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant
         }
         while let Some(output) = porter.poll() {
             match output {
+                Output::Seen(key) => keep(key),
                 Output::Send(Via::Direct(to), bytes) => {
                     if shared.sockets.send(to, &bytes).is_err() {
                         shared.tell(Input::SendError(to));
@@ -126,11 +128,16 @@ impl Shared {
     }
 }
 
-/// Starts the thread.
-pub fn start(shared: &Arc<Shared>, porter: Porter, now: impl Fn() -> Instant + Send + 'static) -> std::io::Result<()> {
+/// Starts the thread. `now` reads the node's clock, and `keep` keeps what is to be remembered over a restart.
+pub fn start(
+    shared: &Arc<Shared>,
+    porter: Porter,
+    now: impl Fn() -> Instant + Send + 'static,
+    mut keep: impl FnMut(u64) + Send + 'static,
+) -> std::io::Result<()> {
     let shared = Arc::clone(shared);
     let thread = std::thread::Builder::new().name("aegis-gate".to_owned()).stack_size(512 << 10);
-    thread.spawn(move || run(&shared, porter, &now))?;
+    thread.spawn(move || run(&shared, porter, &now, &mut keep))?;
     Ok(())
 }
 

@@ -37,6 +37,8 @@ pub enum Order {
 #[derive(Debug)]
 pub enum Output {
     Event(Event),
+    /// A first message to remember over a restart, by the beginning of its key.
+    Seen(u64),
     /// A datagram to send.
     Send(Via, Vec<u8>),
 }
@@ -73,10 +75,14 @@ impl Porter {
         }
     }
 
-    /// What is to be told to the node ([`super::Node::handle_porter`]) or sent. Sessions can be opened once they are told.
+    /// First messages that an earlier start of this node has read ([`Output::Seen`]).
+    pub fn remember(&mut self, seen: impl IntoIterator<Item = u64>) {
+        self.sessions.remember(seen);
+    }
+
+    /// What is to be told to the node ([`super::Node::handle_porter`]), kept or sent. Sessions can be opened once they are told.
     pub fn poll(&mut self) -> Option<Output> {
-        let event = self.sessions.poll_event().inspect(|event| self.claims.note(event));
-        event.map(Output::Event).or_else(|| self.sessions.poll_transmit().map(|(via, bytes)| Output::Send(via, bytes)))
+        poll(&mut self.sessions, &self.claims)
     }
 
     #[must_use]
@@ -93,6 +99,15 @@ impl Porter {
     pub fn counters(&self) -> (Counters, usize) {
         (self.sessions.counters, self.sessions.pending())
     }
+}
+
+fn poll(sessions: &mut Sessions, claims: &ClaimTable) -> Option<Output> {
+    if let Some(event) = sessions.poll_event() {
+        claims.note(&event);
+        return Some(Output::Event(event));
+    }
+    let seen = sessions.poll_seen().map(Output::Seen);
+    seen.or_else(|| sessions.poll_transmit().map(|(via, bytes)| Output::Send(via, bytes)))
 }
 
 fn obey(sessions: &mut Sessions, now: Instant, order: Order) {
@@ -191,9 +206,7 @@ impl Door {
 
     /// The next thing that came of the node's own handshakes.
     pub fn poll(&mut self) -> Option<Output> {
-        let sessions = self.here.as_mut()?;
-        let event = sessions.poll_event().inspect(|event| self.claims.note(event));
-        event.map(Output::Event).or_else(|| sessions.poll_transmit().map(|(via, bytes)| Output::Send(via, bytes)))
+        poll(self.here.as_mut()?, &self.claims)
     }
 
     /// A handshake that this node began at `asked` is over.

@@ -45,6 +45,7 @@ impl Node {
     pub(super) fn on_handshake(&mut self, now: Instant, output: Output) {
         let event = match output {
             Output::Send(via, bytes) => return self.send_via(via, bytes),
+            Output::Seen(_) => return,
             Output::Event(event) => event,
         };
         match event {

@@ -50,7 +50,8 @@ pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
 pub const HEARSAY_TRIES: u32 = 3;
 const RESEND_GAP: Duration = Duration::from_millis(50);
-const SEEN_GENERATION: usize = 4096;
+/// At least so many first messages are remembered, and at most twice as many.
+pub const SEEN_GENERATION: usize = 4096;
 
 /// How a datagram travels to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -142,7 +143,10 @@ pub struct Sessions {
     by_index: HashMap<u32, (Via, u32)>,
     reassembly: Reassembly,
     cookies: CookieJar,
-    seen: [HashSet<[u8; 32]>; 2],
+    /// First messages that were read, by the beginnings of their keys.
+    seen: [HashSet<u64>; 2],
+    /// Those that have come since the owner asked.
+    just_seen: VecDeque<u64>,
     live: HashSet<u32>,
     transmits: VecDeque<(Via, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -170,6 +174,7 @@ impl Sessions {
             reassembly: Reassembly::default(),
             cookies,
             seen: Default::default(),
+            just_seen: VecDeque::new(),
             live: HashSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -480,18 +485,38 @@ impl Sessions {
         }
     }
 
+    /// First messages that an earlier start of this node has read: none of them is answered again.
+    pub fn remember(&mut self, seen: impl IntoIterator<Item = u64>) {
+        for key in seen {
+            self.note_seen(key);
+        }
+    }
+
+    /// The next first message to remember, before anything is sent.
+    pub fn poll_seen(&mut self) -> Option<u64> {
+        self.just_seen.pop_front()
+    }
+
     /// Whether a first message's ephemeral key is new; remembers it. Two generations bound the memory.
     fn is_fresh(&mut self, message: &[u8]) -> bool {
-        let Some(ephemeral) = message.first_chunk::<32>() else { return false };
-        if self.seen.iter().any(|s| s.contains(ephemeral)) {
+        let Some(start) = message.first_chunk() else { return false };
+        let key = u64::from_be_bytes(*start);
+        let is_fresh = self.note_seen(key);
+        if is_fresh && self.just_seen.len() < SEEN_GENERATION {
+            self.just_seen.push_back(key);
+        }
+        is_fresh
+    }
+
+    fn note_seen(&mut self, key: u64) -> bool {
+        if self.seen.iter().any(|s| s.contains(&key)) {
             return false;
         }
         if self.seen[0].len() >= SEEN_GENERATION {
             self.seen.swap(0, 1);
             self.seen[0].clear();
         }
-        self.seen[0].insert(*ephemeral);
-        true
+        self.seen[0].insert(key)
     }
 
     fn drop_responder(&mut self, key: (Via, u32)) {
