@@ -40,7 +40,10 @@ fn report_hostile(h: &HostileReport) {
     println!("memory per node     {memory}; at most {:.2} times as much", h.memory_ratio);
     println!("evictions           {}", h.evictions);
     for (reason, count) in &h.links_lost {
-        println!("  link lost         {count} ({} without them): {reason}", h.links_lost_without.get(reason).unwrap_or(&0));
+        println!(
+            "  link lost         {count} ({} without them): {reason}",
+            h.links_lost_without.get(reason).unwrap_or(&0)
+        );
     }
     let sent = (bytes(h.bytes_per_node as u64), bytes(h.bytes_per_node_without as u64));
     println!("sent per node       {} ({} without them)", sent.0, sent.1);

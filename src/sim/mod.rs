@@ -132,14 +132,16 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Report {
     let convergence = converged.map(|at| at.since(calm_from));
     let (datagrams, bytes) = world.sent_per_node();
     let hostile = baseline.map(|baseline| {
-        progress("hostile");
+        progress("hostile nodes, and packets between the others");
         world.hostile_phase();
         world.hostile_report(options, &baseline)
     });
+    // Hostile nodes don't end, so nothing is ever idle among them, and their own packets are nobody's concern.
+    let is_friendly = hostile.is_none();
     progress("sending packets through the mesh");
-    let (pings_delivered, pings_sent) = if converged.is_some() { world.ping_pairs(32) } else { (0, 0) };
+    let (pings_delivered, pings_sent) = if converged.is_some() && is_friendly { world.ping_pairs(32) } else { (0, 0) };
     progress("idle");
-    let idle_bytes = world.idle();
+    let idle_bytes = if is_friendly { world.idle() } else { 0.0 };
     let graph = world.graph();
     Report {
         nodes: options.nodes,

@@ -89,7 +89,12 @@ impl World {
             })
             .collect();
         // Destinations are independent in distance vector: watching a sample of them is exact for those.
-        let step = if options.nodes <= 128 { 1 } else { options.nodes / 8 };
+        let step = match options.nodes {
+            // Hostile nodes change tables without end.
+            n if stage.is_some() => (n / 16).max(1),
+            n if n <= 128 => 1,
+            n => n / 8,
+        };
         Self {
             verifier: SharedVerifier::new(network.clone(), stage.is_some()),
             network,
@@ -285,6 +290,10 @@ impl World {
                 stage.prepare(i, &mut config);
             }
             let mut node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, now);
+            if self.stage.is_some() {
+                // Nothing forgets flows here: idle links need few probes, which lets a run be long.
+                node.set_flow_lifetime(Some(Duration::from_secs(600)));
+            }
             node.set_bootstrap(now, &bootstrap);
             node
         };
@@ -342,7 +351,7 @@ impl World {
         }
         for packet in delivered {
             match &mut self.stage {
-                Some(stage) => stage.delivered(i, &packet, now),
+                Some(stage) => stage.delivered(i, &packet),
                 None => self.delivered.push((i, packet)),
             }
         }

@@ -73,9 +73,8 @@ fn certificate(network: &Network, i: usize, key: &[u8; 32], hostile: bool) -> Ce
 
 /// Makes the scene and the players; hostile nodes whose way needs one get another key.
 pub(super) fn cast(plan: &Plan, options: &Options, keys: &mut [[u8; 32]]) -> (Scene, BTreeMap<usize, Player>) {
-    let seed = |what: &str, i: u64| {
-        sha256(&[b"hostile", what.as_bytes(), &options.seed.to_be_bytes(), &i.to_be_bytes()])
-    };
+    let seed =
+        |what: &str, i: u64| sha256(&[b"hostile", what.as_bytes(), &options.seed.to_be_bytes(), &i.to_be_bytes()]);
     let mut rng = Rng::from_seed(seed("casting", 0));
     let hostile = choose(plan, keys.len(), &mut rng);
     let authority = Authority::new(identity(&seed("authority", 0)));

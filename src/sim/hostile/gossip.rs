@@ -230,8 +230,7 @@ impl Behaviour for Control {
                     let mut column = |bound: usize| (0..hand.below(bound)).map(|_| hand.rng.next_u32()).collect();
                     let (slots, seqnos, wants, wants_record) = (column(400), column(400), column(200), column(200));
                     let metrics = (0..hand.below(400)).map(|_| hand.below(2 * INFINITY as usize) as u32).collect();
-                    let update =
-                        RouteUpdate { slots, seqnos, metrics, wants, wants_record, ..RouteUpdate::default() };
+                    let update = RouteUpdate { slots, seqnos, metrics, wants, wants_record, ..RouteUpdate::default() };
                     hand.control(neighbour, Kind::Routes(update));
                 }
                 _ => {

@@ -182,11 +182,7 @@ impl Hand<'_> {
             slots: vec![slot],
             seqnos: vec![announced.seqno],
             metrics: vec![0],
-            bodies: vec![Body {
-                slot,
-                announcement: announced.bytes.clone(),
-                record: announced.record.bytes.clone(),
-            }],
+            bodies: vec![Body { slot, announcement: announced.bytes.clone(), record: announced.record.bytes.clone() }],
             ..Default::default()
         };
         for neighbour in self.neighbours() {

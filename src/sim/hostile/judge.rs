@@ -12,6 +12,8 @@ const MAX_MEMORY: f64 = 1.5;
 /// The least share of packets that honest pairs keep.
 const MIN_KEPT: f64 = 0.99;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The longest run without hostile nodes.
+const QUIET: Duration = Duration::from_secs(120);
 /// What was sent last may still arrive.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
@@ -155,10 +157,11 @@ impl World {
         }
         let owned = self.places.iter().map(|p| p.node.as_ref().map(|n| n.addresses())).collect::<Vec<_>>();
         let Some(stage) = &mut self.stage else { return };
-        let end = begin + stage.plan.length;
+        // Two minutes tell what it is like without hostile nodes.
+        let length = if stage.is_quiet { stage.plan.length.min(QUIET) } else { stage.plan.length };
+        let end = begin + length;
         stage.phase = Some((begin, end));
-        stage.judge.owned =
-            owned.into_iter().map(|a| a.unwrap_or([std::net::IpAddr::from([0, 0, 0, 0]); 2])).collect();
+        stage.judge.owned = owned.into_iter().map(|a| a.unwrap_or([std::net::IpAddr::from([0, 0, 0, 0]); 2])).collect();
         if !stage.plan.early {
             self.let_loose();
         }

@@ -115,6 +115,8 @@ impl Stage {
     pub(in crate::sim) fn prepare(&self, i: usize, config: &mut NodeConfig) {
         config.content.certificate = self.scene.certificates[i].clone();
         config.rekey_after = REKEY_AFTER;
+        // A small network would be a full mesh, in which nobody relays.
+        config.max_peers = config.max_peers.min(self.scene.ids.len() / 2).max(8);
         // Every other one joined by an invite some time ago, and its configuration still says so.
         if i.is_multiple_of(2) {
             config.admission = b"the secret of an invite that was used".to_vec();
@@ -165,8 +167,8 @@ impl Stage {
         }
     }
 
-    pub(in crate::sim) fn delivered(&mut self, i: usize, packet: &[u8], now: Instant) {
-        self.stream.arrived(i, packet, now);
+    pub(in crate::sim) fn delivered(&mut self, i: usize, packet: &[u8]) {
+        self.stream.arrived(i, packet);
     }
 
     /// Node `i` lost its link to `peer`.

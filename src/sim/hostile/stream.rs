@@ -15,11 +15,14 @@ use crate::{
     types::Instant,
 };
 
-/// Pairs that talk all the time, and pairs that are replaced now and then.
-const LASTING: usize = 48;
-const PASSING: usize = 16;
-const PASSING_FOR: Duration = Duration::from_secs(15);
-const GAP: Duration = Duration::from_secs(1);
+/// Pairs that talk all the time, and pairs that do for two minutes each. Every link on their ways is probed ten times a
+/// second, so they are what a quiet run costs.
+const LASTING: usize = 6;
+const PASSING: usize = 6;
+const PASSING_FOR: Duration = Duration::from_secs(120);
+const GAP: Duration = Duration::from_millis(500);
+/// Who hangs together is looked at so often.
+const ISLANDS_FOR: Duration = Duration::from_secs(2);
 /// What has not come after so long is lost.
 const PATIENCE: Duration = Duration::from_secs(8);
 const MAGIC: &[u8; 8] = b"a packet";
@@ -69,7 +72,9 @@ pub(super) struct Stream {
     rng: Rng,
     honest: Vec<usize>,
     pairs: Vec<(usize, usize)>,
-    renewed: Instant,
+    /// When the next passing pair is to be replaced, and which.
+    turn: (Instant, usize),
+    islands: (Instant, Vec<usize>),
     under_way: HashMap<u64, OnItsWay>,
     next: u64,
     pub kept: Kept,
@@ -86,7 +91,8 @@ impl Stream {
             rng,
             honest,
             pairs: Vec::new(),
-            renewed: Instant::default(),
+            turn: (Instant::default(), 0),
+            islands: Default::default(),
             under_way: HashMap::new(),
             next: 0,
             kept: Kept::default(),
@@ -104,21 +110,20 @@ impl Stream {
 
     /// The pairs that talk now.
     fn pairs(&mut self, now: Instant) -> Vec<(usize, usize)> {
-        if self.pairs.is_empty() || now.since(self.renewed) >= PASSING_FOR {
-            self.renewed = now;
-            while self.pairs.len() < LASTING + PASSING {
-                let pair = self.any_pair();
-                self.pairs.push(pair);
-            }
-            for i in LASTING..LASTING + PASSING {
-                self.pairs[i] = self.any_pair();
-            }
+        let each = PASSING_FOR / PASSING as u32;
+        if self.pairs.is_empty() {
+            self.pairs = (0..LASTING + PASSING).map(|_| self.any_pair()).collect();
+            self.turn = (now + each, 0);
+        }
+        while self.turn.0 <= now {
+            self.pairs[LASTING + self.turn.1] = self.any_pair();
+            self.turn = (self.turn.0 + each, (self.turn.1 + 1) % PASSING);
         }
         self.pairs.clone()
     }
 
     /// A packet came out at node `i`.
-    pub fn arrived(&mut self, i: usize, packet: &[u8], _now: Instant) {
+    pub fn arrived(&mut self, i: usize, packet: &[u8]) {
         let Some(payload) = packet.len().checked_sub(PAYLOAD).and_then(|at| packet.get(at..)) else { return };
         if payload.starts_with(FORGED) {
             self.kept.forged += u64::from(self.honest.contains(&i));
@@ -174,7 +179,8 @@ impl World {
             return;
         }
         let pairs = stage.stream.pairs(now);
-        let islands = self.honest_islands();
+        let is_old = now.since(stage.stream.islands.0) >= ISLANDS_FOR || stage.stream.islands.1.is_empty();
+        let islands = if is_old { self.honest_islands() } else { std::mem::take(&mut stage.stream.islands.1) };
         for (k, (from, to)) in pairs.into_iter().enumerate() {
             if islands[from] != islands[to] {
                 continue;
@@ -188,6 +194,10 @@ impl World {
             let on_its_way = OnItsWay { to, packet: packet.clone(), sent: now, is_exposed, pair: from };
             stage.stream.note_sent(begin, on_its_way);
             self.handle_tun(from, &packet);
+        }
+        if let Some(stage) = &mut self.stage {
+            let since = if is_old { now } else { stage.stream.islands.0 };
+            stage.stream.islands = (since, islands);
         }
         self.agenda.push(now + GAP, Happening::Packets);
     }
