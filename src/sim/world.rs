@@ -19,6 +19,7 @@ use crate::{
     identity::{Identity, Network, RecordContent},
     node::{Event, Node, NodeConfig},
     types::{Instant, NodeId, UnixTime},
+    wire::packet::BEACON,
 };
 
 pub(super) const EPOCH: UnixTime = 1_790_000_000;
@@ -289,7 +290,8 @@ impl World {
             if let Some(stage) = &self.stage {
                 stage.prepare(i, &mut config);
             }
-            let mut node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, now);
+            let node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, now);
+            let mut node = node.expect("what a simulated node says of itself is sound");
             if self.stage.is_some() {
                 // Nothing forgets flows here: idle links need few probes, which lets a run be long.
                 node.set_flow_lifetime(Some(Duration::from_secs(600)));
@@ -317,7 +319,7 @@ impl World {
     pub(super) fn drain(&mut self, i: usize) {
         let now = self.now;
         let (mut out, mut delivered) = (Vec::new(), Vec::new());
-        let (mut certificates, mut lost) = (Vec::new(), Vec::new());
+        let mut lost = Vec::new();
         let state = self.visit(i, |node| {
             loop {
                 let mut quiet = true;
@@ -332,10 +334,6 @@ impl World {
                         Event::Deliver(packet) => {
                             let packet = meter::handed_out(packet);
                             meter::outside(|| delivered.push(packet));
-                        }
-                        Event::Certified(certificate) => {
-                            let certificate = meter::handed_out(certificate);
-                            meter::outside(|| certificates.push(certificate));
                         }
                         Event::LinkDown { peer, reason } => meter::outside(|| lost.push((peer, reason))),
                         _ => {}
@@ -365,13 +363,6 @@ impl World {
         }
         if tables_changed {
             self.watch(i);
-        }
-        if !certificates.is_empty() {
-            // As the daemon does.
-            for certificate in certificates {
-                self.visit(i, |node| node.set_certificate(now, certificate.clone()));
-            }
-            self.drain(i);
         }
     }
 
@@ -427,7 +418,12 @@ impl World {
         match what {
             Happening::Datagram { to, from, mut bytes } => {
                 self.note([to as u64, bytes.len() as u64, u64::from(bytes.first().copied().unwrap_or(0))]);
-                if self.visit(to, |node| node.handle_datagram(now, from, 1, &mut bytes)).is_some() {
+                let done = self.visit(to, |node| match bytes.first() {
+                    // What has this form comes by multicast, from a host of the same LAN.
+                    Some(&BEACON) => node.handle_beacon(now, from, &bytes),
+                    _ => node.handle_datagram(now, from, 1, &mut bytes),
+                });
+                if done.is_some() {
                     self.drain(to);
                 }
             }

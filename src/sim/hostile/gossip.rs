@@ -63,8 +63,7 @@ impl Behaviour for Records {
             boot: if hand.rng.chance(0.1) { hand.rng.next_u32() } else { 0 },
             ..RecordContent::default()
         };
-        let announced = hand.announce(content);
-        hand.spread(&announced, SLOT);
+        hand.spread(content, SLOT);
     }
 
     fn pause(&self) -> Duration {

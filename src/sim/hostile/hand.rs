@@ -168,15 +168,16 @@ impl Hand<'_> {
     }
 
     /// This node's own announcement with this content, newer than all before, signed past the shipped code.
-    pub fn announce(&mut self, content: RecordContent) -> Verified {
+    fn announce(&mut self, content: RecordContent) -> Option<Verified> {
         let newest = self.node.own_state().1.max(*self.seqno);
         *self.seqno = newest + 1;
         let content = RecordContent { certificate: self.scene.certificates[self.me].clone(), ..content };
-        self.identity.announce(&self.scene.network, &content, *self.seqno, 7200)
+        self.identity.announce(&self.scene.network, &content, *self.seqno, 7200).ok()
     }
 
-    /// Tells all neighbours of an announcement of this node: introduction, metric and body in one.
-    pub fn spread(&mut self, announced: &Verified, slot: u32) {
+    /// Announces this node anew and tells all neighbours: introduction, metric and body in one.
+    pub fn spread(&mut self, content: RecordContent, slot: u32) {
+        let Some(announced) = self.announce(content) else { return };
         let update = RouteUpdate {
             introductions: vec![Introduction { slot, node_id: announced.id.0.to_vec() }],
             slots: vec![slot],

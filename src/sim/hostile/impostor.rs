@@ -51,8 +51,7 @@ impl Behaviour for Address {
             endpoints: vec![address(hand.me)],
             ..RecordContent::default()
         };
-        let announced = hand.announce(content);
-        hand.spread(&announced, SLOT);
+        hand.spread(content, SLOT);
     }
 
     fn pause(&self) -> Duration {
@@ -79,8 +78,7 @@ impl Behaviour for Name {
             _ => format!("n{victim}"),
         };
         let content = RecordContent { name, endpoints: vec![address(hand.me)], ..RecordContent::default() };
-        let announced = hand.announce(content);
-        hand.spread(&announced, SLOT);
+        hand.spread(content, SLOT);
     }
 
     fn pause(&self) -> Duration {
@@ -104,8 +102,7 @@ impl Behaviour for Endpoints {
             .map(|_| if hand.rng.chance(0.3) { address(hand.victim()) } else { hand.outsider() })
             .collect();
         let content = RecordContent { name: format!("e{}", hand.me), endpoints, ..RecordContent::default() };
-        let announced = hand.announce(content);
-        hand.spread(&announced, SLOT);
+        hand.spread(content, SLOT);
     }
 
     fn pause(&self) -> Duration {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     crypto::Rng,
-    identity::{Identity, Network},
+    identity::{Admission, Identity, InviteKey, Network},
     node::NodeConfig,
     sim::{
         Options,
@@ -117,9 +117,10 @@ impl Stage {
         config.rekey_after = REKEY_AFTER;
         // A small network would be a full mesh, in which nobody relays.
         config.max_peers = config.max_peers.min(self.scene.ids.len() / 2).max(8);
-        // Every other one joined by an invite some time ago, and its configuration still says so.
-        if i.is_multiple_of(2) {
-            config.admission = b"the secret of an invite that was used".to_vec();
+        // Every other one joined by an invite of a node that is hostile now, and still has it.
+        let inviter = self.players.keys().next().map(|i| self.scene.ids[*i]);
+        if let (true, Some(inviter), Some(key)) = (i.is_multiple_of(2), inviter, InviteKey::from_slice(&[7; 32])) {
+            config.admission = Some(Admission { inviter, key });
         }
     }
 

@@ -32,12 +32,12 @@ impl Starter {
             Sessions::new(network, hand.identity, &Cipher::all_here(), hand.rng.fork(), hand.now)
         });
         if let Some(own) = hand.node.routing().own() {
-            sessions.set_own(own, &[]);
+            sessions.set_own(own, None);
         }
         let id = hand.scene.ids[victim];
         let known = hand.node.routing().origin(&id).and_then(|o| hand.node.routing().announcement(o));
         let remote = known.filter(|_| hand.rng.chance(0.5)).map(|k| (id, k.record.noise_static));
-        sessions.connect(hand.now, Via::Direct(address(victim)), remote);
+        sessions.connect(hand.now, Via::Direct(address(victim)), remote, 1);
         let mut out = Vec::new();
         while let Some((_, bytes)) = sessions.poll_transmit() {
             out.push(bytes);
@@ -132,7 +132,7 @@ impl Behaviour for Beacons {
     fn act(&mut self, hand: &mut Hand<'_>) {
         let victim = address(hand.victim());
         let from = hand.any_address();
-        let beacon = hand.node.beacon(from.port());
+        let beacon = hand.node.beacon(hand.now, from);
         hand.datagram(from, victim, beacon);
         // A cookie for a handshake that may be under way.
         let mut cookie = vec![packet::COOKIE, 0, 0, 0];
