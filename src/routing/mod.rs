@@ -559,9 +559,7 @@ impl Routing {
             }
             *self.origins[o as usize].learned_mut(n) = Learned::default();
             let Some(neighbor) = self.neighbor_mut(n) else { continue };
-            if let Some(entry) = neighbor.slots.get_mut(slot as usize) {
-                *entry = Slot::Empty;
-            }
+            neighbor.slots.set(slot, Slot::Empty);
             neighbor.unproven -= u32::from(unproven);
             self.counters.introductions_expired += u64::from(unproven);
         }

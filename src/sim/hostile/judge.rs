@@ -1,6 +1,10 @@
 //! What must hold however hostile nodes behave, and the report of it.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -12,6 +16,8 @@ const MAX_MEMORY: f64 = 1.5;
 /// The least share of packets that honest pairs keep.
 const MIN_KEPT: f64 = 0.99;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long what is wrong may be about to be mended.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// The longest run without hostile nodes.
 const QUIET: Duration = Duration::from_secs(120);
 /// What was sent last may still arrive.
@@ -21,8 +27,9 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     /// Addresses of honest nodes when the hostile ones were let loose.
-    owned: Vec<[std::net::IpAddr; 2]>,
-    looks: u64,
+    owned: Vec<[IpAddr; 2]>,
+    /// Who was not what it should be to whom at the last look.
+    suspects: Vec<(usize, usize)>,
     evictions: u64,
     examples: Vec<String>,
     links_lost: BTreeMap<&'static str, u64>,
@@ -161,7 +168,7 @@ impl World {
         let length = if stage.is_quiet { stage.plan.length.min(QUIET) } else { stage.plan.length };
         let end = begin + length;
         stage.phase = Some((begin, end));
-        stage.judge.owned = owned.into_iter().map(|a| a.unwrap_or([std::net::IpAddr::from([0, 0, 0, 0]); 2])).collect();
+        stage.judge.owned = owned.into_iter().map(|a| a.unwrap_or([IpAddr::from([0, 0, 0, 0]); 2])).collect();
         if !stage.plan.early {
             self.let_loose();
         }
@@ -174,40 +181,51 @@ impl World {
         }
     }
 
-    /// Looks whether every honest node knows, reaches and rightly addresses every other.
+    /// What is wrong with how one honest node sees another, if anything.
+    fn complaint(&self, i: usize, j: usize, owned: &[[IpAddr; 2]]) -> Option<String> {
+        let Some(node) = &self.places[i].node else { return Some(format!("n{i} is down")) };
+        if i == j {
+            let gave_up = node.addresses() != owned[i];
+            return gave_up.then(|| format!("n{i} gave its address up"));
+        }
+        let (routing, id) = (node.routing(), self.places[j].id);
+        let origin = routing.origin(&id);
+        if origin.and_then(|o| routing.announcement(o)).is_none() {
+            return Some(format!("n{i} does not know n{j}"));
+        }
+        if origin.and_then(|o| routing.next_hop(o)).is_none() {
+            return Some(format!("n{i} does not reach n{j}"));
+        }
+        let foreign = owned[j].iter().find(|a| node.owner_of(**a) != Some(id));
+        foreign.map(|address| format!("for n{i}, {address} is not n{j}'s"))
+    }
+
+    /// Looks whether every honest node knows, reaches and rightly addresses every other. What is wrong may be about to be
+    /// mended: it counts if it is still so a little later.
     pub(in crate::sim) fn inspect(&mut self) {
         let now = self.now();
         let Some(mut stage) = self.stage.take() else { return };
-        let honest: Vec<usize> = (0..self.places.len()).filter(|i| stage.is_honest(*i)).collect();
-        stage.judge.looks += 1;
-        for i in &honest {
-            let Some(node) = &self.places[*i].node else {
-                stage.judge.evicted(|| format!("n{i} is down at {now:?}"));
-                continue;
-            };
-            if node.addresses() != stage.judge.owned[*i] {
-                stage.judge.evicted(|| format!("n{i} gave its address up, at {now:?}"));
-            }
-            let routing = node.routing();
-            for j in honest.iter().filter(|j| *j != i) {
-                let origin = routing.origin(&self.places[*j].id);
-                let known = origin.and_then(|o| routing.announcement(o));
-                let reached = origin.and_then(|o| routing.next_hop(o));
-                let addresses = stage.judge.owned[*j];
-                let wrong = addresses.iter().find(|a| node.owner_of(**a) != Some(self.places[*j].id));
-                if known.is_none() {
-                    stage.judge.evicted(|| format!("n{i} does not know n{j} at {now:?}"));
-                } else if reached.is_none() {
-                    stage.judge.evicted(|| format!("n{i} does not reach n{j} at {now:?}"));
-                } else if let Some(address) = wrong {
-                    stage.judge.evicted(|| format!("for n{i}, {address} is not n{j}'s at {now:?}"));
-                }
+        let judge = &mut stage.judge;
+        let honest: Vec<usize> = (0..self.places.len()).filter(|i| !stage.scene.hostile[*i]).collect();
+        let is_second = !judge.suspects.is_empty();
+        let pairs: Vec<(usize, usize)> = if is_second {
+            std::mem::take(&mut judge.suspects)
+        } else {
+            honest.iter().flat_map(|i| honest.iter().map(move |j| (*i, *j))).collect()
+        };
+        for (i, j) in pairs {
+            let Some(complaint) = self.complaint(i, j, &judge.owned) else { continue };
+            if is_second {
+                judge.evicted(|| format!("{complaint}, at {:?}", Duration::from_micros(now.0)));
+            } else {
+                judge.suspects.push((i, j));
             }
         }
+        let next = if judge.suspects.is_empty() { LOOK_EVERY } else { LOOK_AGAIN };
         let is_over = stage.phase.is_none_or(|(_, end)| now >= end);
         self.stage = Some(stage);
         if !is_over {
-            self.agenda.push(now + LOOK_EVERY, Happening::Inspection);
+            self.agenda.push(now + next, Happening::Inspection);
         }
     }
 
