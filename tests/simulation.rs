@@ -1,8 +1,18 @@
 //! The node state machine under virtual time: convergence, no loops, and runs that replay.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use aegisray::sim::{Options, Report, run};
+use aegisray::sim::{Meter, Options, Plan, Report, Way, run};
+
+/// So that hostile runs can tell what a node holds.
+#[global_allocator]
+static ALLOCATOR: Meter = Meter;
 
 fn simulate(options: &Options) -> Report {
     run(options, &mut |_| {})
@@ -63,4 +73,42 @@ fn loss_churn_and_partitions_leave_nothing_broken() {
 #[test]
 fn two_nodes_are_a_network() {
     assert_good(&simulate(&Options { nodes: 2, idle: Duration::ZERO, ..Options::default() }));
+}
+
+fn hostile(way: Option<Way>, seed: u64) -> Options {
+    let plan = Plan { length: Duration::from_secs(60), only: way, ..Plan::new(3) };
+    Options { nodes: 30, seed, hostile: Some(plan), ..Options::default() }
+}
+
+/// One run per way, on as many threads as there are processors: a run is single-threaded, and so is its count of memory.
+#[test]
+fn hostile_nodes_harm_nobody_in_whichever_way() {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(way) = Way::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let report = simulate(&hostile(Some(*way), 1));
+            let summary = report.hostile.as_ref().map(|h| (h.kept, h.memory_ratio, h.evictions));
+            println!("{way}: {summary:?}, {:.1} s", report.wall_s);
+            if !report.is_good() {
+                failed.lock().unwrap().push(format!("{way}: {:?}", report.problems));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn a_hostile_run_replays_too() {
+    let options = hostile(None, 7);
+    let (first, second) = (simulate(&options), simulate(&options));
+    assert_eq!(first.trace_hash, second.trace_hash);
+    assert_eq!(first.events, second.events);
+    assert_good(&first);
 }

@@ -9,6 +9,7 @@ mod network;
 mod portal;
 mod relay;
 mod show;
+mod simulation;
 mod stealth;
 mod table;
 
@@ -153,8 +154,31 @@ struct SimulateArgs {
     /// Virtual seconds of idling, to measure what the mesh costs when nothing happens
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// How many of the nodes behave maliciously once the network has converged; it then has an authority
+    #[arg(long, default_value_t = 0)]
+    hostile: u32,
+    /// Virtual hours for which they do
+    #[arg(long, default_value_t = 0.5, requires = "hostile")]
+    hours: f64,
+    /// They all behave in this way only, for example `lies`; without it each does in two or three ways, by the seed
+    #[arg(long, requires = "hostile", value_name = "WAY")]
+    way: Option<sim::Way>,
+    /// They do so from the start, while the network converges
+    #[arg(long, requires = "hostile")]
+    early: bool,
+    /// Run several seeds, one after the other, for example 1..20
+    #[arg(long, value_parser = seeds, value_name = "FIRST..LAST", conflicts_with = "seed")]
+    seeds: Option<(u64, u64)>,
     #[command(flatten)]
     json: Json,
+}
+
+fn seeds(text: &str) -> Result<(u64, u64), String> {
+    let expected = || "expected FIRST..LAST, for example 1..20".to_owned();
+    let (first, last) = text.split_once("..").ok_or_else(expected)?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| expected());
+    let (first, last) = (number(first)?, number(last)?);
+    if first <= last { Ok((first, last)) } else { Err(expected()) }
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -320,9 +344,18 @@ fn log_to_terminal(level: LevelFilter) {
 }
 
 fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
-    let options = sim::Options {
+    if args.hostile + 2 > args.nodes && args.hostile > 0 {
+        return Err(anyhow::anyhow!("at least two of the nodes have to be honest").into());
+    }
+    let plan = sim::Plan {
+        count: args.hostile as usize,
+        length: Duration::try_from_secs_f64(args.hours * 3600.0)?,
+        only: args.way,
+        early: args.early,
+    };
+    let options = |seed| sim::Options {
         nodes: args.nodes as usize,
-        seed: args.seed,
+        seed,
         loss: args.loss,
         duplicate: args.duplicate,
         jitter: Duration::from_millis(args.jitter),
@@ -331,16 +364,35 @@ fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
         chaos: Duration::from_secs(args.chaos),
         limit: Duration::from_secs(args.limit),
         idle: Duration::from_secs(args.idle),
+        hostile: (args.hostile > 0).then(|| plan.clone()),
     };
-    let report = sim::run(&options, &mut |phase| {
+    let mut progress = |phase: &str| {
         if !args.json.json {
             eprintln!("  {phase} …");
         }
-    });
+    };
+    if let Some((first, last)) = args.seeds {
+        let reports: Vec<sim::Report> = (first..=last)
+            .map(|seed| {
+                let report = sim::run(&options(seed), &mut |_| {});
+                if !args.json.json {
+                    simulation::line(&report);
+                }
+                report
+            })
+            .collect();
+        if args.json.json {
+            println!("{}", serde_json::to_string_pretty(&reports)?);
+        } else {
+            simulation::sum(&reports);
+        }
+        return if reports.iter().all(sim::Report::is_good) { Ok(()) } else { Err(Failure::Silent(1)) };
+    }
+    let report = sim::run(&options(args.seed), &mut progress);
     if args.json.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        show::report(&report);
+        simulation::report(&report);
         if !report.is_good() {
             println!("replay with: aegisray {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
         }

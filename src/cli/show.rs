@@ -11,7 +11,6 @@ use super::{
 use crate::{
     api::{Request, Response, request},
     node::{Carrier, RouteStatus},
-    sim::Report,
     types::INFINITY,
 };
 
@@ -223,22 +222,4 @@ pub(super) fn trace(args: &TraceArgs, socket: &Path) -> Result<(), Failure> {
     }
     print!("{}", table(&["HOP", "NODE", "LINK RTT", "METRIC LEFT"], &rows));
     Ok(())
-}
-
-pub(super) fn report(r: &Report) {
-    let yes = |good: bool| if good { "yes" } else { "NO" };
-    println!("nodes               {} (seed {}, {} crashes)", r.nodes, r.seed, r.crashes);
-    println!("converged           {} after {:.1} s of virtual time", yes(r.converged), r.convergence_s);
-    println!("loops seen          {} ({} destinations watched at every change)", r.loops_seen, r.destinations_watched);
-    println!("packets delivered   {} of {} end to end", r.pings_delivered, r.pings_sent);
-    println!("links per node      {:.1}, longest path {} hops", r.links_per_node, r.longest_path);
-    println!("stretch             {:.3} (route metric to shortest path)", r.stretch);
-    println!("sent per node       {:.0} datagrams, {}", r.datagrams_per_node, bytes(r.bytes_per_node as u64));
-    println!("idle                {} per node and hour", bytes(r.idle_bytes_per_node_hour as u64));
-    println!("peak memory         {} MiB", r.peak_memory_mib);
-    println!("wall time           {:.1} s for {} events", r.wall_s, r.events);
-    println!("trace hash          {}", r.trace_hash);
-    for problem in &r.problems {
-        println!("problem             {problem}");
-    }
 }

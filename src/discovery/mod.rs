@@ -6,7 +6,7 @@
 //! first.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
 };
 
@@ -24,6 +24,10 @@ const FINGERS: u32 = 4;
 const PARALLEL: usize = 4;
 /// Ring and fingers, and links beyond them, are opened when the set of known nodes has not grown for so long.
 const SETTLE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+/// A link is wanted so long to a node to which no relay leads; and so many nodes at most, so that who swallows everything
+/// makes no full mesh.
+const INSIST_FOR: Duration = Duration::from_secs(900);
+const MAX_INSISTED: usize = 32;
 /// Nodes tried per call, so that a large table doesn't make a burst.
 const BURST: usize = 8;
 /// Changes of a node's endpoints that are taken in: so many at once (a node learns of its addresses one after another
@@ -153,6 +157,8 @@ pub struct Discovery {
     settled: (Instant, Instant),
     /// Nodes with endpoints that wait to be taken in.
     late: BTreeSet<NodeId>,
+    /// Nodes to which no relay leads, and until when a link to them is wanted for that.
+    insisted: VecDeque<(NodeId, Instant)>,
     unproven: Bucket,
     /// Attempts were put off in the last call.
     is_short: bool,
@@ -187,6 +193,7 @@ impl Discovery {
             fingers: BTreeSet::new(),
             settled: Default::default(),
             late: BTreeSet::new(),
+            insisted: VecDeque::new(),
             unproven: Bucket::new(UNPROVEN.0, UNPROVEN.1),
             is_short: false,
             next: None,
@@ -245,6 +252,20 @@ impl Discovery {
             target.endpoints.insert(0, addr);
             target.retry.reset(now);
         }
+    }
+
+    /// Packets for a node don't arrive by relays: a link to it is wanted, whatever the network's shape.
+    pub fn insist(&mut self, now: Instant, node: NodeId) {
+        let Some(target) = self.targets.get_mut(&node) else { return };
+        if !self.insisted.iter().any(|(n, _)| *n == node) {
+            target.retry.reset(now);
+        }
+        self.insisted.retain(|(n, _)| *n != node);
+        self.insisted.push_back((node, now + INSIST_FOR));
+        if self.insisted.len() > MAX_INSISTED {
+            self.insisted.pop_front();
+        }
+        (self.next, self.wanted) = (None, None);
     }
 
     /// A member is gone: expired, or revoked.
@@ -369,6 +390,10 @@ impl Discovery {
         self.next = None;
         self.refused.retain(|_, until| *until > now);
         self.take_in_late(now);
+        if self.insisted.front().is_some_and(|(_, until)| *until <= now) {
+            self.insisted.retain(|(_, until)| *until > now);
+            self.wanted = None;
+        }
         self.update_wanted();
         let mut out = Vec::new();
         for i in 0..self.bootstrap.len() {
@@ -428,7 +453,7 @@ impl Discovery {
     }
 
     fn not_before(&self, node: &NodeId) -> Instant {
-        if self.linked.is_empty() {
+        if self.linked.is_empty() || self.insisted.iter().any(|(n, _)| n == node) {
             Instant::default()
         } else if self.ring.contains(node) || self.fingers.contains(node) {
             self.settled.0
@@ -457,11 +482,12 @@ impl Discovery {
             let finger = self.targets.range(point..).chain(self.targets.iter()).map(|(n, _)| *n).find(usable);
             fingers.extend(finger);
         }
-        let wanted = if self.targets.len() < self.max_peers {
+        let mut wanted: BTreeSet<NodeId> = if self.targets.len() < self.max_peers {
             self.targets.keys().filter(|n| usable(n)).copied().collect()
         } else {
             ring.union(&fingers).copied().collect()
         };
+        wanted.extend(self.insisted.iter().map(|(n, _)| *n).filter(|n| usable(n) && self.targets.contains_key(n)));
         self.ring = ring;
         self.fingers = fingers;
         self.wanted = Some(wanted);

@@ -45,7 +45,7 @@ pub struct RecordContent {
 }
 
 /// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub hash: [u8; 32],
     pub bytes: Vec<u8>,

@@ -13,6 +13,8 @@ use crate::{
 
 /// At most so many at a time; the oldest goes first.
 const MAX_CLAIMS: usize = 512;
+/// And of those that say to be one node: a node asks at four of another's addresses at the same time.
+const MAX_OF_ONE: usize = 8;
 /// Who is there sends its first packet as soon as it is answered, and repeats it.
 const LIFE: Duration = Duration::from_secs(20);
 
@@ -47,11 +49,14 @@ pub(super) struct Claims {
 impl Claims {
     /// Adds one; returns the session that had to make room.
     pub fn add(&mut self, outcome: Outcome) -> Option<u32> {
+        let id = outcome.peer.id;
         self.all.insert(outcome.transport.local_index, outcome);
-        if self.all.len() <= MAX_CLAIMS {
+        let of_one = self.all.values().filter(|claim| claim.peer.id == id).count();
+        if of_one <= MAX_OF_ONE && self.all.len() <= MAX_CLAIMS {
             return None;
         }
-        let oldest = self.all.iter().min_by_key(|(index, claim)| (claim.since, **index)).map(|(index, _)| *index)?;
+        let spare = self.all.iter().filter(|(_, claim)| of_one <= MAX_OF_ONE || claim.peer.id == id);
+        let oldest = spare.min_by_key(|(index, claim)| (claim.since, **index)).map(|(index, _)| *index)?;
         self.all.remove(&oldest).map(|_| oldest)
     }
 

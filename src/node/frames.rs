@@ -63,6 +63,8 @@ impl Node {
                 metric: reply.metric,
                 link_rtt: Duration::from_micros(u64::from(reply.link_rtt_us)),
             }),
+            (Kind::Reach(question), via) => self.on_reach(now, session, via, &question),
+            (Kind::Reached(answer), _) => self.on_reached(now, id, &answer),
             (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
             (Kind::Punch(punch), Via::Relayed(_)) => self.on_punch(now, session, &punch),
             (Kind::Goodbye(goodbye), _) => {

@@ -458,6 +458,7 @@ impl Node {
             self.rekey_if_due(now, id);
             self.offer_punch(now, id);
             self.look_around(now, id);
+            self.look_after(now, id);
             let Some(peer) = self.peers.get(&id) else { continue };
             if peer.sessions.is_empty()
                 && peer.link.is_none()

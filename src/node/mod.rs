@@ -28,13 +28,14 @@ mod prefix_map;
 mod proof;
 mod pump;
 mod raw;
+mod reach;
 mod settle;
 mod snapshot;
 mod status;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -219,6 +220,8 @@ pub struct Node {
     peers: Peers,
     /// Links that went down, while the way round on which to tell the other end is still to be found.
     untold: Vec<(NodeId, Instant)>,
+    /// Who was asked whether packets arrive, and when an answer is missing.
+    asking: BTreeSet<(Instant, NodeId)>,
     by_index: HashMap<u32, Arc<Transport>>,
     by_tag: HashMap<NodeTag, NodeId>,
     /// The announcement of each origin that the book and discovery have.
@@ -300,6 +303,7 @@ impl Node {
             rng,
             peers: Peers::default(),
             untold: Vec::new(),
+            asking: BTreeSet::new(),
             by_index: HashMap::new(),
             by_tag: HashMap::new(),
             shown: HashMap::new(),

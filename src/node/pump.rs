@@ -40,6 +40,7 @@ impl Node {
         next = self.discovery.poll_timeout().map_or(next, |t| t.min(next));
         next = self.puncher.poll_timeout().map_or(next, |t| t.min(next));
         next = self.gauge_timeout().map_or(next, |t| t.min(next));
+        next = self.reach_timeout().map_or(next, |t| t.min(next));
         self.settle_agenda(now);
         next = self.peers.next().map_or(next, |t| t.min(next));
         // Never in the past, and never in a tight loop.
@@ -52,6 +53,7 @@ impl Node {
         self.routing.handle_timeout(now);
         self.tick_links(now);
         self.tick_gauge(now);
+        self.tick_reach(now);
         self.send_punches(now);
         if now >= self.housekeeping {
             self.housekeeping = now + super::HOUSEKEEPING;

@@ -1,8 +1,13 @@
 //! What a member gone bad might say over its real sessions: for fuzzers, the simulator's hostile nodes and the attacker
 //! in the tests. Nothing else calls it.
 
+use std::sync::Arc;
+
 use super::Node;
-use crate::types::{Instant, NodeId};
+use crate::{
+    session::Transport,
+    types::{Instant, NodeId},
+};
 
 impl Node {
     /// Sends a plaintext of any kind, end to end sealed.
@@ -18,5 +23,11 @@ impl Node {
         peer.channel.send(&message);
         self.pump(now);
         true
+    }
+
+    /// The session on which this node sends to another one, if there is one: with it anything can be sealed.
+    #[must_use]
+    pub fn session_raw(&self, node: &NodeId) -> Option<Arc<Transport>> {
+        self.peers.get(node)?.transport().cloned()
     }
 }

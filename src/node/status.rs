@@ -25,6 +25,8 @@ pub struct Counters {
     pub handshakes_stale: u64,
     pub rekeys: u64,
     pub roams: u64,
+    /// Ways by relays by which packets were seen not to arrive.
+    pub ways_given_up: u64,
     pub links_up: u64,
     pub links_down: u64,
     pub control_sent: u64,
@@ -174,6 +176,7 @@ impl Node {
             ("handshakes_over_budget", s.over_budget),
             ("rekeys", c.rekeys),
             ("roams", c.roams),
+            ("ways_given_up", c.ways_given_up),
             ("links_up", c.links_up),
             ("links_down", c.links_down),
             ("beacons_heard", c.beacons_heard),

@@ -391,8 +391,17 @@ impl Routing {
         }
     }
 
-    fn is_distrusted(&self, now: Instant, o: u32, n: NeighborId) -> bool {
-        self.origins[o as usize].distrusted.iter().any(|(who, until, _)| *who == n && *until > now)
+    /// Until when a way is the last choice; the beginning of time: it isn't.
+    fn distrusted_until(&self, now: Instant, o: u32, n: NeighborId) -> Instant {
+        let distrusted = &self.origins[o as usize].distrusted;
+        distrusted.iter().filter(|(who, until, _)| *who == n && *until > now).map(|d| d.1).max().unwrap_or_default()
+    }
+
+    /// What a metric counts when ways are compared: what one's own link to a node costs was measured, and what others say
+    /// that they cost was not. So a relay has to promise half of it.
+    fn weight(&self, o: u32, n: NeighborId, metric: Metric) -> Metric {
+        let is_direct = self.neighbor(n).is_some_and(|neighbor| neighbor.id == self.origins[o as usize].id);
+        if is_direct { metric / 2 } else { metric }
     }
 
     fn neighbor(&self, n: NeighborId) -> Option<&Neighbor> {
@@ -449,7 +458,8 @@ impl Routing {
             let stands = metric_add(current.metric, self.costs[s.neighbor.slot()]) == s.metric
                 && current.seqno.min(signed) == s.seqno
                 && origin.distrusted.is_empty();
-            if stands && !(usable && is_clearly_better(metric, s.metric)) {
+            let (new, old) = (self.weight(o, n, metric), self.weight(o, s.neighbor, s.metric));
+            if stands && !(usable && is_clearly_better(new, old)) {
                 return;
             }
         }
@@ -462,13 +472,14 @@ impl Routing {
             return;
         }
         let before = self.origins[o as usize].selected;
-        let doubted = |s: &Selected| self.is_distrusted(now, o, s.neighbor);
-        let best = self.feasible(o).min_by_key(|s| (doubted(s), s.metric, s.neighbor));
+        let doubt = |s: &Selected| self.distrusted_until(now, o, s.neighbor);
+        let weight = |s: &Selected| self.weight(o, s.neighbor, s.metric);
+        // What was seen not to work is the last choice, and of several the one of which that was seen first.
+        let best = self.feasible(o).min_by_key(|s| (doubt(s), weight(s), s.neighbor));
         let kept = before.and_then(|b| self.kept(o, b));
-        // What was seen not to work is kept only for want of another.
-        let kept = kept.filter(|k| best.is_none_or(|b| doubted(&b) || !doubted(k)));
+        let kept = kept.filter(|k| best.is_none_or(|b| doubt(k) <= doubt(&b)));
         let after = match (best, kept) {
-            (Some(best), Some(kept)) if is_clearly_better(best.metric, kept.metric) => Some(best),
+            (Some(best), Some(kept)) if is_clearly_better(weight(&best), weight(&kept)) => Some(best),
             (best, kept) => kept.or(best),
         };
         if after == before {
@@ -501,8 +512,13 @@ impl Routing {
     fn is_starved(&self, o: u32) -> bool {
         let origin = &self.origins[o as usize];
         let Some(selected) = origin.selected else { return true };
-        let offers = origin.learned.iter().zip(&self.costs).map(|(learned, cost)| metric_add(learned.metric, *cost));
-        offers.min().is_some_and(|best| is_clearly_better(best, selected.metric))
+        let trusted = |n: NeighborId| origin.distrusted.iter().all(|d| d.0 != n);
+        let offers = origin.learned.iter().zip(&self.costs).zip(self.ids());
+        let offers = offers.filter(|((learned, _), n)| learned.metric < INFINITY && trusted(*n));
+        let weights = offers.map(|((learned, cost), n)| self.weight(o, n, metric_add(learned.metric, *cost)));
+        let best = weights.min();
+        let current = self.weight(o, selected.neighbor, selected.metric);
+        best.is_some_and(|best| is_clearly_better(best, current) || !trusted(selected.neighbor))
     }
 
     /// The selected route as its neighbour advertises it now. It stays usable when it has become worse than our
@@ -559,9 +575,7 @@ impl Routing {
             }
             *self.origins[o as usize].learned_mut(n) = Learned::default();
             let Some(neighbor) = self.neighbor_mut(n) else { continue };
-            if let Some(entry) = neighbor.slots.get_mut(slot as usize) {
-                *entry = Slot::Empty;
-            }
+            neighbor.slots.set(slot, Slot::Empty);
             neighbor.unproven -= u32::from(unproven);
             self.counters.introductions_expired += u64::from(unproven);
         }

@@ -49,6 +49,45 @@ impl Slot {
     }
 }
 
+/// Slots of one page.
+const PAGE: usize = 32;
+
+/// What a neighbour's slots stand for. The neighbour chooses their numbers, which are to cost nothing: only pages with
+/// something in them are there.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    pages: Vec<Option<Box<[Slot; PAGE]>>>,
+}
+
+impl Slots {
+    pub fn get(&self, slot: u32) -> Slot {
+        let page = self.pages.get(slot as usize / PAGE).and_then(Option::as_ref);
+        page.map_or(Slot::Empty, |page| page[slot as usize % PAGE])
+    }
+
+    /// Says what a slot stands for; returns what it stood for before. `slot` is less than [`super::MAX_ORIGINS`].
+    pub fn set(&mut self, slot: u32, bound: Slot) -> Slot {
+        let (at, in_page) = (slot as usize / PAGE, slot as usize % PAGE);
+        if self.pages.len() <= at {
+            if bound == Slot::Empty {
+                return Slot::Empty;
+            }
+            self.pages.reserve_exact(at + 1 - self.pages.len());
+            self.pages.resize_with(at + 1, || None);
+        }
+        let page = self.pages[at].get_or_insert_with(|| Box::new([Slot::Empty; PAGE]));
+        let before = std::mem::replace(&mut page[in_page], bound);
+        if bound == Slot::Empty && page.iter().all(|s| *s == Slot::Empty) {
+            self.pages[at] = None;
+        }
+        before
+    }
+
+    pub fn clear(&mut self) {
+        self.pages.clear();
+    }
+}
+
 pub(super) const NO_SLOT: u32 = u32::MAX;
 /// Beyond [`WINDOW`], at most so many introductions may lack their announcements.
 const MAX_WINDOW: u32 = 1024;
@@ -107,7 +146,7 @@ pub(super) struct Neighbor {
     /// The owner has been told, or is about to be, that there is something to send.
     pub woken: bool,
     /// The neighbour's slots: which origin of ours each is.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
     pub requests: VecDeque<SeqnoRequest>,
     /// Slots of the neighbour to ask for, and whether the record is needed.
     pub wants: Vec<(u32, bool)>,
@@ -144,7 +183,7 @@ impl Neighbor {
             updated: Instant::default(),
             streak: 0,
             woken: false,
-            slots: Vec::new(),
+            slots: Slots::default(),
             requests: VecDeque::new(),
             wants: Vec::new(),
             wanted: VecDeque::new(),

@@ -263,9 +263,9 @@ impl Routing {
         introduction: &Introduction,
         judge: &dyn Judge,
     ) -> Result<(), Refusal> {
-        let slot = introduction.slot as usize;
+        let slot = introduction.slot;
         let id = NodeId::from_slice(&introduction.node_id).ok_or(Refusal::Malformed("introduction"))?;
-        if slot >= MAX_SLOTS {
+        if slot as usize >= MAX_SLOTS {
             return Err(Refusal::Malformed("introduction"));
         }
         let Some(neighbor) = self.neighbor_mut(n) else { return Ok(()) };
@@ -286,7 +286,7 @@ impl Routing {
 
     /// An announcement that we had asked for.
     fn handle_body(&mut self, now: Instant, n: NeighborId, body: &Body, judge: &mut dyn Judge) -> Result<(), Refusal> {
-        let slot = self.neighbor(n).and_then(|p| p.slots.get(body.slot as usize)).copied().unwrap_or_default();
+        let slot = self.neighbor(n).map_or(Slot::Empty, |p| p.slots.get(body.slot));
         let Some(o) = slot.origin().filter(|o| *o != 0) else { return Ok(()) };
         let known = self.announcement(o).map(|a| Arc::clone(&a.record));
         let known_seqno = self.origins[o as usize].signed();
@@ -337,7 +337,7 @@ impl Routing {
         if neighbor.turned_away < MAX_TURNED_AWAY {
             neighbor.turned_away += 1;
         } else {
-            self.bind_slot(now, n, slot as usize, Slot::Ignored);
+            self.bind_slot(now, n, slot, Slot::Ignored);
             self.free_if_unused(o);
         }
     }
@@ -464,13 +464,10 @@ impl Routing {
         Some(o)
     }
 
-    fn bind_slot(&mut self, now: Instant, n: NeighborId, slot: usize, bound: Slot) {
+    fn bind_slot(&mut self, now: Instant, n: NeighborId, slot: u32, bound: Slot) {
         let unproven = bound.origin().is_some_and(|o| self.announcement(o).is_none());
         let Some(neighbor) = self.neighbor_mut(n) else { return };
-        if neighbor.slots.len() <= slot {
-            neighbor.slots.resize(slot + 1, Slot::Empty);
-        }
-        let before = std::mem::replace(&mut neighbor.slots[slot], bound);
+        let before = neighbor.slots.set(slot, bound);
         if before == bound {
             return;
         }
@@ -484,21 +481,22 @@ impl Routing {
         let Some(o) = bound.origin() else { return };
         let learned = self.origins[o as usize].learned_mut(n);
         let (other, counted) = (learned.slot, learned.unproven);
-        (learned.slot, learned.unproven) = (slot as u32, unproven);
+        (learned.slot, learned.unproven) = (slot, unproven);
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         neighbor.unproven += u32::from(unproven);
         neighbor.unproven -= u32::from(counted);
-        neighbor.proven += u32::from(!unproven);
+        // Introducing one node again and again earns no room.
+        neighbor.proven += u32::from(!unproven && other == NO_SLOT);
         // One node has one slot.
-        if other != NO_SLOT && other != slot as u32 {
-            neighbor.slots[other as usize] = Slot::Ignored;
+        if other != NO_SLOT && other != slot {
+            neighbor.slots.set(other, Slot::Ignored);
         }
     }
 
     fn handle_entry(&mut self, now: Instant, n: NeighborId, slot: u32, seqno: SeqNo, metric: Metric) {
         self.counters.entries_received += 1;
         let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let o = match neighbor.slots.get(slot as usize).copied().unwrap_or_default() {
+        let o = match neighbor.slots.get(slot) {
             Slot::Origin(o) => o,
             Slot::Ignored => return,
             Slot::Empty => {
@@ -522,7 +520,7 @@ impl Routing {
         let id = origin.id;
         if metric == INFINITY && before.unproven {
             // The neighbour has lost it before we had its announcement, and will introduce it again.
-            self.bind_slot(now, n, slot as usize, Slot::Ignored);
+            self.bind_slot(now, n, slot, Slot::Ignored);
             self.free_if_unused(o);
             return;
         }

@@ -53,13 +53,21 @@ impl Bucket {
 
 /// Who may be blamed for a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
+pub(super) enum Source {
     Address(IpAddr),
     Neighbor(NodeId),
 }
 
 impl Source {
-    fn new(from: SocketAddr) -> Self {
+    /// `neighbor` has relayed it, if somebody has.
+    pub fn of(via: Via, neighbor: Option<NodeId>) -> Option<Self> {
+        match via {
+            Via::Direct(from) => Some(Self::at(from)),
+            Via::Relayed(_) => neighbor.map(Self::Neighbor),
+        }
+    }
+
+    fn at(from: SocketAddr) -> Self {
         Self::Address(match from.ip().to_canonical() {
             IpAddr::V6(ip) => {
                 let [a, b, c, d, ..] = ip.segments();
@@ -83,11 +91,7 @@ impl Budget {
 
     /// Whether one more first message may cost something. `neighbor` has relayed it, if somebody has.
     pub fn allows(&mut self, now: Instant, via: Via, neighbor: Option<NodeId>) -> bool {
-        let source = match (via, neighbor) {
-            (Via::Direct(from), _) => Source::new(from),
-            (Via::Relayed(_), Some(neighbor)) => Source::Neighbor(neighbor),
-            (Via::Relayed(_), None) => return false,
-        };
+        let Some(source) = Source::of(via, neighbor) else { return false };
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             let rested = Duration::from_millis(1000 * SOURCE.burst / SOURCE.per_s);
             self.sources.retain(|_, bucket| now.since(bucket.filled) < rested);

@@ -5,7 +5,7 @@ use prost::Message as _;
 use snow::{Builder, HandshakeState, params::NoiseParams};
 use zeroize::Zeroizing;
 
-use super::{Via, fragment::MAX_HANDSHAKE, transport::Secrets, transport::Transport};
+use super::{Via, budget::Source, fragment::MAX_HANDSHAKE, transport::Secrets, transport::Transport};
 use crate::{
     crypto::{Cipher, KemSecret, NoiseResolver, Rng, encapsulate},
     identity::Admission,
@@ -218,6 +218,8 @@ pub(super) struct Responder {
     pub since: Instant,
     pub last_sent: Instant,
     pub complete: bool,
+    /// Who is to blame for it.
+    pub source: Option<Source>,
 }
 
 /// A first message that was read: who wrote it, if it says so, and what to answer it with.
@@ -273,6 +275,7 @@ impl FirstRead {
             since: now,
             last_sent: now,
             complete: false,
+            source: None,
         })
     }
 }

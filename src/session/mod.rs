@@ -25,7 +25,7 @@ pub use transport::{Arrivals, Rejected, Transport};
 use zeroize::Zeroizing;
 
 use self::{
-    budget::Budget,
+    budget::{Budget, Source},
     cookie::CookieJar,
     fragment::Reassembly,
     handshake::{Initiator, Keys, Responder, offer, read_first, retry_after},
@@ -42,6 +42,8 @@ use crate::{
 };
 
 const MAX_HALF_OPEN: usize = 512;
+/// And from one source: behind one address there may be many nodes, but each takes one round trip.
+const MAX_HALF_OPEN_OF_ONE: usize = 32;
 /// Handshakes that this node has begun and not ended.
 const MAX_INITIATORS: usize = 512;
 const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
@@ -362,8 +364,12 @@ impl Sessions {
             Some(noise_static) => Some(gate.admit(&first.payload, noise_static, &[]).map_err(Some)?.peer),
             None => None,
         };
-        if self.responders.len() >= MAX_HALF_OPEN {
-            let oldest = self.responders.iter().min_by_key(|(k, r)| (r.since, k.1)).map(|(k, _)| *k);
+        let source = Source::of(via, neighbor);
+        let of_source = self.responders.values().filter(|r| r.source == source).count();
+        if of_source >= MAX_HALF_OPEN_OF_ONE || self.responders.len() >= MAX_HALF_OPEN {
+            // Whoever asks for too much makes room for itself.
+            let spare = self.responders.iter().filter(|(_, r)| of_source < MAX_HALF_OPEN_OF_ONE || r.source == source);
+            let oldest = spare.min_by_key(|(k, r)| (r.since, k.1)).map(|(k, _)| *k);
             oldest.into_iter().for_each(|k| self.drop_responder(k));
         }
         let local_index = self.new_index();
@@ -374,6 +380,7 @@ impl Sessions {
                 return Err(None);
             }
         };
+        half.source = source;
         if let Some(peer) = admitted {
             let transport = Arc::new(half.finish(peer.id));
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));

@@ -19,7 +19,7 @@ enum Walk {
 }
 
 impl World {
-    fn next(&self, at: usize, target: &NodeId) -> Option<usize> {
+    pub(super) fn next(&self, at: usize, target: &NodeId) -> Option<usize> {
         let node = self.places[at].node.as_ref()?;
         let next = node.routing().next_hop(node.routing().origin(target)?)?;
         let there = *self.by_id.get(&next)?;
@@ -35,6 +35,10 @@ impl World {
             let Some(next) = self.next(at, &target) else { return Walk::NoRoute };
             at = next;
             steps += 1;
+            // What hostile nodes do with a packet is their affair: they may send it in circles.
+            if self.is_hostile(at) && at != to {
+                return Walk::Arrives(steps);
+            }
             if steps > self.places.len() {
                 return Walk::Loop;
             }
@@ -44,6 +48,9 @@ impl World {
 
     /// A node's tables changed: follow the next hops from it to the watched destinations.
     pub(super) fn watch(&mut self, i: usize) {
+        if self.is_hostile(i) {
+            return;
+        }
         for k in 0..self.watched.len() {
             let target = self.watched[k];
             if target != i && matches!(self.walk(i, target), Walk::Loop) {
@@ -53,7 +60,7 @@ impl World {
         }
     }
 
-    fn problem(&mut self, what: String) {
+    pub(super) fn problem(&mut self, what: String) {
         if self.problems.len() < 20 {
             self.problems.push(what);
         }

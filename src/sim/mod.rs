@@ -4,13 +4,19 @@
 //! living node has a route to every other, and following the next hops arrives), and *idle* (what the mesh costs when
 //! nothing happens). The same options and seed give the same trace, whose hash is in the report.
 
+mod happening;
+mod hostile;
 mod invariants;
+mod meter;
 mod verifier;
 mod world;
 
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use hostile::{HostileReport, Plan, Way};
+pub use meter::Meter;
 
 use world::World;
 
@@ -36,6 +42,8 @@ pub struct Options {
     pub limit: Duration,
     /// Length of the idle phase.
     pub idle: Duration,
+    /// Some of the nodes behave maliciously, after the calm phase, in a network that has an authority.
+    pub hostile: Option<Plan>,
 }
 
 impl Default for Options {
@@ -51,6 +59,7 @@ impl Default for Options {
             chaos: Duration::ZERO,
             limit: Duration::from_secs(300),
             idle: Duration::from_secs(60),
+            hostile: None,
         }
     }
 }
@@ -81,6 +90,8 @@ pub struct Report {
     pub trace_hash: String,
     pub peak_memory_mib: u64,
     pub wall_s: f64,
+    /// With hostile nodes only.
+    pub hostile: Option<HostileReport>,
     /// What went wrong, if anything.
     pub problems: Vec<String>,
 }
@@ -96,8 +107,20 @@ impl Report {
 /// Runs a simulation. `progress` hears of the phases.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Report {
     let started = std::time::Instant::now();
+    let baseline = options.hostile.as_ref().map(|_| {
+        progress("the same without hostile nodes");
+        let mut world = World::new(options);
+        world.behave();
+        world.start_all();
+        world.calm();
+        world.hostile_phase();
+        world.baseline()
+    });
     let mut world = World::new(options);
     progress("starting the nodes");
+    if options.hostile.as_ref().is_some_and(|plan| plan.early) {
+        world.let_loose();
+    }
     world.start_all();
     if options.chaos > Duration::ZERO {
         progress("chaos");
@@ -108,10 +131,17 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Report {
     let converged = world.calm();
     let convergence = converged.map(|at| at.since(calm_from));
     let (datagrams, bytes) = world.sent_per_node();
+    let hostile = baseline.map(|baseline| {
+        progress("hostile nodes, and packets between the others");
+        world.hostile_phase();
+        world.hostile_report(options, &baseline)
+    });
+    // Hostile nodes don't end, so nothing is ever idle among them, and their own packets are nobody's concern.
+    let is_friendly = hostile.is_none();
     progress("sending packets through the mesh");
-    let (pings_delivered, pings_sent) = if converged.is_some() { world.ping_pairs(32) } else { (0, 0) };
+    let (pings_delivered, pings_sent) = if converged.is_some() && is_friendly { world.ping_pairs(32) } else { (0, 0) };
     progress("idle");
-    let idle_bytes = world.idle();
+    let idle_bytes = if is_friendly { world.idle() } else { 0.0 };
     let graph = world.graph();
     Report {
         nodes: options.nodes,
@@ -133,6 +163,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Report {
         trace_hash: format!("{:016x}", world.trace_hash()),
         peak_memory_mib: peak_memory_mib(),
         wall_s: started.elapsed().as_secs_f64(),
+        hostile,
         problems: world.problems(),
     }
 }

@@ -1,64 +1,40 @@
 //! The simulated world: nodes, a network with weather, and a heap of events in virtual time.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    net::{IpAddr, SocketAddr},
+    collections::HashMap,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
-use super::{Options, verifier::SharedVerifier};
+use super::{
+    Options,
+    happening::{Agenda, Happening, address, index, udp_packet},
+    hostile::Stage,
+    meter,
+    verifier::SharedVerifier,
+};
 use crate::{
     crypto::{Rng, SigningKey, sha256},
     identity::{Identity, Network, RecordContent},
     node::{Event, Node, NodeConfig},
     types::{Instant, NodeId, UnixTime},
+    wire::packet::BEACON,
 };
 
-const EPOCH: UnixTime = 1_790_000_000;
-const PORT: u16 = 51_900;
-
-enum Happening {
-    Datagram { to: usize, from: SocketAddr, bytes: Vec<u8> },
-    Timer { node: usize },
-    Start { node: usize },
-    Crash,
-    PartitionBegins,
-    PartitionEnds,
-}
-
-struct Entry {
-    at: Instant,
-    order: u64,
-    what: Happening,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
+pub(super) const EPOCH: UnixTime = 1_790_000_000;
 
 pub(super) struct Place {
     pub node: Option<Node>,
     pub id: NodeId,
-    key: [u8; 32],
+    pub key: [u8; 32],
     timer: Instant,
     at: (f64, f64),
     datagrams: u64,
-    bytes: u64,
+    pub bytes: u64,
     starts: u32,
+    /// Bytes that the node holds, and the most that it held since that was last looked at.
+    pub memory: (isize, isize),
 }
 
 pub(super) struct World {
@@ -67,8 +43,7 @@ pub(super) struct World {
     verifier: SharedVerifier,
     pub(super) places: Vec<Place>,
     pub(super) by_id: HashMap<NodeId, usize>,
-    heap: BinaryHeap<Reverse<Entry>>,
-    order: u64,
+    pub(super) agenda: Agenda,
     now: Instant,
     weather: Rng,
     loss: f64,
@@ -80,34 +55,26 @@ pub(super) struct World {
     crashes: u64,
     events: u64,
     trace: u64,
+    /// What a run with hostile nodes needs beside.
+    pub(super) stage: Option<Box<Stage>>,
 }
 
 /// Of the generated form: nothing is spent on stretching it.
-const SECRET: &str = "YSBzZWNyZXQgZm9yIHNpbXVsYXRlZCBuZXR3b3Jrcy4";
-
-fn address(i: usize) -> SocketAddr {
-    let [_, a, b, c] = (i as u32 + 1).to_be_bytes();
-    SocketAddr::new(IpAddr::from([10, a, b, c]), PORT)
-}
-
-fn index(addr: SocketAddr) -> Option<usize> {
-    match addr.ip() {
-        IpAddr::V4(ip) => {
-            let [ten, a, b, c] = ip.octets();
-            (ten == 10).then(|| u32::from_be_bytes([0, a, b, c]) as usize).and_then(|i| i.checked_sub(1))
-        }
-        IpAddr::V6(_) => None,
-    }
-}
+pub(super) const SECRET: &str = "YSBzZWNyZXQgZm9yIHNpbXVsYXRlZCBuZXR3b3Jrcy4";
 
 impl World {
     pub fn new(options: &Options) -> Self {
-        let network = Network::new("simulation", Some(SECRET), None, super_cidr());
         let seed = |stream: &str, i: u64| sha256(&[stream.as_bytes(), &options.seed.to_be_bytes(), &i.to_be_bytes()]);
         let mut layout = Rng::from_seed(seed("layout", 0));
-        let places: Vec<Place> = (0..options.nodes)
-            .map(|i| {
-                let key = seed("identity", i as u64);
+        let mut keys: Vec<[u8; 32]> = (0..options.nodes).map(|i| seed("identity", i as u64)).collect();
+        let stage = options.hostile.as_ref().map(|plan| Box::new(Stage::new(plan, options, &mut keys)));
+        let network = match &stage {
+            Some(stage) => stage.network().clone(),
+            None => Network::new("simulation", Some(SECRET), None, super_cidr()),
+        };
+        let places: Vec<Place> = keys
+            .into_iter()
+            .map(|key| {
                 let mut coordinate = || layout.below(1000) as f64 / 1000.0;
                 Place {
                     node: None,
@@ -118,19 +85,24 @@ impl World {
                     datagrams: 0,
                     bytes: 0,
                     starts: 0,
+                    memory: (0, 0),
                 }
             })
             .collect();
         // Destinations are independent in distance vector: watching a sample of them is exact for those.
-        let step = if options.nodes <= 128 { 1 } else { options.nodes / 8 };
+        let step = match options.nodes {
+            // Hostile nodes change tables without end.
+            n if stage.is_some() => (n / 16).max(1),
+            n if n <= 128 => 1,
+            n => n / 8,
+        };
         Self {
-            verifier: SharedVerifier::new(network.clone()),
+            verifier: SharedVerifier::new(network.clone(), stage.is_some()),
             network,
             by_id: places.iter().enumerate().map(|(i, p)| (p.id, i)).collect(),
             watched: (0..options.nodes).step_by(step).collect(),
             places,
-            heap: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::default(),
             now: Instant(0),
             weather: Rng::from_seed(seed("weather", 0)),
             loss: options.loss,
@@ -142,6 +114,7 @@ impl World {
             events: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             options: options.clone(),
+            stage,
         }
     }
 
@@ -167,16 +140,23 @@ impl World {
         self.problems.clone()
     }
 
-    fn push(&mut self, at: Instant, what: Happening) {
-        self.order += 1;
-        self.heap.push(Reverse(Entry { at, order: self.order, what }));
+    /// Whether a node is hostile and does not merely wait to be.
+    pub(super) fn is_hostile(&self, i: usize) -> bool {
+        self.stage.as_ref().is_some_and(|stage| stage.is_acting() && !stage.is_honest(i))
+    }
+
+    /// In this run even the hostile nodes behave.
+    pub fn behave(&mut self) {
+        if let Some(stage) = &mut self.stage {
+            stage.is_quiet = true;
+        }
     }
 
     /// Starts every node within one second of virtual time.
     pub fn start_all(&mut self) {
         for i in 0..self.places.len() {
             let at = self.now + Duration::from_millis(self.weather.below(1000));
-            self.push(at, Happening::Start { node: i });
+            self.agenda.push(at, Happening::Start { node: i });
         }
         self.run_until(self.now + Duration::from_secs(1));
     }
@@ -187,12 +167,12 @@ impl World {
         let crashes = self.options.churn * self.options.chaos.as_secs_f64() / 60.0;
         for _ in 0..crashes.round() as u64 {
             let at = self.now + Duration::from_micros(self.weather.below(self.options.chaos.as_micros() as u64));
-            self.push(at, Happening::Crash);
+            self.agenda.push(at, Happening::Crash);
         }
         if self.options.partition > Duration::ZERO {
             let begin = self.now + self.options.chaos / 4;
-            self.push(begin, Happening::PartitionBegins);
-            self.push((begin + self.options.partition).min(end), Happening::PartitionEnds);
+            self.agenda.push(begin, Happening::PartitionBegins);
+            self.agenda.push((begin + self.options.partition).min(end), Happening::PartitionEnds);
         }
         self.run_until(end);
         self.loss = self.options.loss / 2.0;
@@ -246,16 +226,13 @@ impl World {
             if from == to {
                 continue;
             }
-            let packet = udp_packet(a.addresses()[round % 2], b.addresses()[round % 2], round as u8);
+            let packet = udp_packet(a.addresses()[round % 2], b.addresses()[round % 2], &[round as u8; 100]);
             // Retransmitted by the "application" until it arrives, as over any lossy network.
             for attempt in 0..20 {
                 if attempt > 0 && self.delivered.contains(&(to, packet.clone())) {
                     break;
                 }
-                if let Some(node) = &mut self.places[from].node {
-                    node.handle_tun(self.now, &packet);
-                }
-                self.drain(from);
+                self.handle_tun(from, &packet);
                 self.run_until(self.now + Duration::from_millis(400));
             }
             expected.push((to, packet));
@@ -264,57 +241,125 @@ impl World {
         (arrived, expected.len())
     }
 
+    /// Calls into a node. In a hostile run what it holds is counted, and a panic ends it.
+    pub(super) fn visit<R>(&mut self, i: usize, call: impl FnOnce(&mut Node) -> R) -> Option<R> {
+        let place = &mut self.places[i];
+        let node = place.node.as_mut()?;
+        if self.stage.is_none() {
+            return Some(call(node));
+        }
+        let (result, change) = meter::measure(|| catch_unwind(AssertUnwindSafe(|| call(node))));
+        place.memory.1 = place.memory.1.max(place.memory.0 + change.peak);
+        place.memory.0 += change.bytes;
+        match result {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?").to_owned();
+                self.panicked(i, &text);
+                self.end(i, Duration::from_secs(2));
+                None
+            }
+        }
+    }
+
+    /// A packet comes out of a node's TUN device.
+    pub(super) fn handle_tun(&mut self, i: usize, packet: &[u8]) {
+        let now = self.now;
+        self.visit(i, |node| node.handle_tun(now, packet));
+        self.drain(i);
+    }
+
     fn start(&mut self, i: usize) {
         if self.places[i].node.is_some() {
             return;
         }
-        let place = &mut self.places[i];
-        place.starts += 1;
-        let unix = EPOCH + self.now.0 / 1_000_000;
-        let content = RecordContent { name: format!("n{i}"), endpoints: vec![address(i)], ..RecordContent::default() };
-        let config = NodeConfig::new(self.network.clone(), content, unix);
-        let seed = sha256(&[b"node", &self.options.seed.to_be_bytes(), &place.key, &place.starts.to_be_bytes()]);
-        let node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, self.now);
-        let mut node = node.expect("what a simulated node says of itself is sound");
+        self.places[i].starts += 1;
+        let (place, now) = (&self.places[i], self.now);
+        let unix = EPOCH + now.0 / 1_000_000;
         // Everybody knows two of the seeds; a seed knows two earlier ones.
         let seeds = (self.options.nodes / 25).max(1);
         let known = if i < seeds { [i / 2, i.saturating_sub(1)] } else { [i % seeds, (i / seeds) % seeds] };
         let mut bootstrap: Vec<SocketAddr> = known.into_iter().filter(|k| *k != i).map(address).collect();
         bootstrap.dedup();
-        node.set_bootstrap(self.now, &bootstrap);
+        let seed = sha256(&[b"node", &self.options.seed.to_be_bytes(), &place.key, &place.starts.to_be_bytes()]);
+        let make = || {
+            let content =
+                RecordContent { name: format!("n{i}"), endpoints: vec![address(i)], ..RecordContent::default() };
+            let mut config = NodeConfig::new(self.network.clone(), content, unix);
+            if let Some(stage) = &self.stage {
+                stage.prepare(i, &mut config);
+            }
+            let node = Node::new(config, identity(&place.key), Box::new(self.verifier.clone()), seed, now);
+            let mut node = node.expect("what a simulated node says of itself is sound");
+            if self.stage.is_some() {
+                // Nothing forgets flows here: idle links need few probes, which lets a run be long.
+                node.set_flow_lifetime(Some(Duration::from_secs(600)));
+            }
+            node.set_bootstrap(now, &bootstrap);
+            node
+        };
+        let (node, change) = if self.stage.is_some() { meter::measure(make) } else { (make(), Default::default()) };
         self.places[i].node = Some(node);
+        self.places[i].memory = (change.bytes, change.bytes);
         self.drain(i);
     }
 
+    /// A node's process ends; it starts anew, with an empty memory, after some time.
+    fn end(&mut self, i: usize, pause: Duration) {
+        if let Some(node) = self.places[i].node.take() {
+            drop(node);
+            self.crashes += 1;
+            self.places[i].timer = Instant(u64::MAX);
+            self.agenda.push(self.now + pause, Happening::Start { node: i });
+        }
+    }
+
     /// Carries out what a node wants, and sets its timer.
-    fn drain(&mut self, i: usize) {
+    pub(super) fn drain(&mut self, i: usize) {
         let now = self.now;
-        let Some(node) = &mut self.places[i].node else { return };
-        let mut out = Vec::new();
-        loop {
-            let mut quiet = true;
-            while let Some(transmit) = node.poll_transmit() {
-                out.push(transmit);
-                quiet = false;
-            }
-            while let Some(event) = node.poll_event() {
-                quiet = false;
-                if let Event::Deliver(packet) = event {
-                    self.delivered.push((i, packet));
+        let (mut out, mut delivered) = (Vec::new(), Vec::new());
+        let mut lost = Vec::new();
+        let state = self.visit(i, |node| {
+            loop {
+                let mut quiet = true;
+                while let Some(transmit) = node.poll_transmit() {
+                    let bytes = meter::handed_out(transmit.bytes);
+                    meter::outside(|| out.push((transmit.to, bytes)));
+                    quiet = false;
+                }
+                while let Some(event) = node.poll_event() {
+                    quiet = false;
+                    match event {
+                        Event::Deliver(packet) => {
+                            let packet = meter::handed_out(packet);
+                            meter::outside(|| delivered.push(packet));
+                        }
+                        Event::LinkDown { peer, reason } => meter::outside(|| lost.push((peer, reason))),
+                        _ => {}
+                    }
+                }
+                if quiet {
+                    return (node.take_tables_changed(), node.poll_timeout(now));
                 }
             }
-            if quiet {
-                break;
+        });
+        for (to, bytes) in out {
+            self.transmit(i, to, bytes);
+        }
+        for packet in delivered {
+            match &mut self.stage {
+                Some(stage) => stage.delivered(i, &packet),
+                None => self.delivered.push((i, packet)),
             }
         }
-        let tables_changed = node.take_tables_changed();
-        let timer = node.poll_timeout(now);
-        for transmit in out {
-            self.transmit(i, transmit.to, transmit.bytes);
+        if let Some(stage) = &mut self.stage {
+            lost.iter().for_each(|(peer, reason)| stage.link_lost(i, peer, reason));
         }
+        let Some((tables_changed, timer)) = state else { return };
         if timer < self.places[i].timer || self.places[i].timer <= now {
             self.places[i].timer = timer;
-            self.push(timer, Happening::Timer { node: i });
+            self.agenda.push(timer, Happening::Timer { node: i });
         }
         if tables_changed {
             self.watch(i);
@@ -322,10 +367,22 @@ impl World {
     }
 
     fn transmit(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+        if self.stage.as_mut().is_some_and(|stage| stage.swallows(from, &bytes)) {
+            return;
+        }
         self.places[from].datagrams += 1;
         // What crosses the wire: IPv4 and UDP headers too.
         self.places[from].bytes += bytes.len() as u64 + 28;
-        let Some(target) = index(to).filter(|t| *t < self.places.len()) else { return };
+        self.carry(from, address(from), to, bytes);
+    }
+
+    /// A datagram on its way from node `from`, which may say that it comes from elsewhere.
+    pub(super) fn carry(&mut self, from: usize, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        let target = index(to).filter(|t| *t < self.places.len());
+        if let Some(stage) = &mut self.stage {
+            stage.overhear(from, to, target, &bytes);
+        }
+        let Some(target) = target else { return };
         let halves_differ = (self.places[from].at.0 < 0.5) != (self.places[target].at.0 < 0.5);
         if (self.split && halves_differ) || self.weather.chance(self.loss) {
             return;
@@ -336,17 +393,16 @@ impl World {
             let distance = ((a.0 - b.0).powi(2) + (a.1 - b.1).powi(2)).sqrt();
             let jitter = self.weather.below(self.options.jitter.as_micros() as u64 + 1);
             let at = self.now + Duration::from_micros(1_000 + (distance * 40_000.0) as u64 + jitter);
-            let what = Happening::Datagram { to: target, from: address(from), bytes: bytes.clone() };
-            self.push(at, what);
+            let what = Happening::Datagram { to: target, from: source, bytes: bytes.clone() };
+            self.agenda.push(at, what);
         }
     }
 
-    fn run_until(&mut self, end: Instant) {
-        while self.heap.peek().is_some_and(|Reverse(e)| e.at <= end) {
-            let Some(Reverse(entry)) = self.heap.pop() else { break };
-            self.now = entry.at;
+    pub(super) fn run_until(&mut self, end: Instant) {
+        while let Some((at, what)) = self.agenda.pop(end) {
+            self.now = at;
             self.events += 1;
-            self.happen(entry.what);
+            self.happen(what);
         }
         self.now = end;
     }
@@ -358,21 +414,25 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) {
+        let now = self.now;
         match what {
             Happening::Datagram { to, from, mut bytes } => {
-                self.note([to as u64, bytes.len() as u64, u64::from(bytes[0])]);
-                if let Some(node) = &mut self.places[to].node {
-                    node.handle_datagram(self.now, from, 1, &mut bytes);
+                self.note([to as u64, bytes.len() as u64, u64::from(bytes.first().copied().unwrap_or(0))]);
+                let done = self.visit(to, |node| match bytes.first() {
+                    // What has this form comes by multicast, from a host of the same LAN.
+                    Some(&BEACON) => node.handle_beacon(now, from, &bytes),
+                    _ => node.handle_datagram(now, from, 1, &mut bytes),
+                });
+                if done.is_some() {
                     self.drain(to);
                 }
             }
             Happening::Timer { node: i } => {
-                if self.places[i].timer != self.now {
+                if self.places[i].timer != now {
                     return;
                 }
                 self.note([i as u64, 1, 0]);
-                if let Some(node) = &mut self.places[i].node {
-                    node.handle_timeout(self.now);
+                if self.visit(i, |node| node.handle_timeout(now)).is_some() {
                     self.drain(i);
                 }
             }
@@ -383,15 +443,19 @@ impl World {
             Happening::Crash => {
                 let i = self.weather.below(self.places.len() as u64) as usize;
                 self.note([i as u64, 3, 0]);
-                if self.places[i].node.take().is_some() {
-                    self.crashes += 1;
-                    self.places[i].timer = Instant(u64::MAX);
-                    let back = self.now + Duration::from_millis(2_000 + self.weather.below(10_000));
-                    self.push(back, Happening::Start { node: i });
+                if self.places[i].node.is_some() {
+                    let pause = Duration::from_millis(2_000 + self.weather.below(10_000));
+                    self.end(i, pause);
                 }
             }
             Happening::PartitionBegins => self.split = true,
             Happening::PartitionEnds => self.split = false,
+            Happening::Mischief { node, way } => {
+                self.note([node as u64, 4, way as u64]);
+                self.mischief(node, way);
+            }
+            Happening::Packets => self.packets(),
+            Happening::Inspection => self.inspect(),
         }
     }
 }
@@ -400,26 +464,6 @@ fn super_cidr() -> crate::types::IpPrefix {
     "100.64.0.0/10".parse().expect("a valid prefix")
 }
 
-fn identity(key: &[u8; 32]) -> Identity {
+pub(super) fn identity(key: &[u8; 32]) -> Identity {
     Identity::new(SigningKey::ed25519_from_seed(key)).expect("a seed makes an identity")
-}
-
-/// A UDP packet whose payload depends on `tag`.
-fn udp_packet(from: IpAddr, to: IpAddr, tag: u8) -> Vec<u8> {
-    let payload = [&[0u8, 9, 0, 9, 0, 108, 0, 0][..], &[tag; 100]].concat();
-    match (from, to) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mut p = vec![0x45, 0, 0, 128, 0, 0, 0, 0, 64, 17, 0, 0];
-            p.extend_from_slice(&a.octets());
-            p.extend_from_slice(&b.octets());
-            [p, payload].concat()
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let mut p = vec![0x60, 0, 0, 0, 0, 108, 17, 64];
-            p.extend_from_slice(&a.octets());
-            p.extend_from_slice(&b.octets());
-            [p, payload].concat()
-        }
-        _ => Vec::new(),
-    }
 }
