@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     crypto::Rng,
-    types::{Bucket, Duration, Instant, NodeId},
+    types::{Bucket, Duration, Instant, IpPrefix, NodeId, place},
 };
 
 const BOOTSTRAP_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -32,6 +32,8 @@ const CHANGES: (u32, Duration) = (4, Duration::from_secs(10));
 /// Attempts at addresses that only others name and that never answered: so many at once, and one more each pause. Whoever
 /// makes a whole mesh look for a victim gets no more than that from each node.
 const UNPROVEN: (u32, Duration) = (128, Duration::from_micros(31_250));
+/// And at those of one host, which may be behind the names of many nodes: an IPv4 address, or an IPv6 network of 64 bits.
+const AT_ONE: (u32, Duration) = (12, Duration::from_secs(1));
 /// Addresses of a node that are remembered because they answered.
 const MAX_PROVEN: usize = 8;
 
@@ -135,6 +137,36 @@ impl Retry {
     }
 }
 
+/// What may be sent to addresses that never answered.
+#[derive(Debug)]
+struct Budget {
+    all: Bucket,
+    /// Of each host that got something a while ago.
+    hosts: BTreeMap<IpPrefix, Bucket>,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { all: Bucket::new(UNPROVEN.0, UNPROVEN.1), hosts: BTreeMap::new() }
+    }
+
+    /// Takes leave for an attempt, or tells from when on there may be one.
+    fn take(&mut self, now: Instant, addr: SocketAddr) -> Result<(), Instant> {
+        let host = place::network(addr.ip(), 32, 64);
+        let mut bucket = self.hosts.get(&host).copied().unwrap_or(Bucket::new(AT_ONE.0, AT_ONE.1));
+        if bucket.next() > now {
+            return Err(bucket.next());
+        }
+        if !self.all.take(now) {
+            return Err(self.all.next());
+        }
+        bucket.take(now);
+        self.hosts.retain(|_, bucket| !bucket.is_full(now));
+        self.hosts.insert(host, bucket);
+        Ok(())
+    }
+}
+
 /// The peers that this node knows of and wants.
 #[derive(Debug)]
 pub struct Discovery {
@@ -153,7 +185,7 @@ pub struct Discovery {
     settled: (Instant, Instant),
     /// Nodes with endpoints that wait to be taken in.
     late: BTreeSet<NodeId>,
-    unproven: Bucket,
+    unproven: Budget,
     /// Attempts were put off in the last call.
     is_short: bool,
     /// The answer of [`Self::poll_timeout`] until something changes.
@@ -187,7 +219,7 @@ impl Discovery {
             fingers: BTreeSet::new(),
             settled: Default::default(),
             late: BTreeSet::new(),
-            unproven: Bucket::new(UNPROVEN.0, UNPROVEN.1),
+            unproven: Budget::new(),
             is_short: false,
             next: None,
             rng,
@@ -391,22 +423,24 @@ impl Discovery {
             }
             tried += 1;
             let some = target.endpoints.len().min(PARALLEL);
-            let (mut done, mut put_off) = (Vec::new(), Vec::new());
+            let (mut done, mut put_off, mut next) = (Vec::new(), Vec::new(), None);
             for addr in target.endpoints.drain(..some) {
                 let proven = target.proven.contains(&addr);
-                if proven || self.unproven.take(now) {
+                let leave = if proven { Ok(()) } else { self.unproven.take(now, addr) };
+                if let Err(at) = leave {
+                    put_off.push(addr);
+                    next = next.into_iter().chain([at]).min();
+                } else {
                     out.push(Attempt { addr, expected: Some(*node), proven });
                     done.push(addr);
-                } else {
-                    put_off.push(addr);
                 }
             }
-            if put_off.is_empty() {
-                target.retry.tried(now, &mut self.rng);
-            } else {
+            if let Some(next) = next {
                 self.counters.attempts_deferred += put_off.len() as u64;
                 self.is_short = true;
-                target.retry.next = self.unproven.next();
+                target.retry.next = next;
+            } else {
+                target.retry.tried(now, &mut self.rng);
             }
             target.endpoints.splice(..0, put_off);
             target.endpoints.extend(done);
@@ -566,7 +600,8 @@ mod tests {
     #[test]
     fn addresses_that_never_answered_share_a_budget_and_proven_ones_are_free() {
         let mut d = Discovery::new(id(0), 1000, Rng::from_seed([1; 32]));
-        let endpoints = |i: u16| (0..4).map(|k| addr(i * 4 + k)).collect::<Vec<_>>();
+        let host = |i: u16, k: u8| SocketAddr::from(([10, (i >> 8) as u8, i as u8, k], 9));
+        let endpoints = |i: u16| (0..4).map(|k| host(i, k)).collect::<Vec<_>>();
         (1..500).for_each(|i| d.known(Instant(0), id(i), &endpoints(i)));
         let mut sent = 0;
         let mut now = Instant(0);
@@ -583,6 +618,23 @@ mod tests {
             proven.extend(d.poll(now).into_iter().filter(|a| a.proven));
         }
         assert!(proven.iter().any(|a| a.addr == endpoints(1)[2]));
+    }
+
+    #[test]
+    fn many_nodes_that_name_one_host_get_it_no_more_than_a_few_attempts() {
+        let mut d = Discovery::new(id(0), 1000, Rng::from_seed([1; 32]));
+        let mut sent = 0;
+        for tick in 0..100u16 {
+            let now = Instant(u64::from(tick) * 100_000);
+            (1..50).for_each(|i| d.known(now, id(i), &[addr(tick * 50 + i)]));
+            sent += d.poll(now).len();
+        }
+        assert!((12..=12 + 10).contains(&sent), "{sent} in ten seconds");
+        assert!(d.unproven.hosts.len() <= 1);
+        d.known(Instant(10_000_000), id(60), &[SocketAddr::from(([198, 51, 100, 1], 9))]);
+        let mut others = Vec::new();
+        (0..100).for_each(|_| others.extend(d.poll(Instant(10_000_000))));
+        assert!(others.iter().any(|a| a.expected == Some(id(60))), "others are not kept waiting");
     }
 
     #[test]
