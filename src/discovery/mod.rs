@@ -577,17 +577,20 @@ mod tests {
     fn a_node_that_changes_its_endpoints_again_and_again_is_followed_slowly() {
         let mut d = discovery(2);
         let mut attempts: Vec<Attempt> = Vec::new();
-        // Ten times a second, ever other ports of a victim.
+        let of = |tick: u16| {
+            let [a, b] = tick.to_be_bytes();
+            (0..4).map(|i| SocketAddr::from(([10, a, b, i], 9))).collect::<Vec<_>>()
+        };
+        // Ten times a second, ever other victims.
         for tick in 0..600u16 {
             let now = Instant(u64::from(tick) * 100_000);
-            let endpoints: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + tick * 4 + i)).collect();
-            d.known(now, id(1), &endpoints);
+            d.known(now, id(1), &of(tick));
             attempts.extend(d.poll(now));
         }
         assert!(attempts.len() <= 4 * (5 + 6 + 4), "{} in a minute", attempts.len());
         assert!(attempts.iter().all(|a| !a.proven) && d.counters.changes_deferred > 500);
         // The last word counts, and not a moment later than the next change is due.
-        let last: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + 599 * 4 + i)).collect();
+        let last = of(599);
         let at = d.poll_timeout().unwrap();
         assert!(at.since(Instant(59_900_000)) <= Duration::from_secs(10));
         let tried: Vec<SocketAddr> = d.poll(at).iter().map(|a| a.addr).collect();
