@@ -5,18 +5,24 @@
 //! no new node has turned up for a while, so that a large network that starts all at once doesn't become a full mesh
 //! first.
 
+mod budget;
+mod target;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
 };
 
+use self::{
+    budget::Budget,
+    target::{Retry, Target},
+};
 use crate::{
     crypto::Rng,
-    types::{Bucket, Duration, Instant, NodeId},
+    types::{Duration, Instant, NodeId},
 };
 
 const BOOTSTRAP_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-const TARGET_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 const REFUSED_RETRY: Duration = Duration::from_secs(300);
 const SUCCESSORS: usize = 2;
 const FINGERS: u32 = 4;
@@ -30,12 +36,6 @@ const INSIST_FOR: Duration = Duration::from_secs(900);
 const MAX_INSISTED: usize = 32;
 /// Nodes tried per call, so that a large table doesn't make a burst.
 const BURST: usize = 8;
-/// Changes of a node's endpoints that are taken in: so many at once (a node learns of its addresses one after another
-/// when it starts), and one more each pause. A later change waits; the last one counts.
-const CHANGES: (u32, Duration) = (4, Duration::from_secs(10));
-/// Attempts at addresses that only others name and that never answered: so many at once, and one more each pause. Whoever
-/// makes a whole mesh look for a victim gets no more than that from each node.
-const UNPROVEN: (u32, Duration) = (128, Duration::from_micros(31_250));
 /// Addresses of a node that are remembered because they answered.
 const MAX_PROVEN: usize = 8;
 
@@ -66,79 +66,6 @@ struct Bootstrap {
     retry: Retry,
 }
 
-#[derive(Debug)]
-struct Target {
-    /// As they were announced.
-    announced: Vec<SocketAddr>,
-    /// In the order in which they are tried: the next ones first.
-    endpoints: Vec<SocketAddr>,
-    /// Announced since, to be taken in when a change is due.
-    waiting: Option<Vec<SocketAddr>>,
-    changes: Bucket,
-    /// Where it was seen: on the LAN, or by an authenticated packet.
-    seen: Option<SocketAddr>,
-    /// Where it has answered, the latest last.
-    proven: Vec<SocketAddr>,
-    retry: Retry,
-}
-
-impl Target {
-    fn new(now: Instant, endpoints: &[SocketAddr]) -> Self {
-        Self {
-            announced: endpoints.to_vec(),
-            endpoints: endpoints.to_vec(),
-            waiting: None,
-            changes: Bucket::new(CHANGES.0, CHANGES.1),
-            seen: None,
-            proven: Vec::new(),
-            retry: Retry::new(now, TARGET_RETRY),
-        }
-    }
-
-    /// Takes in announced endpoints, if that is due. Returns whether it was.
-    fn take_in(&mut self, now: Instant, endpoints: Vec<SocketAddr>) -> bool {
-        if endpoints.iter().all(|e| self.announced.contains(e)) {
-            // Fewer than before, or in another order: nothing to look for.
-            self.endpoints.retain(|e| endpoints.contains(e) || self.seen == Some(*e));
-            self.announced = endpoints;
-            self.waiting = None;
-            return true;
-        }
-        if !self.changes.take(now) {
-            self.waiting = Some(endpoints);
-            return false;
-        }
-        self.endpoints =
-            self.seen.into_iter().chain(endpoints.iter().copied().filter(|e| self.seen != Some(*e))).collect();
-        self.announced = endpoints;
-        self.waiting = None;
-        self.retry.reset(now);
-        true
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Retry {
-    next: Instant,
-    wait: Duration,
-    bounds: (Duration, Duration),
-}
-
-impl Retry {
-    fn new(now: Instant, bounds: (Duration, Duration)) -> Self {
-        Self { next: now, wait: bounds.0, bounds }
-    }
-
-    fn tried(&mut self, now: Instant, rng: &mut Rng) {
-        self.next = now + rng.jitter(self.wait, 20);
-        self.wait = (self.wait * 2).min(self.bounds.1);
-    }
-
-    fn reset(&mut self, now: Instant) {
-        *self = Self::new(now, self.bounds);
-    }
-}
-
 /// The peers that this node knows of and wants.
 #[derive(Debug)]
 pub struct Discovery {
@@ -159,7 +86,7 @@ pub struct Discovery {
     late: BTreeSet<NodeId>,
     /// Nodes to which no relay leads, and until when a link to them is wanted for that.
     insisted: VecDeque<(NodeId, Instant)>,
-    unproven: Bucket,
+    unproven: Budget,
     /// Attempts were put off in the last call.
     is_short: bool,
     /// The answer of [`Self::poll_timeout`] until something changes.
@@ -194,7 +121,7 @@ impl Discovery {
             settled: Default::default(),
             late: BTreeSet::new(),
             insisted: VecDeque::new(),
-            unproven: Bucket::new(UNPROVEN.0, UNPROVEN.1),
+            unproven: Budget::new(),
             is_short: false,
             next: None,
             rng,
@@ -416,22 +343,24 @@ impl Discovery {
             }
             tried += 1;
             let some = target.endpoints.len().min(PARALLEL);
-            let (mut done, mut put_off) = (Vec::new(), Vec::new());
+            let (mut done, mut put_off, mut next) = (Vec::new(), Vec::new(), None);
             for addr in target.endpoints.drain(..some) {
                 let proven = target.proven.contains(&addr);
-                if proven || self.unproven.take(now) {
+                let leave = if proven { Ok(()) } else { self.unproven.take(now, addr) };
+                if let Err(at) = leave {
+                    put_off.push(addr);
+                    next = next.into_iter().chain([at]).min();
+                } else {
                     out.push(Attempt { addr, expected: Some(*node), proven });
                     done.push(addr);
-                } else {
-                    put_off.push(addr);
                 }
             }
-            if put_off.is_empty() {
-                target.retry.tried(now, &mut self.rng);
-            } else {
+            if let Some(next) = next {
                 self.counters.attempts_deferred += put_off.len() as u64;
                 self.is_short = true;
-                target.retry.next = self.unproven.next();
+                target.retry.next = next;
+            } else {
+                target.retry.tried(now, &mut self.rng);
             }
             target.endpoints.splice(..0, put_off);
             target.endpoints.extend(done);
@@ -495,142 +424,4 @@ impl Discovery {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(i: u16) -> NodeId {
-        NodeId(crate::crypto::sha256(&[&i.to_be_bytes()]))
-    }
-
-    fn addr(i: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], i))
-    }
-
-    fn discovery(nodes: u16) -> Discovery {
-        let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
-        for i in 1..nodes {
-            d.known(Instant(0), id(i), &[addr(i)]);
-        }
-        d
-    }
-
-    #[test]
-    fn small_networks_are_a_full_mesh_and_large_ones_a_connected_short_graph() {
-        let mut small = discovery(30);
-        assert!((1..30).all(|i| small.wants(&id(i))));
-        let nodes = 400u16;
-        let mut graph: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
-        for me in 0..nodes {
-            let mut d = Discovery::new(id(me), 50, Rng::from_seed([1; 32]));
-            for i in (0..nodes).filter(|i| *i != me) {
-                d.known(Instant(0), id(i), &[addr(i)]);
-            }
-            d.update_wanted();
-            for n in d.wanted.unwrap() {
-                graph.entry(id(me)).or_default().insert(n);
-                graph.entry(n).or_default().insert(id(me));
-            }
-        }
-        assert!(graph.values().all(|links| links.len() <= 50));
-        let mut depth = BTreeMap::from([(id(0), 0)]);
-        let mut todo = std::collections::VecDeque::from([id(0)]);
-        while let Some(n) = todo.pop_front() {
-            for m in &graph[&n] {
-                if !depth.contains_key(m) {
-                    depth.insert(*m, depth[&n] + 1);
-                    todo.push_back(*m);
-                }
-            }
-        }
-        assert_eq!(depth.len(), 400, "connected");
-        assert!(*depth.values().max().unwrap() <= 8, "short");
-    }
-
-    #[test]
-    fn retries_back_off_and_start_again_when_the_network_changes() {
-        let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
-        d.set_bootstrap(Instant(0), &[addr(1)]);
-        let mut times = Vec::new();
-        while times.len() < 8 {
-            let next = d.poll_timeout().unwrap();
-            assert_eq!(d.poll(next).len(), 1);
-            times.push(next);
-        }
-        assert!(times[7].since(times[6]) >= Duration::from_secs(24), "never gives up, never faster than this");
-        d.retry_all(times[7]);
-        assert_eq!(d.poll_timeout(), Some(times[7]));
-        d.linked(times[7], id(5), addr(1));
-        assert_eq!(d.poll_timeout(), None);
-        d.unlinked(times[7], id(5));
-        assert_eq!(d.poll(times[7]), [Attempt { addr: addr(1), expected: None, proven: true }]);
-    }
-
-    #[test]
-    fn a_node_that_changes_its_endpoints_again_and_again_is_followed_slowly() {
-        let mut d = discovery(2);
-        let mut attempts: Vec<Attempt> = Vec::new();
-        // Ten times a second, ever other ports of a victim.
-        for tick in 0..600u16 {
-            let now = Instant(u64::from(tick) * 100_000);
-            let endpoints: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + tick * 4 + i)).collect();
-            d.known(now, id(1), &endpoints);
-            attempts.extend(d.poll(now));
-        }
-        assert!(attempts.len() <= 4 * (5 + 6 + 4), "{} in a minute", attempts.len());
-        assert!(attempts.iter().all(|a| !a.proven) && d.counters.changes_deferred > 500);
-        // The last word counts, and not a moment later than the next change is due.
-        let last: Vec<SocketAddr> = (0..4).map(|i| addr(1000 + 599 * 4 + i)).collect();
-        let at = d.poll_timeout().unwrap();
-        assert!(at.since(Instant(59_900_000)) <= Duration::from_secs(10));
-        let tried: Vec<SocketAddr> = d.poll(at).iter().map(|a| a.addr).collect();
-        assert_eq!(tried, last);
-        // Nothing that was announced before is new.
-        d.known(at, id(1), &last[..2]);
-        assert!(d.poll(at).is_empty());
-    }
-
-    #[test]
-    fn addresses_that_never_answered_share_a_budget_and_proven_ones_are_free() {
-        let mut d = Discovery::new(id(0), 1000, Rng::from_seed([1; 32]));
-        let endpoints = |i: u16| (0..4).map(|k| addr(i * 4 + k)).collect::<Vec<_>>();
-        (1..500).for_each(|i| d.known(Instant(0), id(i), &endpoints(i)));
-        let mut sent = 0;
-        let mut now = Instant(0);
-        while let Some(at) = d.poll_timeout().filter(|at| at.since(Instant(0)) < Duration::from_secs(10)) {
-            now = now.max(at);
-            sent += d.poll(now).len();
-        }
-        assert!((128 + 250..=128 + 330).contains(&sent), "{sent}");
-        assert!(d.counters.attempts_deferred > 0);
-        d.linked(now, id(1), endpoints(1)[2]);
-        d.unlinked(now, id(1));
-        let mut proven = Vec::new();
-        for _ in 0..200 {
-            proven.extend(d.poll(now).into_iter().filter(|a| a.proven));
-        }
-        assert!(proven.iter().any(|a| a.addr == endpoints(1)[2]));
-    }
-
-    #[test]
-    fn beyond_the_limit_ring_links_stay_and_unwanted_ones_go_first() {
-        let mut d = discovery(400);
-        let links: Vec<_> = (1..80)
-            .map(|i| Candidate { node: id(i), temporary: i > 70, peer_wants: i % 2 == 0, since: Instant(0) })
-            .collect();
-        let mut left = links.clone();
-        let mut gone = Vec::new();
-        for _ in 0..30 {
-            let now = d.surplus(Instant(60_000_000), &left);
-            left.retain(|l| !now.contains(&l.node));
-            gone.extend(now);
-        }
-        assert_eq!(left.len(), 50);
-        assert!(left.iter().all(|l| !l.temporary || d.wants(&l.node) || d.is_ring(&l.node)), "no room for these");
-        assert!(gone.iter().all(|n| !d.is_ring(n) && !d.wants(n)));
-        assert!(
-            gone.iter().all(|n| links.iter().any(|l| l.node == *n && (l.temporary || !l.peer_wants))),
-            "nobody wants these"
-        );
-        assert!(d.surplus(Instant(60_000_000), &links[..50]).is_empty(), "no room is needed");
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! Where others saw this node, and how far they are believed.
 //!
-//! Anybody may say anything. A server or bootstrap entry of this node's own configuration is believed. Of all others, two
-//! have to say the same, and not from the same network (IPv4 of 24 bits, IPv6 of 48): keys cost nothing. What a single one
-//! says is a hint, and counts only where nobody knows better.
+//! Anybody may say anything. A server or bootstrap entry of this node's own configuration is believed; where these differ, those
+//! that most of them name. Of all others, two have to say the same, and not from the same network (IPv4 of 24 bits, IPv6 of
+//! 48): keys cost nothing. What a single one says is a hint, and counts only where nobody knows better.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -95,9 +95,27 @@ impl Observers {
         networks.any(|other| other != first)
     }
 
+    /// By address, the machines of the configuration that see this node there; of each family, and of public and private
+    /// ones, those that most name.
+    fn configured(&self) -> BTreeMap<IpAddr, BTreeSet<IpAddr>> {
+        let mut hosts: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+        for claim in self.latest_first().filter(|c| c.configured) {
+            hosts.entry(claim.seen.ip()).or_default().insert(claim.from);
+        }
+        let class = |ip: &IpAddr| (ip.is_ipv4(), place::is_private(*ip));
+        let mut most: BTreeMap<(bool, bool), usize> = BTreeMap::new();
+        for (ip, named_by) in &hosts {
+            let most = most.entry(class(ip)).or_default();
+            *most = named_by.len().max(*most);
+        }
+        hosts.retain(|ip, named_by| most.get(&class(ip)) == Some(&named_by.len()));
+        hosts
+    }
+
     /// What servers of the configuration say, and what independent others agree on; public addresses first.
     fn established(&self) -> Vec<SocketAddr> {
-        let configured = self.latest_first().filter(|c| c.configured);
+        let hosts = self.configured();
+        let configured = self.latest_first().filter(|c| c.configured && hosts.contains_key(&c.seen.ip()));
         let same = self.latest_first().filter(|c| self.agree(|other| other.seen == c.seen));
         // A NAT that takes another port for each of them: they agree on the address alone.
         let alike = self.latest_first().filter(|c| self.agree(|other| other.seen.ip() == c.seen.ip()));
@@ -151,8 +169,7 @@ impl Observers {
         let claims: Vec<&Claim> = self.latest_first().filter(|c| c.seen.ip() == latest.ip()).collect();
         let ports = claims.iter().filter(|c| c.configured).map(|c| c.seen.port()).collect::<Vec<u16>>();
         if ports.len() >= 2 {
-            let is_same = ports.iter().all(|port| *port == ports[0]);
-            return if is_same { Mapping::Independent } else { Mapping::Dependent };
+            return configured_mapping(&claims);
         }
         // Networks of others by the port that they have seen.
         let mut seen: BTreeMap<u16, BTreeSet<IpPrefix>> = BTreeMap::new();
@@ -176,6 +193,20 @@ impl Observers {
             _ => Mapping::Dependent,
         }
     }
+}
+
+/// What machines of the configuration say of the NAT, each of which may have seen this node at several ports of its own.
+fn configured_mapping(claims: &[&Claim]) -> Mapping {
+    let mut hosts: BTreeMap<IpAddr, BTreeSet<u16>> = BTreeMap::new();
+    for claim in claims.iter().filter(|c| c.configured) {
+        hosts.entry(claim.from).or_default().insert(claim.seen.port());
+    }
+    let mut ports: BTreeMap<u16, usize> = BTreeMap::new();
+    for seen in hosts.values().filter(|seen| seen.len() == 1) {
+        seen.iter().for_each(|port| *ports.entry(*port).or_default() += 1);
+    }
+    let most = ports.into_values().max().unwrap_or(0);
+    if 2 * most > hosts.len() { Mapping::Independent } else { Mapping::Dependent }
 }
 
 #[cfg(test)]
@@ -243,6 +274,26 @@ mod tests {
         assert_eq!((all.public_port(rogue), all.public_port(mapped)), (None, mapped));
         let ipv6 = Some(addr("[2001:db8::1]:1"));
         assert_eq!(all.public_port(ipv6), ipv6, "nothing is known of IPv6");
+    }
+
+    #[test]
+    fn where_the_configuration_names_liars_most_of_its_entries_win() {
+        let mut all = observers(&[(1, "192.0.2.1", TRUE), (2, "192.0.2.2", TRUE)]);
+        for moment in 1..20 {
+            all.note(Instant(moment), claim(3, "192.0.2.3", &format!("198.18.3.{moment}:6003")));
+            all.note(Instant(moment), claim(4, "192.0.2.4", &format!("198.18.4.{moment}:6004")));
+            assert_eq!(all.believed(), [addr(TRUE)]);
+        }
+        all.note(Instant(30), claim(4, "192.0.2.4", "203.0.113.5:9"));
+        assert_eq!(all.mapping(&[]), Mapping::Independent, "one of three about the port");
+        assert_eq!(
+            observers(&[(1, "192.0.2.1", TRUE), (2, "192.0.2.2", "203.0.113.5:9")]).mapping(&[]),
+            Mapping::Dependent
+        );
+        let symmetric = [1, 2, 3].map(|i| (i, ["192.0.2.1", "192.0.2.1", "192.0.2.2"][usize::from(i) - 1]));
+        let symmetric = symmetric
+            .map(|(i, from)| (i, from, ["203.0.113.5:1", "203.0.113.5:2", "203.0.113.5:3"][usize::from(i) - 1]));
+        assert_eq!(observers(&symmetric).mapping(&[]), Mapping::Dependent);
     }
 
     #[test]

@@ -28,6 +28,12 @@ impl Bucket {
         true
     }
 
+    /// Whether nothing has been taken that has not come back.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full <= now
+    }
+
     /// From when on there is a token.
     #[must_use]
     pub fn next(&self) -> Instant {
@@ -44,7 +50,11 @@ mod tests {
     fn a_burst_and_then_its_pace() {
         let mut bucket = Bucket::new(3, Duration::from_millis(100));
         let start = Instant(50);
+        assert!(bucket.is_full(start));
         assert_eq!((0..9).filter(|_| bucket.take(start)).count(), 3);
+        assert!(
+            !bucket.is_full(start + Duration::from_millis(299)) && bucket.is_full(start + Duration::from_millis(300))
+        );
         assert_eq!(bucket.next(), start + Duration::from_millis(100));
         let taken = (0..1000u64).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
         assert_eq!(taken, 9, "one each 100 ms");
