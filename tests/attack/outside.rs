@@ -65,6 +65,7 @@ pub fn lying_observers() -> String {
     let mut honest = [("p1", &[][..]), ("p2", &["198.51.100.2"])].map(|(n, to)| node(&dir, n, &plain(to, "")));
     for (daemon, host) in honest.iter_mut().zip(&honest_hosts) {
         daemon.start(host).unwrap();
+        need(daemon, "status", || daemon.status());
     }
     let liars: Vec<Hostile> =
         [4, 5].iter().zip(&liar_hosts).map(|(n, host)| liar(host, *n, network_of(&honest[0]), home)).collect();
