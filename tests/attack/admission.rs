@@ -17,7 +17,7 @@ use super::{
     guest::Bare,
     harness::{Dir, need, need_route, program},
     hostile::{Hostile, id_of, identity, network_of, unix},
-    world::{Strict, add_config, certificate_of, certify, join, place, public, run, v4},
+    world::{Strict, certificate_of, certify, join, place, public, run, v4},
 };
 
 /// Every lie about a certificate, from a member: the victim lives, and its certificate is what it was.
@@ -134,7 +134,6 @@ pub fn nameless_invite() -> String {
     let home = dir.0.join("guest");
     let token = strict.invite(&["--group", "guests"]);
     run(Command::new(program()).args(["join", &token, "--no-start", "--name", "boss", "--dir"]).arg(&home));
-    add_config(&home, "");
     let mut guest = Daemon::prepared(program(), &home, "guest");
     guest.start(&guest_host).unwrap();
     let file = certificate_of(&guest);

@@ -98,8 +98,9 @@ impl Forger {
 
     pub fn send(&self, from: SocketAddrV4, to: SocketAddrV4, body: &[u8]) {
         let len = (28 + body.len()) as u16;
-        // The kernel fills in the identification and the header's checksum; a UDP checksum of zero is none.
-        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+        // The kernel fills in the identification and the header's checksum; a UDP checksum of zero is none. The TTL is that of
+        // a neighbour.
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 255, 17, 0, 0];
         packet[2..4].copy_from_slice(&len.to_be_bytes());
         packet.extend(from.ip().octets());
         packet.extend(to.ip().octets());

@@ -173,7 +173,7 @@ fn pings(from: &Daemon, to: &str, time: Duration) -> (usize, usize) {
         let asked = Instant::now();
         let pong = from.ask(&Request::Ping { node: to.to_owned(), size: 56 });
         all += 1;
-        good += usize::from(matches!(pong, Ok(Response::Pong { .. })) && asked.elapsed() < Duration::from_millis(400));
+        good += usize::from(matches!(pong, Ok(Response::Pong { .. })) && asked.elapsed() < Duration::from_secs(1));
         std::thread::sleep(Duration::from_millis(50).saturating_sub(asked.elapsed()));
     }
     (good, all)
@@ -302,7 +302,7 @@ fn control_time(daemon: &Daemon) -> Duration {
     Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds"))
 }
 
-/// Sends junk of every kind until it is stopped. Returns how much.
+/// Sends junk of every kind, less than 10,000 datagrams a second, until it is stopped. Returns how much.
 fn junk_flood(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
     let mut rng = Rng::from_seed([9; 32]);
     let mut all: Vec<Vec<u8>> = Vec::new();
@@ -315,8 +315,9 @@ fn junk_flood(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
     }
     let mut sent = 0;
     while !stop.load(Ordering::Relaxed) {
-        for junk in &all {
-            sent += u64::from(socket.send_to(junk, place(2)).is_ok());
+        for some in all.chunks(20) {
+            some.iter().for_each(|junk| sent += u64::from(socket.send_to(junk, place(2)).is_ok()));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
     sent

@@ -7,20 +7,32 @@ use std::{
 
 use aegisray::{
     host::Netlink,
+    identity::{Network, RecordContent},
     lab::{
+        daemon::wait_for,
         topology::Internet,
         traffic::{Echo, first_echo},
     },
+    node::{Node, NodeConfig},
+    types,
 };
 
 use super::{
     capture::{Forger, Recorder},
     harness::{Dir, PATIENCE, need, node},
-    hostile::PORT,
+    hostile::{PORT, identity, network_of, unix},
     world::{add_addresses, nft, place, plain, public, v4},
 };
 
 const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 255, 65, 82), 51_901);
+
+/// A member's beacon that says that it is at `place`, as it was `age` seconds ago.
+fn beacon_of(network: Network, place: SocketAddrV4, age: u64) -> Vec<u8> {
+    let content = RecordContent { name: "walker".into(), ..RecordContent::default() };
+    let config = NodeConfig::new(network.clone(), content, unix() - age);
+    let mut node = Node::new(config, identity(age), Box::new(network), [1; 32], types::Instant(1)).unwrap();
+    node.beacon(types::Instant(1), place.into())
+}
 
 /// A beacon that was heard once, sent again: from addresses of the same network and of others, to the group and to one
 /// host, at the discovery's port and at the mesh's.
@@ -54,6 +66,8 @@ pub fn beacons() -> String {
         .run(|| Netlink::open()?.add_route("203.0.113.0/24".parse().unwrap(), Some(v4(4).into()), None))
         .unwrap();
     std::thread::sleep(Duration::from_secs(1));
+    let group = "239.0.0.0/8".parse().unwrap();
+    stranger_host.ns.run(|| Netlink::open()?.add_route(group, None, Some("eth0"))).unwrap();
     let recorder = Recorder::start(&stranger_host);
     let forger = Forger::open(&stranger_host);
     let mut sent = 0;
@@ -66,12 +80,19 @@ pub fn beacons() -> String {
             }
         }
     }
+    // A member's own ones: one that is too old, and later one that is not.
+    let own = SocketAddrV4::new(near[10], PORT);
+    let (old, new) = [600, 0].map(|age| beacon_of(network_of(&other), own, age)).into();
+    forger.send(SocketAddrV4::new(near[10], GROUP.port()), GROUP, &old);
     std::thread::sleep(Duration::from_secs(4));
     let answers = recorder.take();
     let to_them =
         answers.iter().filter(|s| s.from.ip() == &v4(3) && (near.contains(s.to.ip()) || far.contains(s.to.ip())));
     let bytes: usize = to_them.map(|s| s.body.len()).sum();
     assert_eq!(bytes, 0, "bytes answered to forged sources, for {sent} beacons of {n} bytes");
+    forger.send(SocketAddrV4::new(near[10], GROUP.port()), GROUP, &new);
+    let answered = || recorder.take().iter().any(|s| s.from.ip() == &v4(3) && s.to == own).then_some(());
+    wait_for(PATIENCE, answered).expect("a beacon that is new, from where it says, is answered");
     format!("0 bytes answered to {sent} beacons")
 }
 

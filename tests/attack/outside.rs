@@ -28,7 +28,7 @@ fn is_lie(at: &IpAddr) -> bool {
     matches!(at, IpAddr::V4(a) if a.octets()[..2] == [198, 18])
 }
 
-/// A member that tells whoever asks where it is seen another address each time.
+/// A member that tells whoever asks where it is seen another address every two seconds, the same as its accomplices.
 fn liar(host: &Host, n: u8, network: aegisray::identity::Network, of: IpAddr) -> Hostile {
     let content = RecordContent { name: format!("liar{n}"), ..RecordContent::default() };
     let liar = Hostile::start(host, v4(n).into(), network, identity(u64::from(n)), content);
@@ -40,7 +40,7 @@ fn liar(host: &Host, n: u8, network: aegisray::identity::Network, of: IpAddr) ->
         if from.ip() == of {
             *known.lock().unwrap() = Some(*from);
             let moment = (start.elapsed().as_secs() / 2 % 200) as u8;
-            *from = SocketAddr::from(([198, 18, n, moment + 1], 6000 + u16::from(n)));
+            *from = SocketAddr::from(([198, 18, 0, moment + 1], 6000));
         }
         true
     }));
@@ -62,14 +62,15 @@ pub fn lying_observers() -> String {
     let liar_hosts = [4, 5].map(|n| public(&mut net, n));
     let home: IpAddr = v4(50).into();
     let (_router, victim_host) = net.home(home, [192, 168, 7]).unwrap();
-    let mut honest = ["p1", "p2"].map(|name| node(&dir, name, &plain(&[], "")));
+    let mut honest = [("p1", &[][..]), ("p2", &["198.51.100.2"])].map(|(n, to)| node(&dir, n, &plain(to, "")));
     for (daemon, host) in honest.iter_mut().zip(&honest_hosts) {
         daemon.start(host).unwrap();
+        need(daemon, "status", || daemon.status());
     }
     let liars: Vec<Hostile> =
         [4, 5].iter().zip(&liar_hosts).map(|(n, host)| liar(host, *n, network_of(&honest[0]), home)).collect();
-    let all = ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5"];
-    let mut victim = node(&dir, "victim", &plain(&all, "listen:\n  port_mapping: false\n"));
+    liars.iter().for_each(|l| l.set_bootstrap(&["198.51.100.2"]));
+    let mut victim = node(&dir, "victim", &plain(&["198.51.100.2"], "listen:\n  port_mapping: false\n"));
     victim.start(&victim_host).unwrap();
     let id = id_of(&victim);
     liars.iter().for_each(|l| l.need_link(id));
