@@ -136,11 +136,10 @@ impl Network {
         Ipv4Addr::from(u32::from(self.cidr.0) + 1 + (wide % hosts) as u32)
     }
 
-    /// All IPv4 addresses that nodes may have, in order: the range without its first and last.
-    pub fn ipv4_range(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let base = u32::from(self.cidr.0);
-        let last = base + ((1u64 << (32 - self.cidr.1)) - 1) as u32;
-        (base + 1..last).map(Ipv4Addr::from)
+    /// All IPv4 addresses that nodes may have, once each, from the `place`th on (modulo their number).
+    pub fn ipv4_from(&self, place: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let (first, hosts) = (u32::from(self.cidr.0) + 1, (1u64 << (32 - self.cidr.1)) - 2);
+        (0..hosts).map(move |i| Ipv4Addr::from(first + ((place % hosts + i) % hosts) as u32))
     }
 }
 

@@ -194,13 +194,14 @@ impl Node {
             Some(_) => return None,
             None => {}
         }
+        let addresses = self.free_address().into_iter().collect();
         let authority = self.authority.as_ref()?;
         let name = self.invitations[index].name.clone();
         let name = if self.is_certified_name(&name, &info.id) { String::new() } else { name };
         let certificate = authority.issue(&Certificate {
             node: info.id,
             name,
-            addresses: self.free_address(&info.id).into_iter().collect(),
+            addresses,
             prefixes: Vec::new(),
             groups: self.invitations[index].groups.clone(),
             not_before: unix.saturating_sub(GRANTED_BEFORE),
@@ -218,12 +219,13 @@ impl Node {
         self.book.certified_name_owner(name).is_some_and(|owner| owner != *node)
     }
 
-    /// An IPv4 address of the mesh for a new member, which nobody has, nor was given by us.
-    fn free_address(&self, node: &NodeId) -> Option<IpAddr> {
+    /// An IPv4 address of the mesh for a new member, which nobody has, nor was given by us. Which one is chance: a key that derives the
+    /// address of a member that sleeps must not get it granted.
+    fn free_address(&mut self) -> Option<IpAddr> {
         let authority = self.network.authority()?;
         let given = self.invitations.iter().filter_map(|i| Certificate::open(&i.used_by.as_ref()?.1, authority).ok());
         let taken: Vec<IpAddr> = given.flat_map(|c| c.addresses).collect();
-        self.book.free_ipv4(&self.network, node, &taken).map(IpAddr::V4)
+        self.book.free_ipv4(&self.network, &taken, self.rng.next_u64()).map(IpAddr::V4)
     }
 
     pub(super) fn repeat_grant(&mut self, id: NodeId) {

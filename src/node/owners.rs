@@ -8,12 +8,17 @@ use std::{
 
 use super::PrefixMap;
 use crate::{
-    identity::{IPV4_ATTEMPTS, Network, Verified},
+    identity::{Network, Verified},
     types::{Duration, Instant, IpPrefix, NodeId, UnixTime},
 };
 
 /// A node that has just met others can't tell which of two claims is the older one. After this time it can: what is new to it then is new.
 pub(super) const SETTLE: Duration = Duration::from_secs(60);
+
+/// Who had an address first and is gone keeps it for so long, should it come back: as long as it does by itself (`settle`).
+const REMEMBERED: Duration = Duration::from_secs(super::own::LIFETIME_S as u64);
+/// Claims of nodes that are gone which are remembered; then the latest are forgotten.
+const MAX_REMEMBERED: usize = 4096;
 
 /// A beginning of a NodeId that stands for the node has at least so many characters.
 const MIN_BEGINNING: usize = 6;
@@ -81,7 +86,11 @@ pub struct Owners {
     /// Who offers to be an exit.
     exits: BTreeSet<NodeId>,
     entries: HashMap<NodeId, Entry>,
+    /// What the claims of nodes that are gone stood on, and when they went.
+    former: HashMap<(NodeId, IpAddr), (Title, Instant)>,
     count: u64,
+    /// The time of the last tick.
+    now: Instant,
     /// When this node has met others long enough; `None`: it has met nobody.
     settles: Option<Instant>,
     is_settled: bool,
@@ -102,7 +111,9 @@ impl Owners {
             subnets: PrefixMap::default(),
             exits: BTreeSet::new(),
             entries: HashMap::new(),
+            former: HashMap::new(),
             count: 0,
+            now: Instant::default(),
             settles: None,
             is_settled: false,
             recalls: false,
@@ -112,6 +123,8 @@ impl Owners {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.now = now;
+        self.former.retain(|_, (_, gone)| now.since(*gone) < REMEMBERED);
         if self.has_met {
             self.is_settled |= now >= *self.settles.get_or_insert(now + SETTLE);
         }
@@ -136,9 +149,11 @@ impl Owners {
         for ip in record.addresses {
             let certificate = record.certificate.as_ref().filter(|c| c.addresses.contains(&ip));
             let titles = before.as_ref().map_or(&[][..], |(_, titles)| titles);
-            let title = match (certificate, titles.iter().find(|(of, _)| *of == ip)) {
+            let present = titles.iter().find(|(of, _)| *of == ip).map(|(_, title)| *title);
+            let former = self.former.remove(&(node.id, ip)).map(|(title, _)| title);
+            let title = match (certificate, present.or(former)) {
                 (Some(c), _) => Title::Granted { not_before: c.not_before, serial: c.serial },
-                (None, Some((_, title @ Title::Derived { .. }))) => *title,
+                (None, Some(title @ Title::Derived { .. })) => title,
                 _ => Title::Derived { since: self.count, known },
             };
             let claims = self.hosts.entry(ip).or_default();
@@ -166,8 +181,17 @@ impl Owners {
         self.sort_networks(&node.id);
     }
 
+    /// A node is gone: its announcement has expired, it is no longer admitted, or there was no room for it. Nobody takes its
+    /// address for good while it is away.
     pub fn remove(&mut self, id: &NodeId) {
-        self.take_out(id);
+        let Some((_, titles)) = self.take_out(id) else { return };
+        for (ip, title) in titles.into_iter().filter(|(_, title)| matches!(title, Title::Derived { .. })) {
+            self.former.insert((*id, ip), (title, self.now));
+        }
+        while self.former.len() > MAX_REMEMBERED {
+            let latest = self.former.iter().max_by_key(|(of, (title, _))| (*title, **of)).map(|(of, _)| *of);
+            latest.and_then(|of| self.former.remove(&of));
+        }
     }
 
     /// Takes a node out; returns what it was, and what its claims stood on.
@@ -264,17 +288,13 @@ impl Owners {
         self.hosts.contains_key(ip)
     }
 
-    /// An IPv4 address that no other node claims and that is not in `taken`, to be granted to a node: one that derives from its NodeId, else the
-    /// lowest. `None`: the range is full.
+    /// An IPv4 address that nobody claims or has claimed lately and that is not in `taken`, to be granted: the first one from `place` on,
+    /// which may be any number. `None`: the range is full.
     #[must_use]
-    pub fn free_ipv4(&self, network: &Network, node: &NodeId, taken: &[IpAddr]) -> Option<Ipv4Addr> {
-        let taken: HashSet<&IpAddr> = taken.iter().collect();
-        let is_free = |ip: &Ipv4Addr| {
-            let ip = IpAddr::V4(*ip);
-            !taken.contains(&ip) && self.hosts.get(&ip).is_none_or(|claims| claims.iter().all(|c| c.node == *node))
-        };
-        let derived = (0..IPV4_ATTEMPTS).map(|attempt| network.ipv4(node, attempt));
-        derived.chain(network.ipv4_range()).find(is_free)
+    pub fn free_ipv4(&self, network: &Network, taken: &[IpAddr], place: u64) -> Option<Ipv4Addr> {
+        let former = self.former.keys().map(|(_, ip)| ip);
+        let taken: HashSet<&IpAddr> = taken.iter().chain(self.hosts.keys()).chain(former).collect();
+        network.ipv4_from(place).find(|ip| !taken.contains(&IpAddr::V4(*ip)))
     }
 
     /// The owner of a name, in any case.

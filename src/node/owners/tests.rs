@@ -98,19 +98,58 @@ fn what_people_write_finds_one_node_or_none() {
 }
 
 #[test]
-fn a_free_address_is_derived_if_it_can_be_and_free_in_any_case() {
+fn a_free_address_is_nobodys_and_anyones_guess() {
     let network = network();
+    let known = says(1, "a", None);
+    let IpAddr::V4(first) = known.record.addresses[0] else { panic!() };
+    let place = u64::from(u32::from(first) - u32::from(std::net::Ipv4Addr::new(100, 64, 0, 1)));
     let mut book = book(&[]);
-    let first = network.ipv4(&id(1), 0);
-    assert_eq!(book.free_ipv4(&network, &id(1), &[]), Some(first));
-    book.insert(&says(1, "a", None), vec![]);
-    assert_eq!(book.free_ipv4(&network, &id(1), &[]), Some(first), "its own claim is no obstacle");
-    let mut taken = vec![IpAddr::V4(first)];
-    while let Some(ip) = book.free_ipv4(&network, &id(2), &taken) {
+    assert_eq!(book.free_ipv4(&network, &[], place), Some(first));
+    book.insert(&known, vec![]);
+    assert_ne!(book.free_ipv4(&network, &[], place), Some(first));
+    book.remove(&id(1));
+    assert_ne!(book.free_ipv4(&network, &[], place), Some(first), "its node may come back");
+    let mut taken = Vec::new();
+    while let Some(ip) = book.free_ipv4(&network, &taken, u64::MAX) {
         assert!(network.cidr().contains(ip.into()) && !taken.contains(&ip.into()));
         taken.push(ip.into());
     }
-    assert_eq!(taken.len(), 14, "until the range is full");
+    assert_eq!(taken.len(), 13, "until the range is full");
+}
+
+#[test]
+fn who_had_an_address_first_finds_it_again_within_two_hours() {
+    let key =
+        |n: u64| Identity::new(SigningKey::ed25519_from_seed(&crate::crypto::sha256(&[&n.to_be_bytes()]))).unwrap();
+    let network = network();
+    let one = says(1, "a", None);
+    let ip = one.record.addresses[0];
+    let rival = (0..).map(key).find(|k| IpAddr::V4(network.ipv4(&k.id(), 0)) == ip).unwrap();
+    let rival = rival.announce(&network, &RecordContent::default(), 5, 60).unwrap();
+    for (away, keeps) in [(7199, true), (7200, false)] {
+        let mut book = book(&[]);
+        book.has_met = true;
+        book.tick(Instant(0));
+        book.tick(Instant(60_000_000));
+        book.insert(&one, vec![]);
+        book.insert(&rival, vec![]);
+        assert_eq!(book.host(&ip), Some(id(1)));
+        // There was no room for it, or it slept.
+        book.remove(&id(1));
+        assert_eq!(book.host(&ip), Some(rival.id));
+        book.tick(Instant(60_000_000) + Duration::from_secs(away));
+        book.insert(&one, vec![]);
+        assert_eq!(book.host(&ip) == Some(id(1)), keeps, "after {away} s");
+    }
+    let mut book = book(&[]);
+    for n in 0..5000 {
+        let content = RecordContent::default();
+        let known = key(n).announce(&network, &content, 5, 60).unwrap();
+        book.insert(&known, vec![]);
+        book.remove(&known.id);
+    }
+    assert_eq!(book.former.len(), MAX_REMEMBERED);
+    assert!(book.former.keys().any(|(node, _)| *node == key(0).id()), "the oldest stay");
 }
 
 #[test]
