@@ -56,7 +56,7 @@ pub struct Seeds {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub name: String,
-    pub secret: Option<String>,
+    pub secret: String,
     pub authority: Option<Hex>,
     pub cidr: String,
     pub id: Hex,

@@ -71,7 +71,7 @@ pub fn all(kem: &[Hex; 2]) -> Vectors {
         seeds: Seeds { authority: AUTHORITY, initiator: INITIATOR, responder: RESPONDER, ephemeral: EPHEMERAL },
         time: TIME,
         kem: kem.clone(),
-        networks: networks().iter().map(network).collect(),
+        networks: networks_of_both_kinds(),
         announcements: announcements(),
         certificates: certificates(),
         revocations: revocations(),
@@ -83,11 +83,19 @@ pub fn all(kem: &[Hex; 2]) -> Vectors {
     }
 }
 
-fn network(n: &identity::Network) -> Network {
+/// Those of the other recordings, and one with a secret that a person chose.
+fn networks_of_both_kinds() -> Vec<Network> {
+    let [plain, certified] = &networks();
+    let chosen = "correct horse battery staple";
+    let stretched = identity::Network::new("vectors", Some(chosen), None, CIDR.parse().expect("a prefix"));
+    vec![network(plain, SECRET), network(certified, SECRET), network(&stretched, chosen)]
+}
+
+fn network(n: &identity::Network, secret: &str) -> Network {
     let id = identity(INITIATOR).id();
     Network {
         name: n.name().to_owned(),
-        secret: Some(SECRET.to_owned()),
+        secret: secret.to_owned(),
         authority: n.authority().map(|a| Hex(a.to_vec())),
         cidr: CIDR.to_owned(),
         id: Hex(n.id().to_vec()),
