@@ -65,16 +65,28 @@ impl Node {
             }),
             (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
             (Kind::Punch(punch), Via::Relayed(_)) => self.on_punch(now, session, &punch),
-            (Kind::Goodbye(goodbye), _) => {
-                self.drop_peer(now, id, "the peer said goodbye");
-                if goodbye.reason == "full" {
-                    self.discovery.refused(now, id);
-                }
-            }
+            (Kind::Goodbye(goodbye), _) => self.on_goodbye(now, session, &goodbye),
             (Kind::Granted(certificate), _) => self.on_granted(now, id, certificate),
             (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_) | Kind::Punch(_), _) => {
                 self.counters.drop(super::forward::Drop::Malformed);
             }
+        }
+    }
+
+    /// The peer has ended everything with us. What it has begun since, while that was on its way or held back, goes on.
+    fn on_goodbye(&mut self, now: Instant, session: &Transport, goodbye: &proto::Goodbye) {
+        let id = session.peer;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let at = peer.sessions.iter().position(|s| s.transport.local_index == session.local_index);
+        let Some(at) = at else { return };
+        let is_late = peer.sessions[at + 1..].iter().any(|s| s.transport.is_confirmed());
+        if is_late {
+            let gone = peer.sessions.drain(..=at).collect();
+            return self.release_sessions(now, gone);
+        }
+        self.drop_peer(now, id, "the peer said goodbye");
+        if goodbye.reason == "full" {
+            self.discovery.refused(now, id);
         }
     }
 
