@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Event, Node, Via, proof::Proofs};
+#[cfg(test)]
+use crate::types::mutants;
 use crate::{
     identity::{RecordSource, Revocations},
     session::Transport,
@@ -80,6 +82,8 @@ impl Node {
         let at = peer.sessions.iter().position(|s| s.transport.local_index == session.local_index);
         let Some(at) = at else { return };
         let is_late = peer.sessions[at + 1..].iter().any(|s| s.transport.is_confirmed());
+        #[cfg(test)]
+        let is_late = is_late && !mutants::has(mutants::Mutant::LateGoodbye);
         if is_late {
             let gone = peer.sessions.drain(..=at).collect();
             return self.release_sessions(now, gone);
