@@ -137,7 +137,7 @@ fn every_module_keeps_to_its_floor() {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = BTreeMap::new();
     sources(&base, &base, &mut files);
-    let is_inner_test = |path: &str| path.ends_with("/tests.rs");
+    let is_inner_test = |path: &str| path.ends_with("/tests.rs") || path.contains("/tests/");
     let faults: Vec<String> = files
         .iter()
         .filter(|(path, _)| !["lib.rs", "main.rs"].contains(&path.as_str()) && !is_inner_test(path))

@@ -79,6 +79,12 @@ impl Claims {
         gone
     }
 
+    /// All of them.
+    #[cfg(test)]
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Transport>> {
+        self.all.values().map(|claim| &claim.transport)
+    }
+
     pub fn len(&self) -> usize {
         self.all.len()
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Event, Node, Via, proof::Proofs};
+#[cfg(test)]
+use crate::types::mutants;
 use crate::{
     identity::{RecordSource, Revocations},
     session::Transport,
@@ -67,16 +69,30 @@ impl Node {
             (Kind::Reached(answer), _) => self.on_reached(now, id, &answer),
             (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
             (Kind::Punch(punch), Via::Relayed(_)) => self.on_punch(now, session, &punch),
-            (Kind::Goodbye(goodbye), _) => {
-                self.drop_peer(now, id, "the peer said goodbye");
-                if goodbye.reason == "full" {
-                    self.discovery.refused(now, id);
-                }
-            }
+            (Kind::Goodbye(goodbye), _) => self.on_goodbye(now, session, &goodbye),
             (Kind::Granted(certificate), _) => self.on_granted(now, id, certificate),
             (Kind::Probe(_) | Kind::Segment(_) | Kind::PathDown(_) | Kind::Punch(_), _) => {
                 self.counters.drop(super::forward::Drop::Malformed);
             }
+        }
+    }
+
+    /// The peer has ended everything with us. What it has begun since, while that was on its way or held back, goes on.
+    fn on_goodbye(&mut self, now: Instant, session: &Transport, goodbye: &proto::Goodbye) {
+        let id = session.peer;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let at = peer.sessions.iter().position(|s| s.transport.local_index == session.local_index);
+        let Some(at) = at else { return };
+        let is_late = peer.sessions[at + 1..].iter().any(|s| s.transport.is_confirmed());
+        #[cfg(test)]
+        let is_late = is_late && !mutants::has(mutants::Mutant::LateGoodbye);
+        if is_late {
+            let gone = peer.sessions.drain(..=at).collect();
+            return self.release_sessions(now, gone);
+        }
+        self.drop_peer(now, id, "the peer said goodbye");
+        if goodbye.reason == "full" {
+            self.discovery.refused(now, id);
         }
     }
 

@@ -2,6 +2,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+#[cfg(test)]
+use crate::types::mutants::{self, Mutant};
+
 use super::{Event, Node, Peer, Session, door::Output, forward, gate};
 use crate::{
     identity::{Certificate, Refusal, Verified},
@@ -52,6 +55,10 @@ impl Node {
             session::Event::Established { outcome, asked, invitation } => {
                 asked.into_iter().for_each(|asked| self.door.ended(asked));
                 self.on_established(now, outcome, asked.is_some(), invitation);
+            }
+            #[cfg(test)]
+            session::Event::Claimed(outcome) if mutants::has(Mutant::ActOnClaim) => {
+                self.on_established(now, outcome, false, None);
             }
             session::Event::Claimed(outcome) => {
                 if let Some(index) = self.claims.add(outcome) {
@@ -124,6 +131,8 @@ impl Node {
         }
         // One of our own addresses was in the list; or somebody held a message back until its sender had started anew.
         let is_stale = self.peers.get(&id).and_then(|p| p.boot).is_some_and(|(b, at)| b != boot && since < at);
+        #[cfg(test)]
+        let is_stale = is_stale && !mutants::has(Mutant::NoStaleRule);
         if id == self.identity.id() || is_stale {
             self.counters.handshakes_stale += u64::from(is_stale);
             self.door.release(now, index);
@@ -255,6 +264,11 @@ impl Node {
     /// A peer says that this is our certificate. It is if the authority says so, if we have none that is good, and if we asked this
     /// peer for it.
     pub(super) fn on_granted(&mut self, now: Instant, from: NodeId, bytes: Vec<u8>) {
+        #[cfg(test)]
+        if mutants::has(Mutant::AnyGranted) {
+            self.own.set_certificate(bytes);
+            return;
+        }
         let asked = self.own.admission.as_ref().is_some_and(|a| a.inviter == from);
         if !asked || self.check_certificate(now, &bytes).is_err() {
             self.counters.refuse(&Refusal::UnaskedCertificate);

@@ -109,6 +109,11 @@ impl Node {
         if link.has_left(now, from) || link.distrusts(now, from) {
             return;
         }
+        #[cfg(test)]
+        if newest && crate::types::mutants::has(crate::types::mutants::Mutant::MoveAtOnce) {
+            link.addr = from;
+            return;
+        }
         let recently = link.candidate.is_some_and(|(_, _, at)| now.since(at) < CANDIDATE_GAP);
         if newest && !recently {
             // Roaming: it is there once a probe to the new address comes back.

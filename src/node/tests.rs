@@ -7,6 +7,7 @@ use crate::{
     wire::packet::{self, Datagram},
 };
 
+mod explore;
 mod hostile;
 mod joining;
 mod owners;

@@ -12,6 +12,8 @@ mod fragment;
 mod handshake;
 mod replay;
 mod transport;
+#[cfg(test)]
+mod view;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -5,6 +5,8 @@ mod exit;
 mod hash;
 mod id;
 mod label;
+#[cfg(test)]
+pub(crate) mod mutants;
 pub mod path;
 pub mod place;
 mod prefix;

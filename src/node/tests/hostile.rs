@@ -136,6 +136,33 @@ fn recorded_first_messages_change_nothing() {
     assert_eq!(w.node(1).status().counters["handshakes_claimed"], 0, "claims are forgotten");
 }
 
+/// A node that starts anew with a new certificate says goodbye, and comes back at once: the goodbye may come later.
+#[test]
+fn a_goodbye_that_was_held_back_ends_nothing_that_has_begun_since() {
+    let mut w = pair();
+    let (now, id) = (w.now, identity(2).id());
+    w.node(2).reconnect(now);
+    let mut held = Vec::new();
+    while let Some(mut t) = w.node(2).poll_transmit() {
+        if t.bytes[0] == packet::DATA {
+            held.push(t.bytes);
+        } else {
+            w.node(1).handle_datagram(now, addr(2), 1, &mut t.bytes);
+        }
+    }
+    w.run(Duration::from_secs(1));
+    let live = w.node(1).peers.get(&id).unwrap().transport().unwrap().local_index;
+    assert!(!held.is_empty() && w.node(2).has_links());
+    for mut bytes in held {
+        let now = w.now;
+        w.node(1).handle_datagram(now, addr(2), 1, &mut bytes);
+    }
+    let sessions = &w.node(1).peers.get(&id).unwrap().sessions;
+    assert!(sessions.len() == 1 && sessions[0].transport.local_index == live, "what the goodbye was about is gone");
+    let packet = w.send(2, 1, 9);
+    assert_eq!(w.delivered, [(1, packet)]);
+}
+
 /// A message held back until its sender has started anew is an earlier incarnation's.
 #[test]
 fn what_was_held_back_over_a_restart_is_of_no_effect() {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::session::Outcome;
 
-const SECRET: [u8; 32] = [7; 32];
+pub(super) const SECRET: [u8; 32] = [7; 32];
 
 pub(super) fn authority() -> Authority {
     Authority::new(identity(9))
