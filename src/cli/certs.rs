@@ -86,6 +86,9 @@ pub(super) struct RevokeArgs {
     /// The serial number of the certificate to turn away (`cert show` prints it)
     #[arg(long)]
     serial: Option<String>,
+    /// Days after which the certificates in question have expired, so that the entry can go (`cert show` prints the days left)
+    #[arg(long)]
+    days: Option<u64>,
     /// Only write the list; don't give it to the running daemon
     #[arg(long)]
     offline: bool,
@@ -146,13 +149,18 @@ fn revoke(args: &RevokeArgs, socket: &Path) -> Result<(), Failure> {
     if args.node.is_none() && args.serial.is_none() {
         return Err(anyhow!("say what to revoke: --node NODEID or --serial HEX").into());
     }
+    list.prune(crate::daemon::unix_now());
     if !list.has_room() {
         return Err(anyhow!("the revocation list is full: remove members by renewing the network secret").into());
     }
+    let end = args.days.map(|days| crate::daemon::unix_now().saturating_add(days.saturating_mul(86_400)));
     list.nodes.extend(args.node);
+    list.nodes_end.extend(args.node.zip(end));
     if let Some(serial) = &args.serial {
         let bytes = HEXLOWER.decode(serial.as_bytes()).ok().and_then(|b| <[u8; 16]>::try_from(b).ok());
-        list.serials.insert(bytes.ok_or_else(|| anyhow!("a serial has 32 hexadecimal digits"))?);
+        let bytes = bytes.ok_or_else(|| anyhow!("a serial has 32 hexadecimal digits"))?;
+        list.serials.insert(bytes);
+        list.serials_end.extend(Some(bytes).zip(end));
     }
     list.version += 1;
     let signed = authority.revoke(&list);

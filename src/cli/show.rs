@@ -116,6 +116,8 @@ pub(super) fn peers(socket: &Path, json: bool) -> Result<(), Failure> {
                         Carrier::Turn => format!("{} (TURN)", l.addr),
                     },
                     Some(l) if p.obstacle.is_none() => format!("{} (down)", l.addr),
+                    // Neither link nor session: there can be none.
+                    None if p.cipher.is_none() && p.obstacle.is_some() => p.obstacle.clone().unwrap_or_default(),
                     _ => p.obstacle.as_ref().map_or("relayed".to_owned(), |why| format!("relayed: {why}")),
                 },
                 link.and_then(|l| l.rtt_ms).map_or("-".to_owned(), |r| format!("{r:.2} ms")),

@@ -28,6 +28,7 @@ pub use raw::DEFAULT_PORT;
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
 pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping, Site, Stealth};
+use zeroize::Zeroizing;
 
 use crate::{
     crypto::{Algorithm, Cipher},
@@ -80,7 +81,7 @@ pub struct Config {
     pub name: String,
     pub network: Network,
     /// The network secret in clear, for invites.
-    pub secret: Option<String>,
+    pub secret: Option<Zeroizing<String>>,
     pub allow: Option<HashSet<NodeId>>,
     pub accept: HashMap<NodeId, Vec<IpPrefix>>,
     pub authority_key: Option<Identity>,
@@ -228,7 +229,7 @@ impl Reader<'_> {
         }
     }
 
-    fn secret(&self, raw: &Raw) -> Result<Option<String>, ConfigError> {
+    fn secret(&self, raw: &Raw) -> Result<Option<Zeroizing<String>>, ConfigError> {
         let (text, at) = match (&raw.network.secret, &raw.network.secret_file) {
             (Some(_), Some(file)) => {
                 return Err(self.error(&file.referenced, "give either network.secret or network.secret_file, not both"));
@@ -241,7 +242,8 @@ impl Reader<'_> {
             }
             (None, None) => return Ok(None),
         };
-        let secret = text.trim().to_owned();
+        let text = Zeroizing::new(text);
+        let secret = Zeroizing::new(text.trim().to_owned());
         if secret.len() < 20 {
             let message = format!(
                 "the network secret must have at least 20 characters, this one has {} (make one with `aegisray init`)",
@@ -405,7 +407,7 @@ impl Reader<'_> {
         let mut config = Config {
             path: self.path.to_owned(),
             text: self.text.to_owned(),
-            network: Network::new(&raw.network.name.0, secret.as_deref(), authority, raw.mesh.cidr.0),
+            network: Network::new(&raw.network.name.0, secret.as_ref().map(|s| s.as_str()), authority, raw.mesh.cidr.0),
             name,
             secret,
             allow: raw.network.allow.map(|list| list.into_iter().map(|n| n.0).collect()),

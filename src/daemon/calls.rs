@@ -320,7 +320,7 @@ impl Control {
         }
         let invite = Invite {
             network: self.config.network.name().to_owned(),
-            secret: self.config.secret.clone(),
+            secret: self.config.secret.as_ref().map(|secret| secret.to_string()),
             authority: self.config.network.authority().map(<[u8]>::to_vec),
             bootstrap,
             admission,

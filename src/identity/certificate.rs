@@ -1,6 +1,9 @@
 //! Membership certificates and revocation lists, both signed by the network's authority.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use prost::Message as _;
 
@@ -120,6 +123,8 @@ impl Authority {
             version: list.version,
             serials: list.serials.iter().map(|s| s.to_vec()).collect(),
             node_ids: list.nodes.iter().map(|n| n.0.to_vec()).collect(),
+            serials_end: list.serials.iter().map(|s| list.serials_end.get(s).copied().unwrap_or(0)).collect(),
+            nodes_end: list.nodes.iter().map(|n| list.nodes_end.get(n).copied().unwrap_or(0)).collect(),
         };
         self.seal(REVOCATION, &body.encode_to_vec())
     }
@@ -135,6 +140,9 @@ pub struct Revocations {
     pub version: u64,
     pub serials: HashSet<[u8; 16]>,
     pub nodes: HashSet<NodeId>,
+    /// When the certificates in question have expired, where that is known: their entries can go then.
+    pub serials_end: HashMap<[u8; 16], UnixTime>,
+    pub nodes_end: HashMap<NodeId, UnixTime>,
 }
 
 impl Revocations {
@@ -145,16 +153,64 @@ impl Revocations {
         if raw.network != sha256(&[authority]) || raw.serials.len() + raw.node_ids.len() > MAX_REVOKED {
             return Err(bad);
         }
+        let serials: Vec<[u8; 16]> =
+            raw.serials.into_iter().map(|s| s.try_into().map_err(|_| bad)).collect::<Result<_, _>>()?;
+        let nodes: Vec<NodeId> =
+            raw.node_ids.iter().map(|n| NodeId::from_slice(n).ok_or(bad)).collect::<Result<_, _>>()?;
         Ok(Self {
             version: raw.version,
-            serials: raw.serials.into_iter().map(|s| s.try_into().map_err(|_| bad)).collect::<Result<_, _>>()?,
-            nodes: raw.node_ids.iter().map(|n| NodeId::from_slice(n).ok_or(bad)).collect::<Result<_, _>>()?,
+            serials_end: serials.iter().copied().zip(raw.serials_end).filter(|(_, end)| *end > 0).collect(),
+            nodes_end: nodes.iter().copied().zip(raw.nodes_end).filter(|(_, end)| *end > 0).collect(),
+            serials: serials.into_iter().collect(),
+            nodes: nodes.into_iter().collect(),
         })
+    }
+
+    /// Takes out what revokes nothing any more: certificates that have expired.
+    pub fn prune(&mut self, now: UnixTime) {
+        let is_over = |end: Option<&UnixTime>| end.is_some_and(|end| *end <= now);
+        self.serials.retain(|s| !is_over(self.serials_end.get(s)));
+        self.nodes.retain(|n| !is_over(self.nodes_end.get(n)));
+        self.serials_end.retain(|_, end| *end > now);
+        self.nodes_end.retain(|_, end| *end > now);
     }
 
     /// Whether the list may take another entry.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.serials.len() + self.nodes.len() < MAX_REVOKED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SigningKey;
+
+    #[test]
+    fn a_revocation_goes_when_its_certificate_has_expired() {
+        let authority = Authority::new(Identity::new(SigningKey::ed25519_from_seed(&[1; 32])).unwrap());
+        let mut list = Revocations {
+            version: 3,
+            serials: [[1; 16], [2; 16]].into(),
+            nodes: [NodeId([3; 32]), NodeId([4; 32])].into(),
+            serials_end: [([1; 16], 500)].into(),
+            nodes_end: [(NodeId([3; 32]), 900)].into(),
+        };
+        list = Revocations::open(&authority.revoke(&list), authority.spki()).unwrap();
+        list.prune(499);
+        assert_eq!((list.serials.len(), list.nodes.len()), (2, 2));
+        list.prune(500);
+        assert_eq!((list.serials.clone(), list.nodes.len()), ([[2; 16]].into(), 2));
+        list.prune(5000);
+        assert_eq!(list.nodes, [NodeId([4; 32])].into(), "of which nothing is known stays");
+        for i in 0..MAX_REVOKED as u32 {
+            let serial = [&i.to_be_bytes()[..], &[9; 12]].concat().try_into().unwrap();
+            list.serials.insert(serial);
+            list.serials_end.insert(serial, 6000);
+        }
+        assert!(!list.has_room());
+        list.prune(6000);
+        assert!(list.has_room(), "what is over takes no room");
     }
 }

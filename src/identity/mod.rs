@@ -15,6 +15,8 @@ pub use record::{
     MAX_ENDPOINTS, MAX_PREFIXES, MAX_SERVICES, Record, RecordContent, RecordSource, Verified, Verify, authenticate,
 };
 
+use zeroize::Zeroizing;
+
 use crate::{
     crypto::{Algorithm, CryptoError, SigningKey, hkdf_sha256, sha256, x25519_public},
     types::NodeId,
@@ -26,7 +28,7 @@ pub struct Identity {
     signing: SigningKey,
     spki: Vec<u8>,
     id: NodeId,
-    noise_private: [u8; 32],
+    noise_private: Zeroizing<[u8; 32]>,
     noise_public: [u8; 32],
 }
 
@@ -40,8 +42,9 @@ impl Identity {
     /// is all there is to keep; the identity certifies it by signing the record that holds it.
     pub fn new(signing: SigningKey) -> Result<Self, CryptoError> {
         let spki = signing.spki();
-        let mut noise_private = [0; 32];
-        hkdf_sha256(b"aegisray identity", &signing.to_pkcs8()?, &[b"noise static x25519"], &mut noise_private);
+        let mut noise_private = Zeroizing::new([0; 32]);
+        let private = Zeroizing::new(signing.to_pkcs8()?);
+        hkdf_sha256(b"aegisray identity", &private, &[b"noise static x25519"], &mut *noise_private);
         Ok(Self {
             id: NodeId(sha256(&[&spki])),
             noise_public: x25519_public(&noise_private),

@@ -1,11 +1,9 @@
 //! A network: the secrets that hide it and the addresses that it hands out.
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use data_encoding::BASE64URL_NOPAD;
+use zeroize::Zeroizing;
 
 use crate::{
     crypto::{HmacKey, hkdf_sha256, sha256, stretch},
@@ -20,9 +18,9 @@ const GENERATED: usize = 32;
 
 /// The secret as keys are derived from it. A generated one can't be guessed and is taken as it is; one that a person chose is
 /// stretched, so that a recorded handshake isn't tried against a billion words a second.
-fn key_material<'a>(secret: &'a str, salt: &[u8; 32]) -> Cow<'a, [u8]> {
+fn key_material(secret: &str, salt: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     let is_generated = BASE64URL_NOPAD.decode(secret.as_bytes()).is_ok_and(|bytes| bytes.len() == GENERATED);
-    if is_generated { secret.as_bytes().into() } else { stretch(secret.as_bytes(), salt).to_vec().into() }
+    Zeroizing::new(if is_generated { secret.as_bytes().to_vec() } else { stretch(secret.as_bytes(), salt).to_vec() })
 }
 
 /// What all nodes of a network share. Two nodes with another name, secret or authority can't even exchange a
@@ -32,8 +30,8 @@ pub struct Network {
     name: String,
     id: [u8; 16],
     gate: HmacKey,
-    psk: [u8; 32],
-    beacon: [u8; 32],
+    psk: Zeroizing<[u8; 32]>,
+    beacon: Zeroizing<[u8; 32]>,
     authority: Option<Vec<u8>>,
     cidr: (Ipv4Addr, u8),
     ula: [u8; 8],
@@ -46,10 +44,10 @@ impl Network {
     #[must_use]
     pub fn new(name: &str, secret: Option<&str>, authority: Option<Vec<u8>>, cidr: IpPrefix) -> Self {
         let salt = sha256(&[b"aegisray network v1", &sha256(&[name.as_bytes()]), authority.as_deref().unwrap_or(b"")]);
-        let material = secret.map_or(Cow::Borrowed(&[][..]), |secret| key_material(secret, &salt));
+        let material = secret.map(|secret| key_material(secret, &salt)).unwrap_or_default();
         let derive = |info: &[u8]| {
-            let mut out = [0; 32];
-            hkdf_sha256(&salt, &material, &[info], &mut out);
+            let mut out = Zeroizing::new([0; 32]);
+            hkdf_sha256(&salt, &material, &[info], &mut *out);
             out
         };
         let public = derive(b"public");

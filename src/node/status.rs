@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{Node, forward};
 use crate::{
     identity::Refusal,
-    types::{Instant, path},
-    wire::proto::Mapping,
+    types::{Instant, NodeId, path},
+    wire::{proto::Mapping, version::Versions},
 };
 
 /// Counters of a node since its start.
@@ -270,8 +270,28 @@ impl Node {
                 }
             })
             .collect();
+        out.extend(self.foreign_peers());
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out
+    }
+
+    /// Nodes with which there can be no session, since they speak another version of the protocol.
+    fn foreign_peers(&self) -> impl Iterator<Item = PeerStatus> {
+        let told = self.routing.announcements().map(|known| (known.id, known.record.versions));
+        let told = told.filter(|(_, versions)| versions.common(Versions::OURS).is_none());
+        let all: BTreeMap<NodeId, Versions> = self.foreign.iter().map(|(id, v)| (*id, *v)).chain(told).collect();
+        all.into_iter().filter(|(id, _)| self.peers.get(id).is_none()).map(|(id, versions)| PeerStatus {
+            node_id: id.to_string(),
+            name: self.book.display(&id),
+            addresses: self.book.addresses_of(&id).collect(),
+            contested: Vec::new(),
+            link: None,
+            obstacle: Some(Refusal::Version(versions).to_string()),
+            cipher: None,
+            session_age_s: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+        })
     }
 
     #[must_use]
@@ -302,7 +322,7 @@ impl Node {
 impl Node {
     /// The receiver index that packets to a neighbour carry, for the simulator's check of forwarding.
     #[must_use]
-    pub fn index_towards(&self, neighbor: &crate::types::NodeId) -> Option<u32> {
+    pub fn index_towards(&self, neighbor: &NodeId) -> Option<u32> {
         Some(self.peers.get(neighbor)?.transport()?.remote_index)
     }
 
@@ -314,7 +334,7 @@ impl Node {
 
     /// The links that are up, with their costs as told to routing.
     #[must_use]
-    pub fn link_costs(&self) -> Vec<(crate::types::NodeId, u32)> {
+    pub fn link_costs(&self) -> Vec<(NodeId, u32)> {
         let up = self.peers.iter().filter_map(|(id, p)| Some((*id, p.link.as_ref().filter(|l| l.up)?.told_cost())));
         up.collect()
     }
