@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Node,
-    proof::{PROVEN, UNKNOWN},
+    proof::{PROVEN, RETURNED, UNKNOWN},
 };
 use crate::{
     identity::Verified,
@@ -104,7 +104,7 @@ impl Node {
                 ipv6: self.book.carries_out(&known.id, false),
                 metric,
                 in_use: self.exit() == Some(known.id),
-                silent: self.proofs.rank(now, &known.id) > UNKNOWN,
+                silent: self.proofs.rank(now, &known.id) > RETURNED,
             })
             .collect();
         all.sort_by(|a, b| (a.metric, &a.node_id).cmp(&(b.metric, &b.node_id)));

@@ -34,11 +34,13 @@ const SUSPICION: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 /// A network is in use for so long after a packet to it.
 const IN_USE: Duration = Duration::from_secs(60);
 
-/// Ranks, the best first: it answers; it wasn't asked long enough; it hasn't answered; it is suspect.
+/// Ranks, the best first: it answers; it wasn't asked long enough; it was suspect a short time ago and answers again; it hasn't answered; it
+/// is suspect.
 pub(super) const PROVEN: u8 = 0;
 pub(super) const UNKNOWN: u8 = 1;
-const SILENT: u8 = 2;
-const SUSPECT: u8 = 3;
+pub(super) const RETURNED: u8 = 2;
+const SILENT: u8 = 3;
+const SUSPECT: u8 = 4;
 
 /// What is known of one node.
 #[derive(Debug)]
@@ -88,7 +90,6 @@ impl Judged {
         if !is_new && (received > self.received || was_made) {
             self.alive = Some(now);
             self.asked = None;
-            self.suspect_until = Instant::default();
             self.has_failed = false;
         }
         let traffic = peer.traffic();
@@ -105,7 +106,8 @@ impl Judged {
 
     fn rank(&self, now: Instant) -> u8 {
         if now < self.suspect_until {
-            SUSPECT
+            // Who lets something through now and then must not get the packets back each time.
+            if self.alive.is_some() { RETURNED } else { SUSPECT }
         } else if self.alive.is_some() {
             PROVEN
         } else if self.has_failed || self.asked.is_some_and(|(first, _)| now.since(first) >= PATIENCE) {
@@ -119,6 +121,9 @@ impl Judged {
     fn ask(&mut self, now: Instant, is_used: bool) -> bool {
         if let Some((first, last)) = self.asked {
             if now.since(first) >= LATE {
+                if now.since(self.suspect_until) >= SUSPICION.1 {
+                    self.suspicion = SUSPICION.0;
+                }
                 self.suspect_until = now + self.suspicion;
                 self.suspicion = (self.suspicion * 2).min(SUSPICION.1);
                 (self.asked, self.alive, self.has_failed) = (None, None, true);
