@@ -28,8 +28,8 @@ const MAX_PATIENCE: Duration = Duration::from_secs(2);
 const URGENT: u32 = 2;
 /// A session that does not come about by a way in so long is begun by another.
 const BEGIN_BY: Duration = Duration::from_millis(1500);
-/// Bytes sent between two answers that tell something of what is lost.
-const ENOUGH: u64 = 1500;
+/// Bytes sent between two answers that tell something of what is lost; and that do if hardly any of them came.
+const ENOUGH: (u64, u64) = (1500, 400);
 /// Answers one after the other that tell of more than a third lost.
 const POOR: u32 = 2;
 /// Questions remembered: late answers count.
@@ -89,11 +89,11 @@ impl Reach {
             return false;
         };
         let sent_since = sent.saturating_sub(sent_before);
-        if sent_since < ENOUGH {
+        let arrived = received.saturating_sub(received_before);
+        if sent_since < if arrived < sent_since / 4 { ENOUGH.1 } else { ENOUGH.0 } {
             return false;
         }
         self.told = Some((session, sent, received));
-        let arrived = received.saturating_sub(received_before);
         self.poor = if arrived < sent_since / 3 * 2 { self.poor + 1 } else { 0 };
         self.poor >= POOR
     }

@@ -13,7 +13,7 @@ use crate::{
 
 const BODY: usize = MAX_HANDSHAKE_DATAGRAM - HANDSHAKE_HEADER;
 const MAX_PARTIAL: usize = 256;
-const KEEP: Duration = Duration::from_secs(10);
+const KEEP: Duration = Duration::from_secs(5);
 
 /// The longest handshake message.
 pub(super) const MAX_HANDSHAKE: usize = BODY * MAX_FRAGMENTS as usize;

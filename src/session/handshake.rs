@@ -207,7 +207,8 @@ impl Initiator {
 
 /// A handshake that a peer started.
 pub(super) struct Responder {
-    noise: HandshakeState,
+    /// Until both ends have keys.
+    noise: Option<HandshakeState>,
     kem: Zeroizing<[u8; 32]>,
     cipher: Cipher,
     pub local_index: u32,
@@ -266,7 +267,7 @@ impl FirstRead {
         let message = write(&mut self.noise, &payload)?;
         let kind = self.answer_kind();
         Ok(Responder {
-            noise: self.noise,
+            noise: Some(self.noise),
             kem,
             cipher,
             local_index,
@@ -285,14 +286,17 @@ impl FirstRead {
 impl Responder {
     /// Reads the third message; also returns the peer's static key, and the handshake hash under which it was written.
     pub fn read_third(&mut self, message: &[u8]) -> Result<(HandshakePayload, [u8; 32], Vec<u8>), Broken> {
-        let hash = self.noise.get_handshake_hash().to_vec();
-        let payload = read(&mut self.noise, message)?;
-        Ok((payload, remote_static(&self.noise)?, hash))
+        let noise = self.noise.as_mut().ok_or(Broken)?;
+        let hash = noise.get_handshake_hash().to_vec();
+        let payload = read(noise, message)?;
+        Ok((payload, remote_static(noise)?, hash))
     }
 
-    pub fn finish(&mut self, peer: NodeId) -> Transport {
+    /// Ends the handshake; what is left serves to repeat the answer.
+    pub fn finish(&mut self, peer: NodeId) -> Result<Transport, Broken> {
+        let mut noise = self.noise.take().ok_or(Broken)?;
         self.complete = true;
-        finish(&mut self.noise, peer, (self.local_index, self.remote_index), (self.cipher, &self.kem))
+        Ok(finish(&mut noise, peer, (self.local_index, self.remote_index), (self.cipher, &self.kem)))
     }
 }
 

@@ -48,7 +48,7 @@ const MAX_HALF_OPEN: usize = 512;
 const MAX_HALF_OPEN_OF_ONE: usize = 32;
 /// Handshakes that this node has begun and not ended.
 const MAX_INITIATORS: usize = 512;
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
@@ -384,7 +384,7 @@ impl Sessions {
         };
         half.source = source;
         if let Some(peer) = admitted {
-            let transport = Arc::new(half.finish(peer.id));
+            let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
         }
         self.responders.insert(key, half);
@@ -469,7 +469,7 @@ impl Sessions {
         let Ok((payload, noise_static, hash)) = half.read_third(&message) else { return Err(None) };
         match check_version(self.versions, &payload).and_then(|()| gate.admit(&payload, &noise_static, &hash)) {
             Ok(Admitted { peer, invitation }) => {
-                let transport = Arc::new(half.finish(peer.id));
+                let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
                 let outcome = Outcome { transport, peer, via, since: half.begun };
                 self.events.push_back(Event::Established { outcome, asked: None, invitation });
                 Ok(())

@@ -8,7 +8,7 @@ use crate::{
     identity::{Authority, Certificate, Network},
     sim::{
         Options,
-        world::{EPOCH, identity},
+        world::{EPOCH, SECRET, identity},
     },
     types::Instant,
 };
@@ -79,7 +79,7 @@ pub(super) fn cast(plan: &Plan, options: &Options, keys: &mut [[u8; 32]]) -> (Sc
     let hostile = choose(plan, keys.len(), &mut rng);
     let authority = Authority::new(identity(&seed("authority", 0)));
     let range = "100.64.0.0/16".parse().expect("a valid prefix");
-    let network = Network::new("simulation", Some("simulated secret"), Some(authority.spki().to_vec()), range);
+    let network = Network::new("simulation", Some(SECRET), Some(authority.spki().to_vec()), range);
 
     let actors: Vec<usize> = (0..keys.len()).filter(|i| hostile[*i]).collect();
     let hands = deal(plan, actors.len(), &mut rng);

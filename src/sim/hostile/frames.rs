@@ -16,7 +16,7 @@ use crate::{
 fn any_frame(hand: &mut Hand<'_>) -> Kind {
     let number = hand.rng.next_u32();
     let wide = if hand.rng.chance(0.3) { u64::MAX } else { hand.rng.next_u64() };
-    match hand.below(11) {
+    match hand.below(13) {
         0 => Kind::Probe(proto::Probe {
             id: number,
             wish: hand.below(5) as i32,
@@ -52,6 +52,8 @@ fn any_frame(hand: &mut Hand<'_>) -> Kind {
             reason: if hand.rng.chance(0.5) { "full".to_owned() } else { "é".repeat(hand.below(500)) },
         }),
         9 => any_punch(hand),
+        10 => Kind::Reach(proto::Reach { id: number, urgent: true }),
+        11 => Kind::Reached(proto::Reached { id: number % 64, received: wide }),
         _ => Kind::Granted(hand.any_bytes(800)),
     }
 }
