@@ -68,9 +68,9 @@ fn deepen(scene: &Scene, end: Option<Clock>) -> Option<String> {
     let mut depth = scene.depth;
     loop {
         let found = search(&mut (scene.set)(), depth, end.filter(|_| depth > scene.depth));
-        let search::Found { states, transitions, pruned, seconds, .. } = found;
+        let search::Found { states, transitions, pruned, healed, seconds, .. } = found;
         println!(
-            "{} ({}): {} {depth} steps, {states} states, {transitions} transitions, {pruned} pruned, {seconds:.1} s",
+            "{} ({}): {} {depth} steps, {states} states, {transitions} transitions, {pruned} pruned, {healed} healed, {seconds:.1} s",
             scene.name,
             scene.what,
             if found.late { "not all of" } else { "all of" },

@@ -14,6 +14,8 @@ use super::world::{Choice, World};
 const SEEN: usize = 1 << 22;
 const IDLE: usize = 1 << 20;
 const WORDS: usize = 1 << 14;
+/// Of so many states at the end of a search, one is left to the network alone.
+const HEALED: u64 = 8;
 /// Slots that are tried for one entry.
 const PROBES: usize = 256;
 
@@ -25,6 +27,7 @@ struct Shared {
     idle_steps: AtomicU64,
     known: AtomicU64,
     skipped: AtomicU64,
+    healed: AtomicU64,
     workers: AtomicI64,
     over: AtomicBool,
     late: AtomicBool,
@@ -43,6 +46,8 @@ pub(super) struct Found {
     pub transitions: u64,
     /// Steps that changed nothing, or led where the search had been.
     pub pruned: u64,
+    /// States at the end that were left to the network alone, to see that packets pass again.
+    pub healed: u64,
     pub seconds: f64,
     /// The time was over before all was seen.
     pub late: bool,
@@ -156,6 +161,7 @@ fn share_generators() {
 /// Everything that can happen in `left` steps.
 fn walk(shared: &Shared, world: &mut World, left: u32, end: Option<std::time::Instant>) {
     let mut children = 0;
+    let (before, marks) = (world.fingerprint(), world.marks());
     for choice in world.choices() {
         if shared.over.load(Relaxed) || shared.late.load(Relaxed) {
             break;
@@ -164,7 +170,7 @@ fn walk(shared: &Shared, world: &mut World, left: u32, end: Option<std::time::In
             shared.late.store(true, Relaxed);
             break;
         }
-        let idle = world.idle_key(choice);
+        let idle = world.idle_key(choice, &marks);
         if idle.is_some_and(|key| shared.is_idle(key)) {
             shared.skipped.fetch_add(1, Relaxed);
             continue;
@@ -178,7 +184,7 @@ fn walk(shared: &Shared, world: &mut World, left: u32, end: Option<std::time::In
         // holds no lock. The child ends by `_exit` and never returns to the harness.
         match unsafe { libc::fork() } {
             0 => {
-                let took = catch_unwind(AssertUnwindSafe(|| step(shared, world, choice, idle, left, end)));
+                let took = catch_unwind(AssertUnwindSafe(|| step(shared, world, (choice, before, idle), left, end)));
                 if took.is_err() {
                     shared.report(&format!("a panic\n  {}", world.history.join("\n  ")));
                 }
@@ -212,16 +218,15 @@ fn walk(shared: &Shared, world: &mut World, left: u32, end: Option<std::time::In
     }
 }
 
-/// In a process of its own: one step, and all that follow.
+/// In a process of its own: one step, and all that follow. `before` is what is gone on from, and `idle` what is remembered
+/// if the step changes nothing.
 fn step(
     shared: &Shared,
     world: &mut World,
-    choice: Choice,
-    idle: Option<u64>,
+    (choice, before, idle): (Choice, u64, Option<u64>),
     left: u32,
     end: Option<std::time::Instant>,
 ) {
-    let before = world.fingerprint();
     world.act(choice);
     shared.transitions.fetch_add(1, Relaxed);
     if let Some(fault) = world.ledger.faults.first() {
@@ -236,11 +241,18 @@ fn step(
         shared.known.fetch_add(1, Relaxed);
     } else if left > 1 {
         walk(shared, world, left - 1, end);
+    } else if after.is_multiple_of(HEALED) {
+        shared.healed.fetch_add(1, Relaxed);
+        if !world.heals() {
+            shared.report(&format!("it does not heal\n  {}", world.history.join("\n  ")));
+        }
     }
 }
 
 /// Searches everything that can happen in `depth` steps, with a process for each processor.
 pub(super) fn search(world: &mut World, depth: u32, end: Option<std::time::Instant>) -> Found {
+    // The generator is there from its first use on.
+    assert!(crate::crypto::KemSecret::generate().is_ok());
     share_generators();
     let arena = Arena::new();
     let shared = arena.shared();
@@ -260,6 +272,7 @@ pub(super) fn search(world: &mut World, depth: u32, end: Option<std::time::Insta
         states: get(&shared.states),
         transitions: get(&shared.transitions) + get(&shared.skipped),
         pruned: get(&shared.idle_steps) + get(&shared.known) + get(&shared.skipped),
+        healed: get(&shared.healed),
         seconds: begun.elapsed().as_secs_f64(),
         late: shared.late.load(Relaxed),
         fault: shared.reported(),

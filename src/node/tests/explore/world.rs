@@ -12,6 +12,10 @@ use crate::types::mutants;
 pub(super) const ELSEWHERE: u8 = 66;
 /// Of the packets of sessions that one node sends to another in one step, the attacker keeps so many.
 const KEPT_PACKETS: usize = 2;
+/// How long a step of the attacker's takes.
+const STEP: Duration = Duration::from_millis(1);
+/// By then packets have to pass again, once the attacker has gone.
+const HEALING: Duration = Duration::from_secs(30);
 
 /// What is written down of a node and outlives its restart, as the daemon's files do.
 #[derive(Debug, Clone, Default)]
@@ -72,8 +76,6 @@ pub(super) enum Choice {
     Calm,
     /// A second goes by, and nothing arrives.
     Silence,
-    /// So many seconds go by, and nothing arrives.
-    LongSilence(u64),
     /// A node ends without a word, and is started again.
     Restart(usize),
     /// A user of the first sends a packet to the second.
@@ -96,8 +98,8 @@ pub(super) struct World {
     pub restarts: u32,
     pub max_restarts: u32,
     pub sends: bool,
-    /// The attacker takes part with nodes of its own.
-    pub steps_ms: u64,
+    /// Who got packets of users.
+    delivered: BTreeSet<usize>,
 }
 
 impl World {
@@ -113,7 +115,7 @@ impl World {
             restarts: 0,
             max_restarts: 2,
             sends: false,
-            steps_ms: 1,
+            delivered: BTreeSet::new(),
         }
     }
 
@@ -189,12 +191,11 @@ impl World {
         let words = self.words(choice);
         self.history.push(words);
         let before = self.ledger.live(&self.actors);
-        self.now = self.now + Duration::from_millis(self.steps_ms);
+        self.now = self.now + STEP;
         match choice {
             Choice::Deliver { message, at, from } => self.deliver(message, at, addr(from)),
             Choice::Calm => self.calm(Duration::from_secs(1)),
             Choice::Silence => self.wait(Duration::from_secs(1)),
-            Choice::LongSilence(s) => self.wait(Duration::from_secs(s)),
             Choice::Restart(i) => self.restart(i),
             Choice::Send(from, to) => {
                 let packet = self.packet(from, to);
@@ -288,6 +289,19 @@ impl World {
         }
     }
 
+    /// Leaves everything to the network for half a minute. Returns whether packets of users pass then, both ways.
+    pub fn heals(&mut self) -> bool {
+        self.calm(HEALING);
+        self.delivered.clear();
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (packet, now) = (self.packet(from, to), self.now);
+            self.actors[from].node.handle_tun(now, &packet);
+            self.collect();
+        }
+        self.calm(Duration::from_secs(1));
+        self.ledger.faults.is_empty() && [0, 1].iter().all(|i| self.delivered.contains(i))
+    }
+
     /// One message arrives, or time goes on to what is due next.
     pub fn calm_step(&mut self) {
         match self.messages.iter().position(|m| !m.arrived) {
@@ -369,8 +383,13 @@ impl World {
                 }
             }
             while let Some(event) = actor.node.poll_event() {
-                if let Event::Certified(certificate) = event {
-                    actor.files.certificate = Some(certificate);
+                match event {
+                    Event::Certified(certificate) => actor.files.certificate = Some(certificate),
+                    // UDP, and no answer of its own node's.
+                    Event::Deliver(packet) if packet.get(9) == Some(&17) => {
+                        self.delivered.insert(from);
+                    }
+                    _ => {}
                 }
             }
             let mut packets = BTreeSet::new();
@@ -426,8 +445,12 @@ impl World {
         all.finish()
     }
 
-    /// What matters of a node.
-    pub fn node_mark(&mut self, i: usize) -> u64 {
+    /// What matters of each node.
+    pub fn marks(&mut self) -> Vec<u64> {
+        (0..self.actors.len()).map(|i| self.node_mark(i)).collect()
+    }
+
+    fn node_mark(&mut self, i: usize) -> u64 {
         let actor = &mut self.actors[i];
         let mut h = DefaultHasher::new();
         (actor.start, &actor.files.certificate).hash(&mut h);
@@ -462,12 +485,12 @@ impl World {
     }
 
     /// What is remembered of a choice that changes nothing, so that it need not be tried again with the same node.
-    pub fn idle_key(&mut self, choice: Choice) -> Option<u64> {
+    pub fn idle_key(&self, choice: Choice, marks: &[u64]) -> Option<u64> {
         let Choice::Deliver { message, at, from } = choice else { return None };
         let m = &self.messages[message];
         let what = (m.from, m.start, m.to, m.label, m.arrived || self.actors[at].addr != m.to, at, from);
         let has_carried = self.ledger.has_carried(self.actors[m.from].id, m.to);
-        Some(mark(&(self.node_mark(at), what, has_carried)))
+        Some(mark(&(marks[at], what, has_carried)))
     }
 }
 
@@ -518,7 +541,6 @@ impl World {
             }
             Choice::Calm => "the network carries everything for a second".to_owned(),
             Choice::Silence => "a second goes by in which nothing arrives".to_owned(),
-            Choice::LongSilence(s) => format!("{s} seconds go by in which nothing arrives"),
             Choice::Restart(i) => format!("{} is started anew", name(i)),
             Choice::Send(from, to) => format!("a user at {} sends a packet to {}", name(from), name(to)),
             Choice::Begin(by, to) => format!("the attacker's {} begins a handshake with {}", name(by), name(to)),
