@@ -257,7 +257,8 @@ pub fn read_revocations(what: &str, bytes: &[u8]) -> crate::form::Revocations {
 
 fn revocations() -> Vec<crate::form::Revocations> {
     // Sets have no order on the wire; one entry of each is the same bytes every time.
-    let list = Revocations { version: 3, serials: [[8; 16]].into(), nodes: [identity(RESPONDER).id()].into() };
+    let (serials, nodes) = ([[8; 16]].into(), [identity(RESPONDER).id()].into());
+    let list = Revocations { version: 3, serials, nodes, ..Revocations::default() };
     let signed = authority().revoke(&list);
     vec![
         read_revocations("a serial and a node", &signed),
