@@ -37,7 +37,9 @@ fn report_hostile(h: &HostileReport) {
     }
     println!("not its sender's    {} forged, {} misled", h.forged, h.misled);
     let memory = format!("{} and {} without them, mean", bytes(h.memory as u64), bytes(h.memory_without as u64));
-    println!("memory per node     {memory}; at most {:.2} times as much", h.memory_ratio);
+    let worst = (h.worst_memory_ratio, bytes(h.worst_memory_extra as u64));
+    println!("memory per node     {memory}: {:.2} times as much", h.memory_ratio);
+    println!("  at worst          {:.2} times as much, or {} more", worst.0, worst.1);
     println!("evictions           {}", h.evictions);
     for (reason, count) in &h.links_lost {
         println!(

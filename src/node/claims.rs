@@ -14,9 +14,9 @@ use crate::{
 /// At most so many at a time; the oldest goes first.
 const MAX_CLAIMS: usize = 512;
 /// And of those that say to be one node: a node asks at four of another's addresses at the same time.
-const MAX_OF_ONE: usize = 8;
+const MAX_OF_ONE: usize = 6;
 /// Who is there sends its first packet as soon as it is answered, and repeats it.
-const LIFE: Duration = Duration::from_secs(8);
+const LIFE: Duration = Duration::from_secs(5);
 
 /// The sessions that the data plane's tables don't have (yet), by this node's index. Asked for datagrams that are nobody's else.
 #[derive(Debug, Default)]

@@ -223,7 +223,7 @@ impl Neighbor {
     /// Whether one more introduction is taken that may be of nobody. A little more than was told: what the neighbour goes by may
     /// be of an earlier channel.
     pub fn has_place(&self) -> bool {
-        self.unproven < self.open() + WINDOW
+        self.unproven < self.open() + WINDOW / 4
     }
 
     /// How many introductions the neighbour may have sent in all: what has not been shown yet may be as much as what has,

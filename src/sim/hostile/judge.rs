@@ -11,8 +11,10 @@ use serde::Serialize;
 use super::stream::Kept;
 use crate::sim::{Options, happening::Happening, meter, world::World};
 
-/// What an honest node may hold, relative to the same run without hostile nodes.
+/// What an honest node may hold on average, relative to the same run without hostile nodes.
 const MAX_MEMORY: f64 = 1.5;
+/// And how much more any single one, whoever it has as neighbours: buffers have bounds, not shares.
+const MAX_EXTRA: f64 = 1_048_576.0;
 /// The least share of packets that honest pairs keep.
 const MIN_KEPT: f64 = 0.99;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -80,8 +82,11 @@ pub struct HostileReport {
     /// What honest nodes held at most, in bytes: the mean, and the mean in the run without hostile nodes.
     pub memory: f64,
     pub memory_without: f64,
-    /// The largest ratio of the two of any honest node; 1.5 is allowed.
+    /// The ratio of the two; 1.5 is allowed.
     pub memory_ratio: f64,
+    /// The same of the honest node for which it is largest, and the most bytes that one held more; 1 MiB is allowed.
+    pub worst_memory_ratio: f64,
+    pub worst_memory_extra: f64,
     /// How often an honest node did not know, reach or rightly address another one.
     pub evictions: u64,
     /// Links between honest nodes that were lost, by reason; and those in the run without hostile nodes.
@@ -259,6 +264,7 @@ impl World {
         let honest: Vec<usize> = self.honest().collect();
         let mean = |memory: &[isize]| honest.iter().map(|i| memory[*i] as f64).sum::<f64>() / honest.len() as f64;
         let ratio = |i: &usize| with.memory[*i] as f64 / (without.memory[*i] as f64).max(1.0);
+        let extra = |i: &usize| with.memory[*i] as f64 - without.memory[*i] as f64;
         let mut deeds = BTreeMap::new();
         for player in stage.players.values() {
             for (way, done) in player.ways.iter().zip(&player.done) {
@@ -283,7 +289,9 @@ impl World {
             worst_times: worst.map(|(ten, (sent, lost))| (ten as u64 * 10, *lost as f64 / *sent as f64)).collect(),
             memory: mean(&with.memory),
             memory_without: mean(&without.memory),
-            memory_ratio: honest.iter().map(ratio).fold(0.0, f64::max),
+            memory_ratio: mean(&with.memory) / mean(&without.memory).max(1.0),
+            worst_memory_ratio: honest.iter().map(ratio).fold(0.0, f64::max),
+            worst_memory_extra: honest.iter().map(extra).fold(0.0, f64::max),
             evictions: stage.judge.evictions,
             links_lost: with.links_lost.clone(),
             links_lost_without: without.links_lost.clone(),
@@ -296,7 +304,7 @@ impl World {
         };
         let examples = stage.judge.examples.clone();
         let losses = stage.stream.losses.len();
-        let worst_node = honest.iter().max_by(|a, b| ratio(a).total_cmp(&ratio(b))).copied().unwrap_or(0);
+        let worst_node = honest.iter().max_by(|a, b| extra(a).total_cmp(&extra(b))).copied().unwrap_or(0);
         for example in examples {
             self.problem(example);
         }
@@ -304,6 +312,9 @@ impl World {
             self.problem(format!("kept {:.2} % of the packets; {losses} pairs lost some", 100.0 * report.kept));
         }
         if report.memory_ratio > MAX_MEMORY {
+            self.problem(format!("honest nodes held {:.2} times as much as without hostile ones", report.memory_ratio));
+        }
+        if report.worst_memory_extra > MAX_EXTRA {
             let (has, had) = (with.memory[worst_node], without.memory[worst_node]);
             self.problem(format!("n{worst_node} held {has} bytes, and {had} without hostile nodes"));
         }
