@@ -103,6 +103,11 @@ impl Own {
         }
     }
 
+    /// Whether this is an address of this host on which this node listens.
+    pub fn has_local(&self, addr: SocketAddr) -> bool {
+        self.local.contains(&addr)
+    }
+
     /// Where others saw this node, beside the host's own addresses; the best first.
     pub fn reflexive(&self) -> Vec<SocketAddr> {
         let mut all = self.observers.believed();

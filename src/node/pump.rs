@@ -94,6 +94,10 @@ impl Node {
     fn attempt(&mut self, now: Instant, attempt: &Attempt) {
         let Attempt { addr, expected, proven } = *attempt;
         let via = Via::Direct(addr);
+        // Its own address may be on everybody's list.
+        if self.own.has_local(addr) {
+            return;
+        }
         let has_link = expected.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.is_up());
         let busy = self.door.is_connecting(None, via);
         let is_linked = self.peers.values().any(|p| p.link.as_ref().is_some_and(|l| l.up && l.addr == addr));

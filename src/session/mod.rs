@@ -210,6 +210,7 @@ impl Sessions {
         let known = remote.map(|r| r.1).filter(|_| !joins);
         match Initiator::start((&keys, rng), (now, via, tries), (expected, known), local_index, own) {
             Ok(initiator) => {
+                self.note_own(&initiator.message);
                 self.initiators.insert(local_index, initiator);
                 self.send_initiator(now, local_index);
             }
@@ -515,6 +516,15 @@ impl Sessions {
             self.just_seen.push_back(key);
         }
         is_fresh
+    }
+
+    /// Whoever sends a first message of ours back to us is a mirror, and gets no answer.
+    fn note_own(&mut self, message: &[u8]) {
+        #[cfg(test)]
+        if crate::types::mutants::has(crate::types::mutants::Mutant::Mirror) {
+            return;
+        }
+        self.is_fresh(message);
     }
 
     fn note_seen(&mut self, key: u64) -> bool {

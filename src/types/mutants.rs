@@ -20,6 +20,8 @@ pub enum Mutant {
     MoveAtOnce,
     /// A goodbye ends everything with the peer, on whichever session it was said.
     LateGoodbye,
+    /// A node answers its own first message, sent back to it as if by whom it was meant for.
+    Mirror,
 }
 
 thread_local! {

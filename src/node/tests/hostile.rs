@@ -163,6 +163,29 @@ fn a_goodbye_that_was_held_back_ends_nothing_that_has_begun_since() {
     assert_eq!(w.delivered, [(1, packet)]);
 }
 
+/// Its own messages, sent back as if somebody whom it asked had said them, tell a node nothing of where it is itself.
+#[test]
+fn a_node_does_not_take_its_own_reflection_for_an_answer() {
+    let network = network(None);
+    let mut w = Wires::new(vec![(1, node_with(1, &network, |_| {})), (2, node_with(2, &network, |_| {}))]);
+    w.node(2).set_bootstrap(Instant(0), &[addr(1)]);
+    let mut reflected = 0;
+    for _ in 0..4 {
+        let now = w.now;
+        let mut sent = Vec::new();
+        while let Some(t) = w.node(2).poll_transmit() {
+            sent.push(t);
+        }
+        for mut t in sent {
+            reflected += 1;
+            w.node(2).handle_datagram(now, t.to, 1, &mut t.bytes);
+        }
+    }
+    assert_eq!(reflected, 2, "a first message of two datagrams, and no answer to it");
+    w.run(Duration::from_secs(2));
+    assert!(w.node(2).has_links());
+}
+
 /// A message held back until its sender has started anew is an earlier incarnation's.
 #[test]
 fn what_was_held_back_over_a_restart_is_of_no_effect() {

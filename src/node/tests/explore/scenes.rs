@@ -109,6 +109,10 @@ fn first_contact() -> World {
     pair(knows, waits)
 }
 
+fn seeking() -> World {
+    pair(seeks, waits)
+}
+
 fn crossing() -> World {
     pair(seeks, seeks)
 }
@@ -214,33 +218,19 @@ fn joined() -> World {
     w
 }
 
+/// A scene, and how deep every run searches it.
+const fn scene(name: &'static str, what: &'static str, depth: u32, set: fn() -> World) -> Scene {
+    Scene { name, what, depth, set }
+}
+
 pub(super) const SCENES: &[Scene] = &[
-    Scene { name: "first contact", what: "A knows B (IK)", depth: 4, set: first_contact },
-    Scene { name: "crossing", what: "both begin at once, neither knows the other (XX)", depth: 4, set: crossing },
-    Scene { name: "renewal", what: "linked, and both renew the session at once (IK)", depth: 3, set: renewal },
-    Scene {
-        name: "second life",
-        what: "linked, and the tape has what both said in earlier lives",
-        depth: 2,
-        set: second_life,
-    },
-    Scene {
-        name: "held back",
-        what: "linked, and a packet of A's earlier life is still on its way",
-        depth: 2,
-        set: held_back,
-    },
-    Scene {
-        name: "goodbye",
-        what: "B is a member, and the goodbye that it said as a guest is still on its way",
-        depth: 2,
-        set: goodbye,
-    },
-    Scene {
-        name: "invitation",
-        what: "A invites, B joins, C is a hostile member and D its second key",
-        depth: 3,
-        set: invitation,
-    },
-    Scene { name: "joined", what: "the same, when B is a member", depth: 2, set: joined },
+    scene("first contact", "A knows B and begins (IK)", 4, first_contact),
+    scene("seeking", "A knows where B is and begins (XX)", 4, seeking),
+    scene("crossing", "both begin at once, and neither knows the other (XX)", 4, crossing),
+    scene("renewal", "linked, and both renew the session at once (IK)", 3, renewal),
+    scene("second life", "linked, and the tape has what both said in earlier lives", 2, second_life),
+    scene("held back", "linked, and a packet of A's earlier life is still on its way", 2, held_back),
+    scene("goodbye", "B is a member, and the goodbye that it said as a guest is still on its way", 2, goodbye),
+    scene("invitation", "A invites, B joins, C is a hostile member, and D is its second key", 3, invitation),
+    scene("joined", "the same, when B is a member", 2, joined),
 ];

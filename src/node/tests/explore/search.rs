@@ -14,8 +14,6 @@ use super::world::{Choice, World};
 const SEEN: usize = 1 << 22;
 const IDLE: usize = 1 << 20;
 const WORDS: usize = 1 << 14;
-/// Of so many states at the end of a search, one is left to the network alone.
-const HEALED: u64 = 8;
 /// Slots that are tried for one entry.
 const PROBES: usize = 256;
 
@@ -28,6 +26,7 @@ struct Shared {
     known: AtomicU64,
     skipped: AtomicU64,
     healed: AtomicU64,
+    heal_every: AtomicU64,
     workers: AtomicI64,
     over: AtomicBool,
     late: AtomicBool,
@@ -241,7 +240,7 @@ fn step(
         shared.known.fetch_add(1, Relaxed);
     } else if left > 1 {
         walk(shared, world, left - 1, end);
-    } else if after.is_multiple_of(HEALED) {
+    } else if after.is_multiple_of(shared.heal_every.load(Relaxed)) {
         shared.healed.fetch_add(1, Relaxed);
         if !world.heals() {
             shared.report(&format!("it does not heal\n  {}", world.history.join("\n  ")));
@@ -249,8 +248,9 @@ fn step(
     }
 }
 
-/// Searches everything that can happen in `depth` steps, with a process for each processor.
-pub(super) fn search(world: &mut World, depth: u32, end: Option<std::time::Instant>) -> Found {
+/// Searches everything that can happen in `depth` steps, with a process for each processor. Of `heal_every` states at the end, one
+/// is left to the network alone.
+pub(super) fn search(world: &mut World, depth: u32, heal_every: u64, end: Option<std::time::Instant>) -> Found {
     // The generator is there from its first use on.
     assert!(crate::crypto::KemSecret::generate().is_ok());
     share_generators();
@@ -258,6 +258,7 @@ pub(super) fn search(world: &mut World, depth: u32, end: Option<std::time::Insta
     let shared = arena.shared();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     shared.workers.store(processors as i64 - 1, Relaxed);
+    shared.heal_every.store(heal_every, Relaxed);
     let begun = std::time::Instant::now();
     if let Some(fault) = world.ledger.faults.first() {
         shared.report(fault);

@@ -15,7 +15,7 @@ const KEPT_PACKETS: usize = 2;
 /// How long a step of the attacker's takes.
 const STEP: Duration = Duration::from_millis(1);
 /// By then packets have to pass again, once the attacker has gone.
-const HEALING: Duration = Duration::from_secs(30);
+const HEALING: Duration = Duration::from_secs(60);
 
 /// What is written down of a node and outlives its restart, as the daemon's files do.
 #[derive(Debug, Clone, Default)]
@@ -289,7 +289,7 @@ impl World {
         }
     }
 
-    /// Leaves everything to the network for half a minute. Returns whether packets of users pass then, both ways.
+    /// Leaves everything to the network for a minute. Returns whether packets of users pass then, both ways.
     pub fn heals(&mut self) -> bool {
         self.calm(HEALING);
         self.delivered.clear();
