@@ -472,6 +472,10 @@ impl Control {
                 tracing::error!(error = %e, address = %new, "cannot set the mesh address");
             }
             let _ = netlink.remove_address(&self.config.interface, *old, network.prefix_len());
+            // Where secondary addresses aren't promoted (a sysctl), the kernel takes away all of a network with the first of them.
+            if let Err(e) = netlink.add_address(&self.config.interface, *new, network.prefix_len()) {
+                tracing::error!(error = %e, address = %new, "the mesh address is gone again");
+            }
         }
         self.addresses = new;
         self.serve_names();

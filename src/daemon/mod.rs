@@ -314,6 +314,12 @@ fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<()> 
     let mut netlink = Netlink::open()?;
     netlink.set_mtu(&config.interface, u32::from(config.mtu), TUN_QUEUE)?;
     netlink.set_up(&config.interface, true)?;
+    // When the address changes, the new one is there before the old one goes, and stays: with it the routes of the interface. Where
+    // this can't be set, they come back a moment later.
+    let promote = format!("/proc/sys/net/ipv4/conf/{}/promote_secondaries", config.interface);
+    if let Err(error) = std::fs::write(&promote, "1") {
+        tracing::debug!(file = promote, %error, "cannot be set");
+    }
     for (address, network) in addresses.iter().zip([config.network.cidr(), config.network.ula()]) {
         match netlink.add_address(&config.interface, *address, network.prefix_len()) {
             // A host without IPv6 still gets IPv4.

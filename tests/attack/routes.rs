@@ -38,15 +38,18 @@ pub fn dead_exit() -> String {
     near.start(&near_host).unwrap();
     far.start(&far_host).unwrap();
     let (near_id, far_id) = (id_of(&near), id_of(&far));
+    // The nearer one is to be chosen for certain: the other one comes later.
+    far.kill();
     let costs = format!("routing:\n  link_cost:\n    - {{ node: {far_id}, cost: 50000 }}\n");
     let exit = "exit: auto\nexit_options:\n  kill_switch: false\n";
     let bootstrap = plain(&["198.51.100.3", "198.51.100.4"], &format!("{costs}{exit}"));
     let mut client = node(&dir, "client", &bootstrap);
     client.start(&client_host).unwrap();
+    need(&client, "the nearer exit", || exit_of(&client).filter(|name| name == "near"));
+    far.start(&far_host).unwrap();
     for name in ["near", "far"] {
         need_route(&client, name);
     }
-    need(&client, "the nearer exit", || exit_of(&client).filter(|name| name == "near"));
     let content = RecordContent { name: "mallory".into(), ..RecordContent::default() };
     let mallory = Hostile::start(&mallory_host, v4(5).into(), network_of(&client), identity(1), content);
     // It has no link with the exits, so that it has nothing true to say of them.
