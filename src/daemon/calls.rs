@@ -187,6 +187,10 @@ impl Control {
 
     fn daemon_status(&self) -> DaemonStatus {
         let mut node = self.node.status();
+        let foreign = self.shared.counters.foreign_handshakes.load(std::sync::atomic::Ordering::Relaxed);
+        if foreign > 0 {
+            *node.refused.entry(Refusal::WrongNetwork.to_string()).or_default() += foreign;
+        }
         for reason in forward::Drop::ALL {
             *node.dropped.entry(reason.name().to_owned()).or_default() += self.shared.counters.dropped(reason);
         }

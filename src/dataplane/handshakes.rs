@@ -121,7 +121,7 @@ impl Shared {
     pub(super) fn take_handshake(&self, via: Via, neighbor: Option<NodeId>, bytes: &[u8]) {
         let is_sound = bytes.first() != Some(&HANDSHAKE) || crate::session::has_mac1(&self.gate, bytes);
         if !is_sound {
-            self.counters.drop(Drop::Forged);
+            super::Counters::add(&self.counters.foreign_handshakes, 1);
         } else if !self.handshakes.put(via, neighbor, bytes) {
             self.counters.drop(Drop::QueueFull);
         }

@@ -86,6 +86,8 @@ pub struct Counters {
     pub udp_sends: AtomicU64,
     pub udp_receives: AtomicU64,
     pub stun_requests: AtomicU64,
+    /// Handshakes without the mac1 of this network.
+    pub foreign_handshakes: AtomicU64,
     /// Datagrams at the port of LAN discovery that no neighbour sent to the group.
     pub beacons_ignored: AtomicU64,
     /// Answers in the TURN server's name that it can't be held to.

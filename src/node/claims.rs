@@ -18,7 +18,8 @@ const MAX_OF_ONE: usize = 6;
 /// Who is there sends its first packet as soon as it is answered, and repeats it.
 const LIFE: Duration = Duration::from_secs(5);
 
-/// The sessions that the data plane's tables don't have (yet), by this node's index. Asked for datagrams that are nobody's else.
+/// All sessions, by this node's index, those that somebody only says to have made included. Asked for datagrams for which the
+/// data plane's tables have no session (yet): these are made anew a moment after a session is.
 #[derive(Debug, Default)]
 pub struct ClaimTable(RwLock<HashMap<u32, Arc<Transport>>>);
 

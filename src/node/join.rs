@@ -174,7 +174,6 @@ impl Node {
         };
         let gone = peer.add_session(session);
         self.by_index.insert(index, Arc::clone(&transport));
-        self.door.claims.remove(index);
         self.release_sessions(now, gone);
         self.forget_earlier_starts(now, id);
         self.tell_behind(&id);

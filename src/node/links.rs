@@ -83,6 +83,31 @@ impl Node {
         self.release_sessions(now, gone);
     }
 
+    /// Others have an announcement of an earlier or a later start of the peer than the one that this node has sessions with. A
+    /// handshake tells which it is: if the peer was started anew, packets for its earlier self are lost meanwhile; if not,
+    /// nothing has happened.
+    pub(super) fn ask_whether_restarted(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get(&id).filter(|p| p.grant.is_none()) else { return };
+        let is_another = peer.boot.is_some_and(|(boot, _)| boot != peer.info.record.boot);
+        let Some(transport) = peer.transport().filter(|_| is_another).cloned() else { return };
+        self.renew(now, &transport);
+    }
+
+    /// Begins a handshake with the peer of a session, where it is reached now.
+    fn renew(&mut self, now: Instant, transport: &Transport) {
+        let id = transport.peer;
+        let Some(peer) = self.peers.get(&id) else { return };
+        let via = match &peer.link {
+            Some(link) if link.up => Via::Direct(link.addr),
+            _ => Via::Relayed(id.tag()),
+        };
+        let remote = (id, peer.info.record.noise_static);
+        if !self.door.is_connecting(None, via) {
+            self.counters.rekeys += 1;
+            self.door.connect(now, via, Some(remote), PROVEN_TRIES);
+        }
+    }
+
     /// A packet of this session was opened: its peer has the keys and is where it came from.
     pub fn handle_opened(&mut self, now: Instant, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
         let id = session.peer;
@@ -509,15 +534,8 @@ impl Node {
         {
             return;
         }
-        let via = match &peer.link {
-            Some(link) if link.up => Via::Direct(link.addr),
-            _ => Via::Relayed(id.tag()),
-        };
-        let remote = (id, peer.info.record.noise_static);
-        if !self.door.is_connecting(None, via) {
-            self.counters.rekeys += 1;
-            self.door.connect(now, via, Some(remote), PROVEN_TRIES);
-        }
+        let transport = Arc::clone(t);
+        self.renew(now, &transport);
     }
 
     fn say_goodbye(&mut self, id: NodeId, reason: &str) {

@@ -255,7 +255,7 @@ impl Node {
             let id = known.id;
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.info = known;
-                self.forget_earlier_starts(now, id);
+                self.ask_whether_restarted(now, id);
             }
             self.events.push_back(Event::StateChanged);
         }

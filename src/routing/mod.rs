@@ -10,6 +10,7 @@
 
 mod neighbor;
 mod origin;
+mod places;
 mod update;
 
 use std::{
@@ -542,103 +543,6 @@ impl Routing {
             self.advertise(now, o, true);
         }
         self.events.push(Event::Changed(o));
-    }
-
-    /// Gives an origin's number back once nothing refers to it.
-    fn free_if_unused(&mut self, o: u32) {
-        let origin = &self.origins[o as usize];
-        let id = origin.id;
-        let in_use = origin.learned.iter().any(|l| l.slot != NO_SLOT)
-            || origin.sent.iter().any(|s| s.queued || s.lazy || s.blocked)
-            || self.neighbors.iter().flatten().any(|n| n.wanted.iter().any(|w| w.0 == o));
-        if !in_use && self.index.get(&id) == Some(&o) {
-            self.release(o);
-        }
-    }
-
-    /// Takes an origin out of the table; nothing refers to it.
-    fn release(&mut self, o: u32) {
-        let origin = &self.origins[o as usize];
-        let (id, since) = (origin.id, origin.since);
-        self.index.remove(&id);
-        self.origins[o as usize] = Origin::new(since, id);
-        self.lacking.remove(&o);
-        self.free.push(o);
-    }
-
-    /// Takes an origin's number from all slots that stand for it.
-    fn unbind(&mut self, o: u32) {
-        for n in self.ids() {
-            let Learned { slot, unproven, .. } = self.learned(n, o);
-            if slot == NO_SLOT {
-                continue;
-            }
-            *self.origins[o as usize].learned_mut(n) = Learned::default();
-            let Some(neighbor) = self.neighbor_mut(n) else { continue };
-            neighbor.slots.set(slot, Slot::Empty);
-            neighbor.unproven -= u32::from(unproven);
-            self.counters.introductions_expired += u64::from(unproven);
-        }
-    }
-
-    /// Introductions of an origin no longer take places for what may be nobody.
-    fn prove(&mut self, o: u32, is_node: bool) {
-        for n in self.ids() {
-            let learned = self.learned(n, o);
-            if !learned.unproven {
-                continue;
-            }
-            self.origins[o as usize].learned_mut(n).unproven = false;
-            if let Some(neighbor) = self.neighbor_mut(n) {
-                neighbor.unproven -= 1;
-                neighbor.proven += u32::from(is_node);
-                // There is room for more.
-                let has_news = neighbor.window() > neighbor.granted;
-                if has_news && neighbor.granted.saturating_sub(neighbor.received) <= WINDOW / 2 {
-                    neighbor.hurry(Instant::default());
-                    self.wake(n);
-                }
-            }
-        }
-    }
-
-    /// Who may be admitted has changed: whom neighbours spoke of in vain is to be introduced again.
-    pub fn ask_all_again(&mut self, now: Instant) {
-        for n in self.ids() {
-            if let Some(neighbor) = self.neighbor_mut(n) {
-                neighbor.lost = true;
-                neighbor.hurry(now);
-                self.wake(n);
-            }
-        }
-    }
-
-    /// Makes room for another origin, where somebody has less right to its place: first those of whom there is only talk,
-    /// then who can't be reached, and for a node that is there itself also who came last. Never who has been met.
-    fn make_room(&mut self, now: Instant, for_met: bool) -> Option<u32> {
-        let rank = |origin: &Origin| match (&origin.announcement, origin.selected) {
-            (None, _) => Some(0),
-            (Some(_), None) if !origin.met => Some(1),
-            (Some(_), Some(_)) if !origin.met && for_met => Some(2),
-            _ => None,
-        };
-        let ranked = (1u32..).zip(&self.origins[1..]).filter_map(|(o, origin)| Some((rank(origin)?, origin.since, o)));
-        let (.., o) = ranked.min_by_key(|(rank, since, o)| (*rank, std::cmp::Reverse(*since), *o))?;
-        self.counters.evicted += 1;
-        if self.origins[o as usize].announcement.is_some() {
-            self.drop_announcement(now, o);
-        }
-        self.unbind(o);
-        for n in self.ids() {
-            if let Some(neighbor) = self.neighbor_mut(n) {
-                neighbor.wanted.retain(|w| w.0 != o);
-                neighbor.queue.retain(|q| *q != o);
-                neighbor.lazy.retain(|q| *q != o);
-                neighbor.blocked.retain(|q| *q != o);
-            }
-        }
-        self.release(o);
-        self.free.pop()
     }
 }
 

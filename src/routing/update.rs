@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Event, Judge, LAZY_DELAY, Learned, MAX_BROUGHT, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, REPEAT, REQUEST_HOPS,
-    REQUEST_MAX, Routing, Slot, is_feasible,
+    Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS,
+    REQUEST_MAX, Routing, Slot, is_feasible, places::Right,
 };
 use crate::{
     identity::{Refusal, Verified},
@@ -14,28 +14,11 @@ use crate::{
 
 /// Bytes after which an update is closed; a single introduction may exceed it.
 const UPDATE_BYTES: usize = 1000;
-/// Slots that a neighbour may hand out.
-const MAX_SLOTS: usize = MAX_ORIGINS;
 const MAX_REQUESTS: usize = 256;
 /// Announcements that a neighbour may have asked for at a time; it asks again for what did not come.
 const MAX_WANTED: usize = 512;
-/// Nodes that were turned away and keep their places, for each neighbour.
-const MAX_TURNED_AWAY: u32 = 64;
 /// Who was asked in vain is looked at again after so long at the latest.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// What gives a node its place in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Right {
-    /// A neighbour speaks of it.
-    Talk,
-    /// A neighbour has brought its announcement.
-    Brought(NeighborId),
-    /// It was known before.
-    Known,
-    /// It is there.
-    Met,
-}
 
 impl Routing {
     /// Queues an origin's state for every neighbour to which it is news.
@@ -254,36 +237,6 @@ impl Routing {
         }
     }
 
-    /// A neighbour's slot stands for a node from now on. That there is such a node is shown by its announcement alone: until
-    /// then it takes one of the few places that the neighbour has for those.
-    fn introduce(
-        &mut self,
-        now: Instant,
-        n: NeighborId,
-        introduction: &Introduction,
-        judge: &dyn Judge,
-    ) -> Result<(), Refusal> {
-        let slot = introduction.slot;
-        let id = NodeId::from_slice(&introduction.node_id).ok_or(Refusal::Malformed("introduction"))?;
-        if slot as usize >= MAX_SLOTS {
-            return Err(Refusal::Malformed("introduction"));
-        }
-        let Some(neighbor) = self.neighbor_mut(n) else { return Ok(()) };
-        neighbor.received = neighbor.received.saturating_add(1);
-        let has_place = neighbor.has_place();
-        let bound = match self.origin(&id) {
-            _ if !judge.may_be_member(&id) => Slot::Ignored,
-            Some(o) if has_place || self.announcement(o).is_some() => Slot::Origin(o),
-            None if has_place => self.new_origin(now, id, Right::Talk).map_or(Slot::Empty, Slot::Origin),
-            _ => {
-                self.counters.introductions_refused += 1;
-                Slot::Empty
-            }
-        };
-        self.bind_slot(now, n, slot, bound);
-        Ok(())
-    }
-
     /// An announcement that we had asked for.
     fn handle_body(&mut self, now: Instant, n: NeighborId, body: &Body, judge: &mut dyn Judge) -> Result<(), Refusal> {
         let slot = self.neighbor(n).map_or(Slot::Empty, |p| p.slots.get(body.slot));
@@ -322,23 +275,6 @@ impl Routing {
                 self.turn_away(now, n, o);
                 Err(refusal)
             }
-        }
-    }
-
-    /// A node that a neighbour spoke of is not let in. A few keep their places, so that they are let in once they have something
-    /// better to show.
-    fn turn_away(&mut self, now: Instant, n: NeighborId, o: u32) {
-        let slot = self.learned(n, o).slot;
-        self.prove(o, false);
-        if self.announcement(o).is_some() {
-            return;
-        }
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        if neighbor.turned_away < MAX_TURNED_AWAY {
-            neighbor.turned_away += 1;
-        } else {
-            self.bind_slot(now, n, slot, Slot::Ignored);
-            self.free_if_unused(o);
         }
     }
 
@@ -433,64 +369,6 @@ impl Routing {
             self.hurry_requested(now, o);
         }
         Some(o)
-    }
-
-    /// Whether a neighbour may bring one more node that nobody has met: it may fill a share of the table, not all of it.
-    fn may_bring(&self, n: NeighborId, id: &NodeId) -> bool {
-        let is_known = self.origin(id).is_some_and(|o| self.announcement(o).is_some());
-        // Looked at only when the table is nearly full.
-        if is_known || self.index.len() < MAX_BROUGHT {
-            return true;
-        }
-        let who = self.neighbor(n).map(|n| n.id);
-        self.origins.iter().filter(|o| !o.met && o.bringer == who && o.announcement.is_some()).count() < MAX_BROUGHT
-    }
-
-    fn new_origin(&mut self, now: Instant, id: NodeId, right: Right) -> Option<u32> {
-        let free = match self.free.pop() {
-            None if self.origins.len() < MAX_ORIGINS => {
-                self.origins.push(Origin::new(now, id));
-                Some(self.origins.len() as u32 - 1)
-            }
-            None if right != Right::Talk => self.make_room(now, right == Right::Met),
-            free => free,
-        };
-        let Some(o) = free else {
-            self.counters.table_full += 1;
-            return None;
-        };
-        self.origins[o as usize] = Origin::new(now, id);
-        self.index.insert(id, o);
-        Some(o)
-    }
-
-    fn bind_slot(&mut self, now: Instant, n: NeighborId, slot: u32, bound: Slot) {
-        let unproven = bound.origin().is_some_and(|o| self.announcement(o).is_none());
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        let before = neighbor.slots.set(slot, bound);
-        if before == bound {
-            return;
-        }
-        if let Some(old) = before.origin() {
-            let gone = std::mem::take(self.origins[old as usize].learned_mut(n));
-            if let Some(neighbor) = self.neighbor_mut(n) {
-                neighbor.unproven -= u32::from(gone.unproven);
-            }
-            self.reselect(now, old);
-        }
-        let Some(o) = bound.origin() else { return };
-        let learned = self.origins[o as usize].learned_mut(n);
-        let (other, counted) = (learned.slot, learned.unproven);
-        (learned.slot, learned.unproven) = (slot, unproven);
-        let Some(neighbor) = self.neighbor_mut(n) else { return };
-        neighbor.unproven += u32::from(unproven);
-        neighbor.unproven -= u32::from(counted);
-        // Introducing one node again and again earns no room.
-        neighbor.proven += u32::from(!unproven && other == NO_SLOT);
-        // One node has one slot.
-        if other != NO_SLOT && other != slot {
-            neighbor.slots.set(other, Slot::Ignored);
-        }
     }
 
     fn handle_entry(&mut self, now: Instant, n: NeighborId, slot: u32, seqno: SeqNo, metric: Metric) {

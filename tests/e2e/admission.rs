@@ -70,8 +70,8 @@ fn init_authority(dir: &Dir) -> Daemon {
     Daemon::prepared(program(), &home, "root")
 }
 
-fn invite(root: &Daemon, host: &Host, valid: &str) -> String {
-    run(root.command(host).args(["invite", "--valid", valid, "--socket"]).arg(root.socket()))
+fn invite(root: &Daemon, host: &Host, valid: &str, name: &str) -> String {
+    run(root.command(host).args(["invite", "--valid", valid, "--name", name, "--socket"]).arg(root.socket()))
 }
 
 fn join(dir: &Dir, name: &str, token: &str) -> Daemon {
@@ -88,7 +88,7 @@ pub fn authority() {
     need(&root, "status", || root.status());
 
     // One invite, one member.
-    let token = invite(&root, &b, "1h");
+    let token = invite(&root, &b, "1h", "member");
     let mut member = join(&dir, "member", &token);
     member.start(&a).unwrap();
     need_route(&member, "root");
@@ -111,7 +111,7 @@ pub fn authority() {
     need_route(&member, "root");
 
     // An expired certificate is refused, and counted.
-    let mut late = join(&dir, "late", &invite(&root, &b, "1h"));
+    let mut late = join(&dir, "late", &invite(&root, &b, "1h", "late"));
     let late_id = run(Command::new(program()).arg("check").arg("-config").arg(late.dir.join("peer.yaml")));
     let late_id = late_id.split(['(', ')']).nth(1).unwrap().to_owned();
     let state = late.dir.join("state");

@@ -101,7 +101,8 @@ fn nothing_lost_with(queues: usize) {
     let drops: Vec<_> = p.daemons.iter().map(|d| (d.name.clone(), status(d).node.dropped)).collect();
     assert!(rekeys >= 2 && roams >= 1, "only {rekeys} rekeys, {roams} roams");
     for flood in floods {
-        assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{drops:?}");
+        let logs = || p.daemons.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n");
+        assert_eq!((flood.received, flood.reordered), (flood.sent, 0), "{drops:?}\n{}", logs());
     }
 }
 
