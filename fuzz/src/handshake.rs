@@ -37,6 +37,9 @@ struct Handshake {
     ciphertext: Vec<u8>,
 }
 
+/// A message that was sent to it: its kind, the sender's and the receiver's index, and its fragments.
+type Pieces<'a> = (HandshakeKind, [u32; 2], Vec<&'a [u8]>);
+
 struct Mallory {
     with_authority: bool,
     handshakes: Vec<Handshake>,
@@ -131,7 +134,7 @@ impl Mallory {
     /// Reads what the honest nodes sent to it, and answers what is not an answer to something that it can't continue.
     fn answer(&mut self, input: &mut Input<'_>, mesh: &mut Mesh) {
         let stray: Vec<(SocketAddr, SocketAddr, Vec<u8>)> = std::mem::take(&mut mesh.stray);
-        let mut messages: Vec<(HandshakeKind, [u32; 2], Vec<&[u8]>)> = Vec::new();
+        let mut messages: Vec<Pieces<'_>> = Vec::new();
         for (_, _, bytes) in &stray {
             let Ok(Datagram::Handshake(f)) = packet::parse(bytes) else { continue };
             let known = messages.iter_mut().find(|(kind, [sender, _], _)| (*kind, *sender) == (f.kind, f.sender));

@@ -234,7 +234,9 @@ impl Speech<'_, '_> {
         // The authority itself is honest: it never turns away the honest.
         let mut list = Revocations { version: self.input.wide(), ..Default::default() };
         for _ in 0..self.input.below(4) {
-            list.nodes.insert(cast::id(MALLORY + 1 + self.input.below(CAST - MALLORY - 1)));
+            let node = cast::id(MALLORY + 1 + self.input.below(CAST - MALLORY - 1));
+            list.nodes.insert(node);
+            list.nodes_end.insert(node, self.input.wide());
         }
         let signed = cast::authorities()[self.input.below(2)].revoke(&list);
         self.input.mangle(signed)

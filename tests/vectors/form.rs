@@ -104,6 +104,8 @@ pub struct Revocations {
     pub version: u64,
     pub serials: Vec<Hex>,
     pub nodes: Vec<String>,
+    /// When the certificates of the serials and of the nodes have expired, where that is known.
+    pub ends: [Vec<u64>; 2],
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

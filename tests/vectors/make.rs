@@ -252,16 +252,24 @@ pub fn read_revocations(what: &str, bytes: &[u8]) -> crate::form::Revocations {
     serials.sort_by(|a, b| a.0.cmp(&b.0));
     let mut nodes: Vec<String> = of.nodes.iter().map(ToString::to_string).collect();
     nodes.sort();
-    crate::form::Revocations { what: what.to_owned(), bytes: Hex(bytes.to_vec()), version: of.version, serials, nodes }
+    let ends = [of.serials_end.into_values().collect(), of.nodes_end.into_values().collect()];
+    let (what, bytes) = (what.to_owned(), Hex(bytes.to_vec()));
+    crate::form::Revocations { what, bytes, version: of.version, serials, nodes, ends }
 }
 
 fn revocations() -> Vec<crate::form::Revocations> {
     // Sets have no order on the wire; one entry of each is the same bytes every time.
-    let (serials, nodes) = ([[8; 16]].into(), [identity(RESPONDER).id()].into());
-    let list = Revocations { version: 3, serials, nodes, ..Revocations::default() };
+    let (serial, node) = ([8; 16], identity(RESPONDER).id());
+    let list = Revocations { version: 3, serials: [serial].into(), nodes: [node].into(), ..Revocations::default() };
+    let ends = Revocations {
+        serials_end: [(serial, TIME + 1000)].into(),
+        nodes_end: [(node, TIME + 2000)].into(),
+        ..list.clone()
+    };
     let signed = authority().revoke(&list);
     vec![
         read_revocations("a serial and a node", &signed),
+        read_revocations("with ends", &authority().revoke(&ends)),
         read_revocations("empty", &authority().revoke(&Revocations::default())),
         read_revocations("fields from the future", &extended("aegisray revocation v1", &signed)),
     ]
