@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS,
-    REQUEST_MAX, Routing, Slot, is_feasible, places::Right,
+    Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS, REQUEST_MAX, Routing, Slot,
+    is_feasible, places::Right,
 };
 use crate::{
     identity::{Refusal, Verified},

@@ -44,7 +44,6 @@ pub(super) type Said = (SocketAddr, SocketAddr, Vec<u8>);
 
 pub(super) struct Hand<'a> {
     pub now: Instant,
-    pub unix: UnixTime,
     pub me: usize,
     pub node: &'a mut Node,
     pub rng: &'a mut Rng,

@@ -209,7 +209,6 @@ impl World {
         let Some(player) = stage.players.get_mut(&i) else { return };
         let mut hand = Hand {
             now,
-            unix: EPOCH + now.0 / 1_000_000,
             me: i,
             node,
             rng: &mut player.rng,

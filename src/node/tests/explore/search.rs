@@ -39,8 +39,6 @@ struct Shared {
 /// What a search to one depth has found.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
-    /// Steps after the scene's beginning.
-    pub depth: u32,
     pub states: u64,
     pub transitions: u64,
     /// Steps that changed nothing, or led where the search had been.
@@ -269,7 +267,6 @@ pub(super) fn search(world: &mut World, depth: u32, heal_every: u64, end: Option
     }
     let get = |n: &AtomicU64| n.load(Relaxed);
     Found {
-        depth,
         states: get(&shared.states),
         transitions: get(&shared.transitions) + get(&shared.skipped),
         pruned: get(&shared.idle_steps) + get(&shared.known) + get(&shared.skipped),
