@@ -160,6 +160,10 @@ fn relay(c: &mut Criterion) {
 struct Maker(HashMap<Vec<u8>, Arc<Verified>>);
 
 impl Judge for Maker {
+    fn may_be_member(&self, _: &NodeId) -> bool {
+        true
+    }
+
     fn judge(&mut self, announcement: &[u8], _: &[u8], _: Option<&Arc<Record>>) -> Result<Arc<Verified>, Refusal> {
         self.0.get(announcement).cloned().ok_or(Refusal::ForgedIdentity)
     }
@@ -171,7 +175,7 @@ fn routing(c: &mut Criterion) {
         let mut seed = [7; 32];
         seed[..4].copy_from_slice(&i.to_be_bytes());
         let identity = Identity::new(SigningKey::ed25519_from_seed(&seed)).expect("a seed makes an identity");
-        Arc::new(identity.announce(&network, &RecordContent::default(), 10, 7200))
+        Arc::new(identity.announce(&network, &RecordContent::default(), 10, 7200).expect("a sound record"))
     };
     let all: Vec<Arc<Verified>> = (0..10_001).map(announce).collect();
     for routes in [1_000u32, 10_000] {

@@ -19,5 +19,5 @@ pub fn node(seed: u8) -> Node {
     let content = RecordContent { name: format!("n{seed}"), endpoints: vec![addr(seed)], ..Default::default() };
     let config = NodeConfig::new(network.clone(), content, 1_000);
     let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).expect("a seed makes an identity");
-    Node::new(config, identity, Box::new(network), [seed; 32], Instant(0))
+    Node::new(config, identity, Box::new(network), [seed; 32], Instant(0)).expect("a sound configuration")
 }

@@ -26,7 +26,7 @@ pub enum Order {
     /// What this node says of itself, and the invite that it joins with.
     SetOwn(Arc<Verified>, Option<Admission>),
     /// Whom to let in.
-    Judge(Policy, Vec<Invitation>),
+    Judge(Box<(Policy, Vec<Invitation>)>),
     /// The peer of this session has its keys.
     Confirmed(u32),
     /// The session is over.
@@ -70,7 +70,7 @@ impl Porter {
     /// Does what the node has decided.
     pub fn obey(&mut self, now: Instant, order: Order) {
         match order {
-            Order::Judge(policy, invitations) => (self.policy, self.invitations) = (policy, invitations),
+            Order::Judge(rules) => (self.policy, self.invitations) = *rules,
             other => obey(&mut self.sessions, now, other),
         }
     }
@@ -116,7 +116,7 @@ fn obey(sessions: &mut Sessions, now: Instant, order: Order) {
         Order::SetOwn(own, admission) => sessions.set_own(&own, admission),
         Order::Confirmed(index) => sessions.confirmed(index),
         Order::Release(index) => sessions.release(index),
-        Order::Judge(..) => {}
+        Order::Judge(_) => {}
     }
 }
 
@@ -171,7 +171,7 @@ impl Door {
     /// Other rules hold from now on.
     pub fn judge(&mut self, policy: &Policy, invitations: &[Invitation]) {
         if self.here.is_none() {
-            self.orders.push_back(Order::Judge(policy.clone(), invitations.to_vec()));
+            self.orders.push_back(Order::Judge(Box::new((policy.clone(), invitations.to_vec()))));
         }
     }
 

@@ -155,7 +155,7 @@ impl Hostile {
     /// Says a control message to a neighbour, as soon as there is room.
     #[track_caller]
     pub fn tell(&self, to: NodeId, kind: control_message::Kind) {
-        let message = prost::Message::encode_to_vec(&ControlMessage { kind: Some(kind), ..ControlMessage::default() });
+        let message = prost::Message::encode_to_vec(&ControlMessage { kind: Some(kind) });
         let told = wait_for(PATIENCE, || {
             let message = message.clone();
             self.with(move |h| h.node.send_control_raw(h.now, to, message)).then_some(())
