@@ -48,7 +48,7 @@ const MAX_HALF_OPEN: usize = 512;
 const MAX_HALF_OPEN_OF_ONE: usize = 32;
 /// Handshakes that this node has begun and not ended.
 const MAX_INITIATORS: usize = 512;
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(8);
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
@@ -327,11 +327,11 @@ impl Sessions {
     ) -> Result<(), Option<Refusal>> {
         let key = (via, f.sender);
         if let Some(half) = self.responders.get_mut(&key) {
+            // The initiator still tries: its half-open handshake lives on.
+            half.since = now;
             // The longest fragment only: no answer is more than twice as long as what it answers.
             if f.fragment == 0 && now.since(half.last_sent) >= RESEND_GAP {
                 half.last_sent = now;
-                // The initiator still tries: its half-open handshake lives on.
-                half.since = now;
                 self.send_response(key);
             }
             return Ok(());
