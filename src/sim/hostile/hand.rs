@@ -12,7 +12,7 @@ use crate::{
     identity::{Identity, Network, RecordContent, Verified},
     node::Node,
     sim::happening::address,
-    types::{Instant, NodeId, NodeTag, SeqNo, UnixTime},
+    types::{Instant, NodeId, NodeTag, SeqNo},
     wire::{
         frame,
         packet::MAX_HOPS,

@@ -19,7 +19,7 @@ use crate::{
     sim::{
         Options,
         happening::{Happening, address},
-        world::{EPOCH, World},
+        world::World,
     },
     types::{Instant, NodeId, NodeTag, SeqNo},
     wire::packet::{HANDSHAKE, HOP},
