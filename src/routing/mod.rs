@@ -380,7 +380,12 @@ impl Routing {
     /// Packets for `id` were seen not to arrive by way of `via`: other neighbours that offer a route are preferred for a
     /// while. This changes no feasibility distance, so no loop can come of it.
     pub fn distrust(&mut self, now: Instant, id: &NodeId, via: &NodeId) {
-        let (Some(o), Some(n)) = (self.origin(id), self.find_neighbor(via)) else { return };
+        if let (Some(o), Some(n)) = (self.origin(id), self.find_neighbor(via)) {
+            self.distrust_way(now, o, n);
+        }
+    }
+
+    fn distrust_way(&mut self, now: Instant, o: u32, n: NeighborId) {
         let all = &mut self.origins[o as usize].distrusted;
         let before = all.iter().position(|d| d.0 == n).map(|i| all.swap_remove(i));
         let life = before.map_or(DISTRUST.0, |(.., life)| (life * 2).min(DISTRUST.1));

@@ -262,9 +262,10 @@ impl Routing {
                 Ok(())
             }
             Err(refusal @ (Refusal::Malformed(_) | Refusal::RecordMismatch | Refusal::ForgedIdentity)) => {
-                // Not the origin's own words: what this neighbour offers doesn't count.
+                // Not the origin's own words: what this neighbour offers doesn't count, and is the last choice when it offers it
+                // again. Otherwise whoever forges and offers by turns would make everybody's routes come and go.
                 self.origins[o as usize].learned_mut(n).metric = INFINITY;
-                self.reselect(now, o);
+                self.distrust_way(now, o, n);
                 self.ask_again(now);
                 Err(refusal)
             }
