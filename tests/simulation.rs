@@ -88,7 +88,7 @@ fn hostile_nodes_harm_nobody_in_whichever_way() {
     let work = || {
         while let Some(way) = Way::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
             // Whoever swallows packets is found out in seconds: of a short run that would be too much.
-            let seconds = if matches!(way, Way::Lies | Way::Hole | Way::GreyHole) { 150 } else { 30 };
+            let seconds = if matches!(way, Way::Lies | Way::Hole | Way::GreyHole) { 450 } else { 30 };
             let report = simulate(&hostile(Some(*way), seconds));
             let summary = report.hostile.as_ref().map(|h| (h.kept, h.memory_ratio, h.evictions));
             println!("{way}: {summary:?}, {:.1} s", report.wall_s);
