@@ -48,7 +48,7 @@ const MAX_HALF_OPEN: usize = 512;
 const MAX_HALF_OPEN_OF_ONE: usize = 32;
 /// Handshakes that this node has begun and not ended.
 const MAX_INITIATORS: usize = 512;
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(6);
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
