@@ -416,7 +416,8 @@ impl Discovery {
         } else {
             ring.union(&fingers).copied().collect()
         };
-        wanted.extend(self.insisted.iter().map(|(n, _)| *n).filter(|n| usable(n) && self.targets.contains_key(n)));
+        // Whether or not the node has said that it has no room: no relay leads there.
+        wanted.extend(self.insisted.iter().map(|(n, _)| *n).filter(|n| self.targets.contains_key(n)));
         self.ring = ring;
         self.fingers = fingers;
         self.wanted = Some(wanted);
