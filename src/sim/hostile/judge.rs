@@ -304,12 +304,16 @@ impl World {
         };
         let examples = stage.judge.examples.clone();
         let losses = stage.stream.losses.len();
+        let most = stage.stream.losses.iter().max_by_key(|(_, lost)| **lost).map(|((a, b), lost)| (*a, *b, *lost));
         let worst_node = honest.iter().max_by(|a, b| extra(a).total_cmp(&extra(b))).copied().unwrap_or(0);
         for example in examples {
             self.problem(example);
         }
         if report.kept < MIN_KEPT {
             self.problem(format!("kept {:.2} % of the packets; {losses} pairs lost some", 100.0 * report.kept));
+            if let Some((from, to, lost)) = most {
+                self.problem(format!("of those from n{from} to n{to}, {lost} were lost"));
+            }
         }
         if report.memory_ratio > MAX_MEMORY {
             self.problem(format!("honest nodes held {:.2} times as much as without hostile ones", report.memory_ratio));
