@@ -87,14 +87,12 @@ fn hostile_nodes_harm_nobody_in_whichever_way() {
     let failed = Mutex::new(Vec::new());
     let work = || {
         while let Some(way) = Way::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Whoever swallows packets is found out in seconds, and not by every pair: docs/security.md says what is still lost.
+            // Whoever swallows packets is found out in seconds: of a short run that would be too much.
             let swallows = matches!(way, Way::Lies | Way::Hole | Way::GreyHole);
-            let report = simulate(&hostile(Some(*way), if swallows { 150 } else { 30 }));
+            let report = simulate(&hostile(Some(*way), if swallows { 450 } else { 30 }));
             let summary = report.hostile.as_ref().map(|h| (h.kept, h.memory_ratio, h.evictions));
             println!("{way}: {summary:?}, {:.1} s", report.wall_s);
-            let kept = report.hostile.as_ref().map_or(0.0, |h| h.kept);
-            let is_all = report.problems.iter().all(|problem| problem.starts_with("kept "));
-            if !(report.is_good() || swallows && is_all && kept >= 0.9) {
+            if !report.is_good() {
                 failed.lock().unwrap().push(format!("{way}: {:?}", report.problems));
             }
         }
