@@ -23,6 +23,7 @@ use super::{
     names::NameService,
     outside::{News, Outside},
     resolv::HostResolver,
+    retired::{self, Retired},
     routes::MeshRoutes,
     state::StateFile,
     tunnel::Tunnel,
@@ -82,6 +83,8 @@ pub(super) struct Control {
     pub shared: Arc<Shared>,
     pub clock: Clock,
     pub pending: Pending,
+    /// Tables that threads may still send by.
+    retired: Retired,
     pub stopping: bool,
     files: StateFile,
     pub addresses: [IpAddr; 2],
@@ -129,6 +132,7 @@ impl Control {
             shared,
             clock,
             pending: Pending::default(),
+            retired: Retired::default(),
             stopping: false,
             files,
             addresses,
@@ -216,6 +220,7 @@ impl Control {
                 }
                 _ = beacon.tick() => self.send_beacon(&mut lan),
                 () = time::sleep_until(save_at) => self.save(),
+                () = time::sleep(retired::LOOK), if self.retired.has_ends() => {}
                 () = time::sleep_until(self.pending.next_timeout(wake)) => {
                     self.pending.expire();
                     let now = self.clock.now();
@@ -348,7 +353,8 @@ impl Control {
                 self.transmit(&mark);
             }
             if self.node.take_tables_changed() {
-                self.shared.tables.store(Arc::new(self.node.snapshot()));
+                let before = self.shared.tables.swap(Arc::new(self.node.snapshot()));
+                self.retired.push(before, self.node.take_ends());
                 self.members_changed = true;
                 self.routes.follow(self.node.announced_prefixes());
                 let node = &self.node;
@@ -362,6 +368,9 @@ impl Control {
             } else {
                 break;
             }
+        }
+        while let Some(ends) = self.retired.pop() {
+            ends.iter().for_each(|end| self.transmit(end));
         }
     }
 

@@ -19,6 +19,7 @@ mod reflexive;
 mod reload;
 mod resolv;
 mod resolve;
+mod retired;
 mod routes;
 mod seen;
 mod state;

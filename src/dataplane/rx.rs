@@ -137,8 +137,9 @@ impl<'a> Receiver<'a> {
                 self.take(&tables, &datagram, datagrams.buffer());
             }
         }
-        drop(tables);
         self.finish(datagrams.buffer());
+        // Not before: who changes the tables waits for what was sent by these.
+        drop(tables);
     }
 
     fn take(&mut self, tables: &Snapshot, datagram: &Datagram, buffer: &mut [u8]) {

@@ -49,9 +49,10 @@ pub(super) fn run(shared: &Shared, queue: usize) {
                 Err(_) => return,
             }
         };
-        drop(tables);
         Counters::add(&shared.counters.tun_reads, reads);
         sender.flush();
+        // Not before: who changes the tables waits for what was sent by these.
+        drop(tables);
         idle = if reads > 0 { 0 } else { idle + 1 };
         if emptied && idle < YIELDS {
             thread::yield_now();

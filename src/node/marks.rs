@@ -41,7 +41,7 @@ impl Node {
             let to = forward::seal_to(me, destination, transport, &mut bytes, |out| out.push(mark.byte()));
             Transmit::new(to, bytes)
         };
-        self.transmits.extend(old.iter().flat_map(|old| twice(|| seal(old, Mark::End(Level::Route)))));
+        self.ends.extend(old.iter().flat_map(|old| twice(|| seal(old, Mark::End(Level::Route)))));
         self.marks.extend(twice(|| seal(&new, Mark::Begin(Level::Route))));
     }
 
@@ -54,7 +54,7 @@ impl Node {
             transport.seal(&[mark.byte()], &mut bytes);
             Transmit::new(to, bytes)
         };
-        self.transmits.extend(twice(|| seal(old, Mark::End(Level::Link))));
+        self.ends.extend(twice(|| seal(old, Mark::End(Level::Link))));
         self.marks.extend(twice(|| seal(link.addr, Mark::Begin(Level::Link))));
     }
 }

@@ -146,7 +146,7 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    fn new(to: SocketAddr, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(to: SocketAddr, bytes: Vec<u8>) -> Self {
         Self { to, bytes, whole: false }
     }
 }
@@ -241,6 +241,7 @@ pub struct Node {
     transmits: VecDeque<Transmit>,
     /// Those that are to go out before the tables change.
     marks: VecDeque<Transmit>,
+    ends: VecDeque<Transmit>,
     events: VecDeque<Event>,
     tables_dirty: bool,
     pub counters: Counters,
@@ -327,6 +328,7 @@ impl Node {
             housekeeping: now + HOUSEKEEPING,
             transmits: VecDeque::new(),
             marks: VecDeque::new(),
+            ends: VecDeque::new(),
             events: VecDeque::new(),
             tables_dirty: true,
             counters: Counters::default(),
@@ -504,9 +506,15 @@ impl Node {
         self.marks.pop_front()
     }
 
+    /// The datagrams that have to go out after all that was sent by the tables before those of
+    /// [`Self::take_tables_changed`].
+    pub fn take_ends(&mut self) -> VecDeque<Transmit> {
+        std::mem::take(&mut self.ends)
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.poll_mark().or_else(|| self.transmits.pop_front())
+        self.poll_mark().or_else(|| self.ends.pop_front()).or_else(|| self.transmits.pop_front())
     }
 
     /// The next thing to act on.

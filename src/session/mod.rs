@@ -11,6 +11,7 @@ mod cookie;
 mod fragment;
 mod handshake;
 mod replay;
+mod seen;
 mod transport;
 #[cfg(test)]
 mod view;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use replay::ReplayWindow;
+pub use seen::SEEN_GENERATION;
 pub use transport::{Arrivals, Rejected, Transport};
 
 use zeroize::Zeroizing;
@@ -31,6 +33,7 @@ use self::{
     cookie::CookieJar,
     fragment::Reassembly,
     handshake::{Initiator, Keys, Responder, offer, read_first, retry_after},
+    seen::Seen,
 };
 use crate::{
     crypto::{Cipher, HmacKey, Rng},
@@ -54,8 +57,6 @@ pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
 pub const HEARSAY_TRIES: u32 = 3;
 const RESEND_GAP: Duration = Duration::from_millis(50);
-/// At least so many first messages are remembered, and at most twice as many.
-pub const SEEN_GENERATION: usize = 4096;
 
 /// How a datagram travels to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -147,10 +148,8 @@ pub struct Sessions {
     by_index: HashMap<u32, (Via, u32)>,
     reassembly: Reassembly,
     cookies: CookieJar,
-    /// First messages that were read, by the beginnings of their keys.
-    seen: [HashSet<u64>; 2],
-    /// Those that have come since the owner asked.
-    just_seen: VecDeque<u64>,
+    /// First messages that were read.
+    seen: Seen,
     live: HashSet<u32>,
     transmits: VecDeque<(Via, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -177,8 +176,7 @@ impl Sessions {
             by_index: HashMap::new(),
             reassembly: Reassembly::default(),
             cookies,
-            seen: Default::default(),
-            just_seen: VecDeque::new(),
+            seen: Seen::default(),
             live: HashSet::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -336,10 +334,19 @@ impl Sessions {
             }
             return Ok(());
         }
+        // A recording is worth no answer, not even a cookie.
+        if f.fragment == 0 && self.seen.has(f.body) {
+            self.counters.replayed += 1;
+            return Ok(());
+        }
         if let Via::Direct(from) = via
             && self.cookies.demands(now)
             && !self.cookies.check(from, &[header, f.body, &f.mac1], &f.mac2)
         {
+            // Only the first fragment tells a recording from what is new.
+            if f.fragment > 0 {
+                return Ok(());
+            }
             self.counters.cookies_sent += 1;
             let reply = self.cookies.reply(from, f.sender, &f.mac1, &mut self.rng);
             self.transmits.push_back((via, reply));
@@ -350,7 +357,7 @@ impl Sessions {
             self.counters.over_budget += 1;
             return Ok(());
         }
-        if !self.is_fresh(&message) {
+        if !self.seen.is_fresh(&message) {
             self.counters.replayed += 1;
             return Ok(());
         }
@@ -497,25 +504,12 @@ impl Sessions {
 
     /// First messages that an earlier start of this node has read: none of them is answered again.
     pub fn remember(&mut self, seen: impl IntoIterator<Item = u64>) {
-        for key in seen {
-            self.note_seen(key);
-        }
+        self.seen.remember(seen);
     }
 
     /// The next first message to remember, before anything is sent.
     pub fn poll_seen(&mut self) -> Option<u64> {
-        self.just_seen.pop_front()
-    }
-
-    /// Whether a first message's ephemeral key is new; remembers it. Two generations bound the memory.
-    fn is_fresh(&mut self, message: &[u8]) -> bool {
-        let Some(start) = message.first_chunk() else { return false };
-        let key = u64::from_be_bytes(*start);
-        let is_fresh = self.note_seen(key);
-        if is_fresh && self.just_seen.len() < SEEN_GENERATION {
-            self.just_seen.push_back(key);
-        }
-        is_fresh
+        self.seen.poll()
     }
 
     /// Whoever sends a first message of ours back to us is a mirror, and gets no answer.
@@ -524,18 +518,7 @@ impl Sessions {
         if crate::types::mutants::has(crate::types::mutants::Mutant::Mirror) {
             return;
         }
-        self.is_fresh(message);
-    }
-
-    fn note_seen(&mut self, key: u64) -> bool {
-        if self.seen.iter().any(|s| s.contains(&key)) {
-            return false;
-        }
-        if self.seen[0].len() >= SEEN_GENERATION {
-            self.seen.swap(0, 1);
-            self.seen[0].clear();
-        }
-        self.seen[0].insert(key)
+        self.seen.is_fresh(message);
     }
 
     fn drop_responder(&mut self, key: (Via, u32)) {

@@ -239,6 +239,25 @@ fn replayed_first_messages_are_counted_and_not_answered() {
     assert_eq!(b.established.len(), 1);
 }
 
+/// Under load, too, a recording gets not even a cookie, as a fragment of it or whole.
+#[test]
+fn recordings_get_no_cookie_under_load() {
+    let (mut a, mut b) = (end(1, "s", None), end(2, "s", Some(2)));
+    connect(&mut a, &b, true);
+    let recorded: Vec<_> = std::iter::from_fn(|| a.sessions.poll_transmit()).map(|(_, bytes)| bytes).collect();
+    assert!(recorded.len() > 1, "one fragment only");
+    recorded.iter().for_each(|bytes| b.receive(Instant(0), a.addr, bytes.clone()));
+    while !b.sessions.cookies.demands(Instant(9)) {}
+    while b.sessions.poll_transmit().is_some() {}
+    for port in 1..300 {
+        for bytes in &recorded {
+            b.receive(Instant(9), SocketAddr::from(([198, 51, 100, 7], port)), bytes.clone());
+        }
+    }
+    assert!(b.sessions.poll_transmit().is_none());
+    assert_eq!((b.sessions.counters.cookies_sent, b.sessions.counters.replayed), (0, 299));
+}
+
 #[test]
 fn under_load_cookies_are_demanded_and_honest_peers_still_get_in() {
     let mut b = end(2, "s", Some(2));

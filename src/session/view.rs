@@ -38,6 +38,6 @@ impl Sessions {
 
     /// First messages remembered, and partial ones held.
     pub(crate) fn memory(&self) -> (usize, usize) {
-        (self.seen.iter().map(std::collections::HashSet::len).sum(), self.reassembly.len())
+        (self.seen.len(), self.reassembly.len())
     }
 }
