@@ -259,20 +259,20 @@ impl Control {
     fn handle_input(&mut self, input: Input) {
         let now = self.clock.now();
         match input {
-            Input::Frame { session, via, newest, interface, plaintext } => {
-                self.node.handle_frame(now, &session, via, newest, interface, &plaintext);
+            Input::Frame { session, how, plaintext } => {
+                self.node.handle_frame(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
-            Input::Opened { session, via, newest, interface } => {
-                self.node.handle_opened(now, &session, via, newest, interface);
+            Input::Opened { session, how } => {
+                self.node.handle_opened(now, &session, how);
                 self.node.settle(now);
             }
-            Input::Marked { session, via, newest, interface } => {
-                self.node.handle_mark(now, &session, via, newest, interface);
+            Input::Marked { session, how } => {
+                self.node.handle_mark(now, &session, how);
                 self.node.settle(now);
             }
-            Input::Claimed { session, via, newest, interface, plaintext } => {
-                self.node.handle_claimed(now, &session, via, newest, interface, &plaintext);
+            Input::Claimed { session, how, plaintext } => {
+                self.node.handle_claimed(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
             Input::Porter(output) => self.node.handle_porter(now, output),

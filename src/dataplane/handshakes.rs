@@ -10,7 +10,7 @@ use std::{
 use super::{Input, Shared};
 use crate::{
     node::{Order, Output, Porter, forward::Drop},
-    session::{Counters, Via},
+    session::{Counters, Outgoing, Via},
     types::{Instant, NodeId, UnixTime},
     wire::packet::HANDSHAKE,
 };
@@ -100,7 +100,7 @@ fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant, keep: &mu
         while let Some(output) = porter.poll() {
             match output {
                 Output::Seen(key) => keep(key),
-                Output::Send(Via::Direct(to), bytes) => {
+                Output::Send(Outgoing { via: Via::Direct(to), bytes, .. }) => {
                     if shared.sockets.send(to, &bytes).is_err() {
                         shared.tell(Input::SendError(to));
                     }

@@ -27,8 +27,8 @@ use self::{limits::RelayLimiter, order::Order};
 use crate::{
     config::RelayLimits,
     crypto::HmacKey,
-    node::{Output, Snapshot, forward::Drop},
-    session::{Transport, Via},
+    node::{Arrival, Output, Snapshot, forward::Drop},
+    session::Transport,
     transport::{Seal, Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
     types::NodeId,
@@ -39,13 +39,13 @@ use crate::{
 #[derive(Debug)]
 pub enum Input {
     /// A frame of a session, opened.
-    Frame { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
+    Frame { session: Arc<Transport>, how: Arrival, plaintext: Vec<u8> },
     /// A session was confirmed, or its peer sent from a new address.
-    Opened { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
+    Opened { session: Arc<Transport>, how: Arrival },
     /// The same, and its peer says that its old address still works.
-    Marked { session: Arc<Transport>, via: Via, newest: bool, interface: u32 },
+    Marked { session: Arc<Transport>, how: Arrival },
     /// A packet, frame or mark of a session that isn't in the tables, opened.
-    Claimed { session: Arc<Transport>, via: Via, newest: bool, interface: u32, plaintext: Vec<u8> },
+    Claimed { session: Arc<Transport>, how: Arrival, plaintext: Vec<u8> },
     /// What came of handshakes.
     Porter(Output),
     /// A packet from the TUN device whose destination has no session yet.

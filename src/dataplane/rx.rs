@@ -12,7 +12,7 @@ use std::{
 use super::{Answer, Counters, Input, Shared, codel::Codel, order};
 use crate::{
     node::{
-        Snapshot,
+        Arrival, Snapshot,
         forward::{self, Drop, Ingress},
     },
     session::{Transport, Via},
@@ -164,7 +164,8 @@ impl<'a> Receiver<'a> {
             Ingress::Mark { mark: Mark::Begin(Level::Link), session, via, counter, newest, .. } => {
                 self.finish(buffer);
                 shared.links.begin(session, (counter, from), |link, waiting| self.release(tables, link, waiting));
-                shared.tell(Input::Marked { session: Arc::clone(session), via, newest, interface });
+                let how = Arrival { via, by: None, newest, interface };
+                shared.tell(Input::Marked { session: Arc::clone(session), how });
             }
             Ingress::Mark { mark: Mark::End(Level::Link), session, .. } => {
                 self.finish(buffer);
@@ -239,9 +240,9 @@ impl<'a> Receiver<'a> {
                 self.mark(mark, session, (counter, neighbor(session)), buffer);
                 self.note_place(tables, session, via, newest, interface);
             }
-            Ingress::Frame { session, at, via, newest } => {
-                let plaintext = bytes[at].to_vec();
-                shared.tell(Input::Frame { session: Arc::clone(session), via, newest, interface, plaintext });
+            Ingress::Frame { session, at, how } => {
+                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
+                shared.tell(Input::Frame { session: Arc::clone(session), how, plaintext });
             }
             Ingress::Forward { to, link, session, newest } => {
                 if !shared.may_relay(&session.peer, bytes.len()) {
@@ -263,13 +264,13 @@ impl<'a> Receiver<'a> {
                     shared.tell(Input::Activity(Arc::clone(link)));
                 }
                 if newest && !tables.is_at(session.local_index, from) {
-                    let via = Via::Direct(from);
-                    shared.tell(Input::Opened { session: Arc::clone(session), via, newest: true, interface });
+                    let how = Arrival { via: Via::Direct(from), by: None, newest, interface };
+                    shared.tell(Input::Opened { session: Arc::clone(session), how });
                 }
             }
-            Ingress::Claimed { session, at, via, newest } => {
-                let plaintext = bytes[at].to_vec();
-                shared.tell(Input::Claimed { session, via, newest, interface, plaintext });
+            Ingress::Claimed { session, at, how } => {
+                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
+                shared.tell(Input::Claimed { session, how, plaintext });
             }
             Ingress::Handshake { offset, via, neighbor } => shared.take_handshake(via, neighbor, &bytes[offset..]),
             Ingress::Drop(reason) => shared.counters.drop(reason),
@@ -320,7 +321,8 @@ impl<'a> Receiver<'a> {
     fn note_place(&self, tables: &Snapshot, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
         let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
         if moved || !session.is_confirmed() {
-            self.shared.tell(Input::Opened { session: Arc::clone(session), via, newest, interface });
+            let how = Arrival { via, by: None, newest, interface };
+            self.shared.tell(Input::Opened { session: Arc::clone(session), how });
         }
     }
 

@@ -90,3 +90,48 @@ impl Claims {
         self.all.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Identity, Network, RecordContent, Verified},
+        session::Via,
+    };
+
+    fn peer(seed: u8) -> Arc<Verified> {
+        let network = Network::new("n", Some("s"), None, "100.64.0.0/16".parse().unwrap());
+        let identity = Identity::new(SigningKey::ed25519_from_seed(&[seed; 32])).unwrap();
+        Arc::new(identity.announce(&network, &RecordContent::default(), 1, 600).unwrap())
+    }
+
+    fn claim(peer: &Arc<Verified>, index: u32) -> Outcome {
+        let [transport, _] = Transport::pair(index).map(Arc::new);
+        let via = Via::Direct("192.0.2.1:1".parse().unwrap());
+        Outcome { transport, peer: Arc::clone(peer), via, since: Instant(index.into()) }
+    }
+
+    #[test]
+    fn who_claims_to_be_one_node_over_and_over_makes_room_for_itself() {
+        let (honest, copied) = (peer(1), peer(2));
+        let mut claims = Claims::default();
+        assert_eq!(claims.add(claim(&honest, 1)), None);
+        let gone: Vec<u32> = (2..1000).filter_map(|i| claims.add(claim(&copied, i))).collect();
+        assert_eq!(gone, (2..1000 - MAX_OF_ONE as u32).collect::<Vec<_>>(), "its own, the oldest first");
+        assert!(claims.get(1).is_some(), "what another node claims stays");
+        assert_eq!(claims.len(), 1 + MAX_OF_ONE);
+        assert!(claims.take(1).is_some() && claims.take(1).is_none());
+        assert_eq!(claims.expire(Instant(1000) + LIFE).len(), MAX_OF_ONE);
+        assert_eq!(claims.len(), 0);
+    }
+
+    #[test]
+    fn claims_have_a_bound() {
+        let peers: Vec<_> = (0..=255).map(peer).collect();
+        let mut claims = Claims::default();
+        let count = 3 * MAX_CLAIMS as u32;
+        let gone = (0..count).filter_map(|i| claims.add(claim(&peers[i as usize % 256], i))).count();
+        assert_eq!((claims.len(), gone), (MAX_CLAIMS, 2 * MAX_CLAIMS));
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 use super::gate::{Gate, Invitation};
 use crate::{
     identity::{Admission, Network, Policy, Verified, Verify},
-    session::{Counters, Event, Sessions, Via},
+    session::{Counters, Event, Outgoing, Sessions, Via},
     types::{Instant, NodeId, UnixTime},
     wire::packet::{self, Datagram},
 };
@@ -39,8 +39,7 @@ pub enum Output {
     Event(Event),
     /// A first message to remember over a restart, by the beginning of its key.
     Seen(u64),
-    /// A datagram to send.
-    Send(Via, Vec<u8>),
+    Send(Outgoing),
 }
 
 /// Runs the handshakes of a node.
@@ -107,7 +106,7 @@ fn poll(sessions: &mut Sessions, claims: &ClaimTable) -> Option<Output> {
         return Some(Output::Event(event));
     }
     let seen = sessions.poll_seen().map(Output::Seen);
-    seen.or_else(|| sessions.poll_transmit().map(|(via, bytes)| Output::Send(via, bytes)))
+    seen.or_else(|| sessions.poll_transmit().map(Output::Send))
 }
 
 fn obey(sessions: &mut Sessions, now: Instant, order: Order) {

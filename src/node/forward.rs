@@ -120,6 +120,18 @@ impl From<Rejected> for Drop {
     }
 }
 
+/// How something came on a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    pub via: Via,
+    /// The neighbour that relayed it, if one did and if it matters.
+    pub by: Option<NodeId>,
+    /// Nothing newer has come on the session: it tells where the peer is now.
+    pub newest: bool,
+    /// The interface on which it arrived (0: unknown).
+    pub interface: u32,
+}
+
 /// What an arriving datagram turned out to be.
 #[derive(Debug)]
 pub enum Ingress<'t> {
@@ -135,8 +147,7 @@ pub enum Ingress<'t> {
     Frame {
         session: &'t Arc<Transport>,
         at: Range<usize>,
-        via: Via,
-        newest: bool,
+        how: Arrival,
     },
     /// The peer changes its path, says this byte.
     Mark {
@@ -159,8 +170,7 @@ pub enum Ingress<'t> {
     Claimed {
         session: Arc<Transport>,
         at: Range<usize>,
-        via: Via,
-        newest: bool,
+        how: Arrival,
     },
     /// A handshake or cookie at this offset, and the neighbour that relayed it.
     Handshake {
@@ -232,7 +242,7 @@ fn inner<'t>(
                 return match session.open(counter, body) {
                     Ok(at) => {
                         let (at, newest) = (at.start + offset..at.end + offset, session.is_newest(counter));
-                        Ingress::Claimed { session, at, via, newest }
+                        Ingress::Claimed { session, at, how: Arrival { via, by: neighbor, newest, interface: 0 } }
                     }
                     Err(rejected) => Ingress::Drop(rejected.into()),
                 };
@@ -245,7 +255,7 @@ fn inner<'t>(
             let at = at.start + offset..at.end + offset;
             let plain = &datagram[at.clone()];
             if plain.first() == Some(&FRAME) {
-                return Ingress::Frame { session, at, via, newest };
+                return Ingress::Frame { session, at, how: Arrival { via, by: neighbor, newest, interface: 0 } };
             }
             if let Some(mark) = Mark::parse(plain) {
                 return Ingress::Mark { mark, session, at, via, counter, newest };

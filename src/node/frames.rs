@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Event, Node, Via, proof::Proofs};
+use super::{Arrival, Event, Node, Via, proof::Proofs};
 #[cfg(test)]
 use crate::types::mutants;
 use crate::{
@@ -18,19 +18,11 @@ use crate::{
 
 impl Node {
     /// A frame that a session's peer sent.
-    pub fn handle_frame(
-        &mut self,
-        now: Instant,
-        session: &Arc<Transport>,
-        via: Via,
-        newest: bool,
-        interface: u32,
-        plaintext: &[u8],
-    ) {
+    pub fn handle_frame(&mut self, now: Instant, session: &Arc<Transport>, how: Arrival, plaintext: &[u8]) {
         let kind = frame::parse(plaintext);
         // Who only looks has not moved, and an answer comes from wherever we asked.
         let moves = !matches!(&kind, Ok(Kind::Probe(proto::Probe { looking: true, .. }) | Kind::ProbeReply(_)));
-        self.handle_opened(now, session, via, newest && moves, interface);
+        self.handle_opened(now, session, Arrival { newest: how.newest && moves, ..how });
         let Ok(kind) = kind else {
             self.counters.drop(super::forward::Drop::Malformed);
             return;
@@ -44,7 +36,7 @@ impl Node {
         if is_guest {
             return;
         }
-        match (kind, via) {
+        match (kind, how.via) {
             (Kind::Probe(probe), Via::Direct(from)) => self.on_probe(now, session, from, &probe),
             (Kind::ProbeReply(reply), _) => self.on_probe_reply(now, id, &reply),
             (Kind::Segment(segment), Via::Direct(_)) => self.on_segment(now, session, segment),
@@ -65,7 +57,9 @@ impl Node {
                 metric: reply.metric,
                 link_rtt: Duration::from_micros(u64::from(reply.link_rtt_us)),
             }),
-            (Kind::Reach(question), via) => self.on_reach(now, session, via, &question),
+            (Kind::Reach(question), Via::Relayed(tag)) => self.on_reach(now, session, (tag, how.by), &question),
+            // By the time it came there is a link.
+            (Kind::Reach(_), Via::Direct(_)) => {}
             (Kind::Reached(answer), _) => self.on_reached(now, id, &answer),
             (Kind::PathDown(_), Via::Relayed(_)) => self.on_path_down(now, id),
             (Kind::Punch(punch), Via::Relayed(_)) => self.on_punch(now, session, &punch),

@@ -5,10 +5,10 @@ use std::{net::IpAddr, sync::Arc};
 #[cfg(test)]
 use crate::types::mutants::{self, Mutant};
 
-use super::{Event, Node, Peer, Session, door::Output, forward, gate};
+use super::{Arrival, Event, Node, Peer, Session, door::Output, forward, gate};
 use crate::{
     identity::{Certificate, Refusal, Verified},
-    session::{self, InvitationId, Outcome, Transport, Via},
+    session::{self, InvitationId, Outcome, Outgoing, Transport, Via},
     types::{Duration, Instant, NodeId, UnixTime},
     wire::{
         frame::{FRAME, Kind, Mark},
@@ -47,7 +47,7 @@ impl Node {
     /// Carries out what came of handshakes.
     pub(super) fn on_handshake(&mut self, now: Instant, output: Output) {
         let event = match output {
-            Output::Send(via, bytes) => return self.send_via(via, bytes),
+            Output::Send(Outgoing { via, by, bytes }) => return self.send_by(via, by, bytes),
             Output::Seen(_) => return,
             Output::Event(event) => event,
         };
@@ -92,19 +92,11 @@ impl Node {
     }
 
     /// A packet was opened on a session that isn't in the tables: if it was a claim, it has come true.
-    pub fn handle_claimed(
-        &mut self,
-        now: Instant,
-        session: &Arc<Transport>,
-        via: Via,
-        newest: bool,
-        interface: u32,
-        plaintext: &[u8],
-    ) {
+    pub fn handle_claimed(&mut self, now: Instant, session: &Arc<Transport>, how: Arrival, plaintext: &[u8]) {
         if plaintext.first() == Some(&FRAME) {
-            return self.handle_frame(now, session, via, newest, interface, plaintext);
+            return self.handle_frame(now, session, how, plaintext);
         }
-        self.handle_opened(now, session, via, newest, interface);
+        self.handle_opened(now, session, how);
         if Mark::parse(plaintext).is_some() || !self.by_index.contains_key(&session.local_index) {
             return;
         }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Event, Node, Peer, Session, Transmit,
+    Arrival, Event, Node, Peer, Session, Transmit,
     channel::Channel,
     join::session_life,
     link::{Link, Tick},
@@ -109,7 +109,8 @@ impl Node {
     }
 
     /// A packet of this session was opened: its peer has the keys and is where it came from.
-    pub fn handle_opened(&mut self, now: Instant, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
+    pub fn handle_opened(&mut self, now: Instant, session: &Arc<Transport>, how: Arrival) {
+        let Arrival { via, newest, interface, .. } = how;
         let id = session.peer;
         self.redeem(now, session);
         if self.by_index.contains_key(&session.local_index) && session.confirm() {

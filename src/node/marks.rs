@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Node, Transmit,
+    Arrival, Node, Transmit,
     forward::{self, Destination, Hop},
 };
 use crate::{
@@ -20,15 +20,15 @@ fn twice(seal: impl Fn() -> Transmit) -> [Transmit; 2] {
 
 impl Node {
     /// A packet of this session was opened that says: the peer has moved here, and its old place still works.
-    pub fn handle_mark(&mut self, now: Instant, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
-        if let (Via::Direct(from), true) = (via, newest)
+    pub fn handle_mark(&mut self, now: Instant, session: &Arc<Transport>, how: Arrival) {
+        if let (Via::Direct(from), true) = (how.via, how.newest)
             && let Some(link) = self.peers.get_mut(&session.peer).and_then(|p| p.link.as_mut())
             && link.up
             && link.addr != from
         {
             link.leave(now);
         }
-        self.handle_opened(now, session, via, newest, interface);
+        self.handle_opened(now, session, how);
     }
 
     /// Marks, for a node, where the way that leads there from now on begins, and where the one before ends.

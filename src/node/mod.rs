@@ -48,6 +48,7 @@ pub use prefix_map::PrefixMap;
 pub use snapshot::Snapshot;
 pub use status::{Carrier, Counters, LinkStatus, PeerStatus, RouteStatus, Status};
 
+pub use forward::Arrival;
 use forward::{Destination, Egress, Hop, Ingress, Tables};
 use peer::{Peer, Session};
 use peers::Peers;
@@ -405,24 +406,25 @@ impl Node {
         match outcome {
             Ingress::Packet { session, at, via, newest, .. } => {
                 let session = Arc::clone(session);
-                self.handle_opened(now, &session, via, newest, interface);
+                self.handle_opened(now, &session, Arrival { via, by: None, newest, interface });
                 self.events.push_back(Event::Deliver(datagram[at].to_vec()));
             }
-            Ingress::Frame { session, at, via, newest } => {
+            Ingress::Frame { session, at, how } => {
                 let session = Arc::clone(session);
-                self.handle_frame(now, &session, via, newest, interface, &datagram[at]);
+                self.handle_frame(now, &session, Arrival { interface, ..how }, &datagram[at]);
             }
             Ingress::Mark { mark, session, via, newest, .. } => {
-                let session = Arc::clone(session);
+                let (session, how) = (Arc::clone(session), Arrival { via, by: None, newest, interface });
                 match mark {
-                    Mark::Begin(Level::Link) => self.handle_mark(now, &session, via, newest, interface),
-                    _ => self.handle_opened(now, &session, via, newest, interface),
+                    Mark::Begin(Level::Link) => self.handle_mark(now, &session, how),
+                    _ => self.handle_opened(now, &session, how),
                 }
             }
             Ingress::Forward { to, link, session, newest } => {
                 let (link, session) = (Arc::clone(link), Arc::clone(session));
                 if newest {
-                    self.handle_opened(now, &session, Via::Direct(from), true, interface);
+                    let via = Via::Direct(from);
+                    self.handle_opened(now, &session, Arrival { via, by: None, newest, interface });
                 }
                 self.counters.relayed += 1;
                 self.transmits.push_back(Transmit::new(to, datagram.to_vec()));
@@ -430,8 +432,8 @@ impl Node {
                     self.handle_activity(now, &link);
                 }
             }
-            Ingress::Claimed { session, at, via, newest } => {
-                self.handle_claimed(now, &session, via, newest, interface, &datagram[at]);
+            Ingress::Claimed { session, at, how } => {
+                self.handle_claimed(now, &session, Arrival { interface, ..how }, &datagram[at]);
             }
             Ingress::Handshake { offset, via, neighbor } => {
                 self.handle_handshake(now, via, neighbor, &datagram[offset..]);

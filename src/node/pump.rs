@@ -183,15 +183,20 @@ impl Node {
 
     /// Sends a datagram straight, or behind a hop header by way of routing.
     pub(super) fn send_via(&mut self, via: Via, bytes: Vec<u8>) {
+        self.send_by(via, None, bytes);
+    }
+
+    /// [`Self::send_via`], but through this neighbour, as long as there is a link to it.
+    pub(super) fn send_by(&mut self, via: Via, by: Option<NodeId>, bytes: Vec<u8>) {
         match via {
             Via::Direct(to) => self.transmits.push_back(Transmit::new(to, bytes)),
             Via::Relayed(tag) => {
-                let hop = self.by_tag.get(&tag).and_then(|id| {
-                    let next = self.routing.next_hop(self.routing.origin(id)?)?;
+                let hop = |next: NodeId| {
                     let neighbor = self.peers.get(&next)?;
                     Some((neighbor.transport()?, neighbor.link.as_ref().filter(|l| l.up)?.addr))
-                });
-                if let Some((relay, to)) = hop {
+                };
+                let routed = || hop(self.routing.next_hop(self.routing.origin(self.by_tag.get(&tag)?)?)?);
+                if let Some((relay, to)) = by.and_then(hop).or_else(routed) {
                     let header = relay.seal_hop(MAX_HOPS, tag, self.me());
                     self.transmits.push_back(Transmit::new(to, [&header[..], &bytes].concat()));
                 }

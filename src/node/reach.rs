@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::{Node, Via};
 use crate::{
     session::Transport,
-    types::{Duration, Instant, NodeId},
+    types::{Duration, Instant, NodeId, NodeTag},
     wire::{
         frame::{self, Kind},
         proto,
@@ -24,7 +24,7 @@ const TRIES: u32 = 5;
 /// The wait for an answer, beside twice the round trip that routing promises.
 const PATIENCE: Duration = Duration::from_millis(250);
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
-/// From so many missing on, the other end is asked to look at the way back, too.
+/// From so many missing on, the other end is asked to answer by its own way, too.
 const URGENT: u32 = 2;
 /// A session that does not come about by a way in so long is begun by another.
 const BEGIN_BY: Duration = Duration::from_millis(1500);
@@ -198,16 +198,27 @@ impl Node {
         self.discovery.insist(now, id);
     }
 
-    /// The peer asks how much has come by this session.
-    pub(super) fn on_reach(&mut self, now: Instant, session: &Arc<Transport>, via: Via, question: &proto::Reach) {
+    /// The peer asks how much has come by this session. The answer goes back by the neighbour that brought the question: it is
+    /// the peer's way that is asked about. If answers seem to get lost, another one goes our own way.
+    pub(super) fn on_reach(
+        &mut self,
+        now: Instant,
+        session: &Arc<Transport>,
+        (tag, by): (NodeTag, Option<NodeId>),
+        question: &proto::Reach,
+    ) {
         let id = session.peer;
-        let received = session.received_bytes();
-        self.send_reach(now, id, Kind::Reached(proto::Reached { id: question.id, received }));
-        // Its question came, and our answers may not: the way back is looked at, too.
-        let is_open = self.peers.get(&id).is_none_or(|p| p.reach.due.is_some());
-        if let (true, false, Via::Relayed(_), Some(hop)) = (question.urgent, is_open, via, self.relay_towards(&id)) {
-            self.ask(now, id, hop);
+        let answer = Kind::Reached(proto::Reached { id: question.id, received: session.received_bytes() });
+        if question.urgent && self.relay_towards(&id) != by {
+            self.send_reach(now, id, answer.clone());
         }
+        let plaintext = frame::encode(answer);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.reach.own += plaintext.len() as u64;
+        let Some(transport) = peer.transport() else { return };
+        let mut bytes = Vec::with_capacity(64);
+        transport.seal(&plaintext, &mut bytes);
+        self.send_by(Via::Relayed(tag), by, bytes);
     }
 
     /// The answer.
@@ -217,5 +228,68 @@ impl Node {
         if let (true, Some(hop)) = (is_poor, self.relay_towards(&id)) {
             self.give_up_way(now, id, hop);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers to questions that were asked after so many bytes had been sent.
+    fn tell(reach: &mut Reach, session: u32, sent: u64, received: u64) -> bool {
+        reach.next += 1;
+        reach.asked.push_back(Asked { id: reach.next, session, sent });
+        reach.answered(reach.next, received)
+    }
+
+    #[test]
+    fn a_way_that_loses_more_than_a_third_twice_is_poor() {
+        let mut reach = Reach::default();
+        assert!(!tell(&mut reach, 1, 10_000, 100), "the first answer only tells where to count from");
+        assert!(!tell(&mut reach, 1, 12_000, 1_000));
+        assert!(tell(&mut reach, 1, 14_000, 1_900), "half of it, twice");
+        let mut reach = Reach::default();
+        tell(&mut reach, 1, 0, 0);
+        assert!(!tell(&mut reach, 1, 2_000, 1_000));
+        assert!(!tell(&mut reach, 1, 4_000, 3_000), "all of it has come since");
+        assert!(!tell(&mut reach, 1, 6_000, 4_000));
+        assert!(!tell(&mut reach, 2, 100, 0), "another session is counted anew");
+    }
+
+    #[test]
+    fn few_bytes_tell_nothing_unless_hardly_any_came() {
+        let mut reach = Reach::default();
+        tell(&mut reach, 1, 0, 0);
+        assert!((1..=14).all(|i| !tell(&mut reach, 1, 100 * i, 50 * i)), "less than one long packet");
+        let mut reach = Reach::default();
+        tell(&mut reach, 1, 0, 0);
+        assert!(!tell(&mut reach, 1, 400, 0));
+        assert!(tell(&mut reach, 1, 800, 0), "short packets alone, of which none came");
+    }
+
+    #[test]
+    fn a_late_answer_counts_and_a_made_up_one_does_not() {
+        let mut reach = Reach::default();
+        reach.asked.extend((1..=3).map(|id| Asked { id, session: 1, sent: 0 }));
+        (reach.unanswered, reach.due) = (3, Some(Instant(9)));
+        assert!(!reach.answered(7, u64::MAX));
+        assert_eq!((reach.unanswered, reach.asked.len()), (3, 3));
+        assert!(!reach.answered(2, 0));
+        assert_eq!(
+            (reach.unanswered, reach.due, reach.asked.len()),
+            (0, None, 1),
+            "the earlier ones are settled with it"
+        );
+    }
+
+    #[test]
+    fn questions_alone_are_no_traffic() {
+        let mut reach = Reach::default();
+        assert!(reach.is_active(1, 100));
+        reach.own += 40;
+        assert!(!reach.is_active(1, 140));
+        assert!(reach.is_active(1, 200));
+        assert!(!reach.is_active(1, 200));
+        assert!(reach.is_active(2, 1), "a new session");
     }
 }

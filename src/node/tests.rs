@@ -12,6 +12,7 @@ mod hostile;
 mod joining;
 mod owners;
 mod proof;
+mod reach;
 
 fn addr(i: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, i], 51_900))

@@ -250,3 +250,24 @@ impl Neighbor {
         self.due = Some(self.due.map_or(due, |d| d.min(due)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_cost_what_is_in_them_whatever_their_numbers() {
+        let mut slots = Slots::default();
+        let there = |slots: &Slots| slots.pages.iter().flatten().count();
+        let last = super::super::MAX_ORIGINS as u32 - 1;
+        assert_eq!(slots.set(last, Slot::Empty), Slot::Empty);
+        assert_eq!(slots.pages.len(), 0, "nothing at the end is nothing");
+        assert_eq!(slots.set(last, Slot::Ignored), Slot::Empty);
+        assert_eq!(slots.set(7, Slot::Origin(3)), Slot::Empty);
+        assert_eq!((there(&slots), slots.get(last), slots.get(7)), (2, Slot::Ignored, Slot::Origin(3)));
+        assert_eq!((slots.get(8), slots.get(last - 1), slots.get(1000)), (Slot::Empty, Slot::Empty, Slot::Empty));
+        assert_eq!(slots.set(last, Slot::Empty), Slot::Ignored);
+        assert_eq!(slots.set(7, Slot::Empty), Slot::Origin(3));
+        assert_eq!(there(&slots), 0, "what is empty again costs nothing");
+    }
+}

@@ -114,6 +114,8 @@ pub(super) struct Initiator {
     pub asked: Via,
     pub since: Instant,
     pub expected: Option<NodeId>,
+    /// The peer's static key, if it was known.
+    known: Option<[u8; 32]>,
     pub local_index: u32,
     pub remote_index: u32,
     /// What is being (re)transmitted: the first message, or the third.
@@ -159,6 +161,7 @@ impl Initiator {
             asked: via,
             since: now,
             expected,
+            known,
             local_index,
             remote_index: 0,
             kind: if ik { HandshakeKind::Ik1 } else { HandshakeKind::Xx1 },
@@ -170,6 +173,19 @@ impl Initiator {
             last_mac1: Vec::new(),
             complete: false,
         })
+    }
+
+    /// The same handshake from its beginning, with fresh keys.
+    pub fn renew(
+        &self,
+        with: (&Keys<'_>, Rng),
+        now: Instant,
+        local_index: u32,
+        own: &HandshakePayload,
+    ) -> Result<Self, Broken> {
+        let expected = (self.expected, self.known);
+        let fresh = Self::start(with, (now, self.via, self.max_tries), expected, local_index, own)?;
+        Ok(Self { tries: self.tries, cookie: self.cookie, ..fresh })
     }
 
     /// Reads the second message. The caller decides on the payload before anything is answered.
@@ -223,6 +239,8 @@ pub(super) struct Responder {
     pub complete: bool,
     /// Who is to blame for it.
     pub source: Option<Source>,
+    /// The neighbour that relayed it last.
+    pub by: Option<NodeId>,
 }
 
 /// A first message that was read: who wrote it, if it says so, and what to answer it with.
@@ -279,6 +297,7 @@ impl FirstRead {
             last_sent: now,
             complete: false,
             source: None,
+            by: None,
         })
     }
 }

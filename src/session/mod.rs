@@ -6,6 +6,7 @@
 //! ours, or the third message, was made for a fresh key of ours. The first message of `IK` may be a recording; what it says
 //! is a claim ([`Event::Claimed`]) until a packet is opened on its session.
 
+mod begin;
 mod budget;
 mod cookie;
 mod fragment;
@@ -32,7 +33,7 @@ use self::{
     budget::{Budget, Source},
     cookie::CookieJar,
     fragment::Reassembly,
-    handshake::{Initiator, Keys, Responder, offer, read_first, retry_after},
+    handshake::{Initiator, Keys, Responder, offer, read_first},
     seen::Seen,
 };
 use crate::{
@@ -49,8 +50,6 @@ use crate::{
 const MAX_HALF_OPEN: usize = 512;
 /// And from one source: behind one address there may be many nodes, but each takes one round trip.
 const MAX_HALF_OPEN_OF_ONE: usize = 32;
-/// Handshakes that this node has begun and not ended.
-const MAX_INITIATORS: usize = 512;
 const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
@@ -65,6 +64,15 @@ pub enum Via {
     Direct(SocketAddr),
     /// Through relays, wherever routing sends what is for this node.
     Relayed(NodeTag),
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub via: Via,
+    /// The neighbour to send it by, if it has a link: an answer goes back as the question came, whatever routing says.
+    pub by: Option<NodeId>,
+    pub bytes: Vec<u8>,
 }
 
 /// What came of a handshake.
@@ -151,7 +159,7 @@ pub struct Sessions {
     /// First messages that were read.
     seen: Seen,
     live: HashSet<u32>,
-    transmits: VecDeque<(Via, Vec<u8>)>,
+    transmits: VecDeque<Outgoing>,
     events: VecDeque<Event>,
     pub counters: Counters,
 }
@@ -191,35 +199,6 @@ impl Sessions {
         self.admission = admission;
     }
 
-    /// Starts a handshake over `via`: `IK` with a peer whose static key is known, `XX` otherwise. The first message is sent
-    /// `tries` times at the most. Its outcome comes as an [`Event`].
-    pub fn connect(&mut self, now: Instant, via: Via, remote: Option<(NodeId, [u8; 32])>, tries: u32) {
-        let expected = remote.map(|r| r.0);
-        if self.initiators.len() >= MAX_INITIATORS {
-            self.counters.over_budget += 1;
-            self.events.push_back(Event::TimedOut { asked: via, expected });
-            return;
-        }
-        let local_index = self.new_index();
-        let rng = self.rng.fork();
-        let (keys, own) = (Self::keys(&self.noise_private, &self.network), &self.own);
-        // An invite is proven under a key of the inviter's that is fresh, which `IK` has none of to begin with.
-        let joins = self.admission.as_ref().is_some_and(|a| Some(a.inviter) == expected);
-        let known = remote.map(|r| r.1).filter(|_| !joins);
-        match Initiator::start((&keys, rng), (now, via, tries), (expected, known), local_index, own) {
-            Ok(initiator) => {
-                self.note_own(&initiator.message);
-                self.initiators.insert(local_index, initiator);
-                self.send_initiator(now, local_index);
-            }
-            Err(_) => {
-                self.live.remove(&local_index);
-                self.counters.broken += 1;
-                self.events.push_back(Event::TimedOut { asked: via, expected });
-            }
-        }
-    }
-
     /// Speaks other versions of the protocol from now on.
     #[cfg(test)]
     pub(crate) fn pretend(&mut self, versions: Versions) {
@@ -247,7 +226,7 @@ impl Sessions {
         self.initiators.len() + self.responders.len() + self.reassembly.len()
     }
 
-    pub fn poll_transmit(&mut self) -> Option<(Via, Vec<u8>)> {
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         self.transmits.pop_front()
     }
 
@@ -275,18 +254,6 @@ impl Sessions {
             self.responders.iter().filter(|(_, r)| now.since(r.since) >= HALF_OPEN_LIFE).map(|(k, _)| *k).collect();
         for key in old {
             self.drop_responder(key);
-        }
-    }
-
-    /// A cookie reply: the next try will carry the cookie.
-    pub fn handle_cookie(&mut self, now: Instant, receiver: u32, body: &[u8]) {
-        let Some(initiator) = self.initiators.get_mut(&receiver) else { return };
-        let cookie = initiator.last_mac1.iter().find_map(|mac1| self.cookies.open(body, mac1));
-        if cookie.is_some() && initiator.cookie.is_none() {
-            initiator.cookie = cookie;
-            // Somebody is there.
-            initiator.max_tries = PROVEN_TRIES;
-            self.send_initiator(now, receiver);
         }
     }
 
@@ -327,9 +294,10 @@ impl Sessions {
         if let Some(half) = self.responders.get_mut(&key) {
             // The initiator still tries: its half-open handshake lives on.
             half.since = now;
-            // The longest fragment only: no answer is more than twice as long as what it answers.
-            if f.fragment == 0 && now.since(half.last_sent) >= RESEND_GAP {
-                half.last_sent = now;
+            // The longest fragment only: no answer is more than twice as long as what it answers. One that came another way is
+            // answered at once: somebody may swallow what goes by the first.
+            if f.fragment == 0 && (now.since(half.last_sent) >= RESEND_GAP || half.by != neighbor) {
+                (half.last_sent, half.by) = (now, neighbor);
                 self.send_response(key);
             }
             return Ok(());
@@ -349,7 +317,7 @@ impl Sessions {
             }
             self.counters.cookies_sent += 1;
             let reply = self.cookies.reply(from, f.sender, &f.mac1, &mut self.rng);
-            self.transmits.push_back((via, reply));
+            self.transmits.push_back(Outgoing { via, by: None, bytes: reply });
             return Ok(());
         }
         let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
@@ -367,7 +335,7 @@ impl Sessions {
         if let Err(refusal) = check_version(self.versions, &first.payload) {
             // Both ends are to know: without this answer the other one would wait in vain.
             let (kind, message) = first.refuse(self.versions).map_err(|_| None)?;
-            self.send_split(via, (kind, 0, f.sender), &message);
+            self.send_split((via, neighbor), (kind, 0, f.sender), &message);
             return Err(Some(refusal));
         }
         let admitted = match &first.remote_static {
@@ -390,7 +358,7 @@ impl Sessions {
                 return Err(None);
             }
         };
-        half.source = source;
+        (half.source, half.by) = (source, neighbor);
         if let Some(peer) = admitted {
             let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
@@ -399,65 +367,6 @@ impl Sessions {
         self.by_index.insert(local_index, key);
         self.send_response(key);
         Ok(())
-    }
-
-    fn second(
-        &mut self,
-        now: Instant,
-        via: Via,
-        f: &HandshakeFragment<'_>,
-        gate: &mut dyn Gatekeeper,
-    ) -> Result<(), Option<Refusal>> {
-        let expected = match f.kind {
-            HandshakeKind::Xx2 => HandshakeKind::Xx1,
-            _ => HandshakeKind::Ik1,
-        };
-        let waiting = self.initiators.get(&f.receiver).is_some_and(|i| !i.complete && i.kind == expected);
-        if !waiting {
-            return Ok(());
-        }
-        let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
-        let Some(mut initiator) = self.initiators.remove(&f.receiver) else { return Ok(()) };
-        initiator.remote_index = f.sender;
-        let (payload, noise_static) = match initiator.read_second(&message) {
-            Ok(read) => read,
-            Err(_) => {
-                // Anybody on the path could have sent that; the peer's own answer may still come.
-                self.initiators.insert(f.receiver, initiator);
-                return Err(None);
-            }
-        };
-        let outcome = (|| {
-            check_version(self.versions, &payload).map_err(Some)?;
-            let peer = gate.admit(&payload, &noise_static, &[]).map_err(Some)?.peer;
-            if initiator.expected.is_some_and(|id| id != peer.id) {
-                return Err(Some(Refusal::UnexpectedNode));
-            }
-            let ids = (self.me, peer.id);
-            let transport = initiator.finish(ids, &payload, &self.own, self.admission.as_ref()).map_err(|_| None)?;
-            Ok((peer, Arc::new(transport)))
-        })();
-        match outcome {
-            Ok((peer, transport)) => {
-                initiator.via = via;
-                initiator.tries = 0;
-                initiator.max_tries = PROVEN_TRIES;
-                let (index, since) = (initiator.local_index, initiator.since);
-                let asked = Some(initiator.asked);
-                self.initiators.insert(index, initiator);
-                self.send_initiator(now, index);
-                let outcome = Outcome { transport, peer, via, since };
-                self.events.push_back(Event::Established { outcome, asked, invitation: None });
-                Ok(())
-            }
-            Err(refusal) => {
-                self.live.remove(&initiator.local_index);
-                let (asked, expected) = (initiator.asked, initiator.expected);
-                self.events.extend(refusal.map(|refusal| Event::Refused(refusal, expected)));
-                self.events.push_back(Event::TimedOut { asked, expected });
-                Ok(())
-            }
-        }
     }
 
     fn third(
@@ -533,32 +442,12 @@ impl Sessions {
     fn send_response(&mut self, key: (Via, u32)) {
         let Some(half) = self.responders.get(&key) else { return };
         let (header, message) = ((half.kind, half.local_index, half.remote_index), half.message.clone());
-        self.send_split(key.0, header, &message);
+        self.send_split((key.0, half.by), header, &message);
     }
 
-    fn send_split(&mut self, via: Via, header: (HandshakeKind, u32, u32), message: &[u8]) {
+    fn send_split(&mut self, (via, by): (Via, Option<NodeId>), header: (HandshakeKind, u32, u32), message: &[u8]) {
         let datagrams = fragment::split(self.network.gate(), None, header, message);
-        self.transmits.extend(datagrams.into_iter().map(|datagram| (via, datagram)));
-    }
-
-    fn send_initiator(&mut self, now: Instant, index: u32) {
-        let Some(initiator) = self.initiators.get_mut(&index) else { return };
-        if initiator.tries >= initiator.max_tries || (initiator.complete && initiator.message.is_empty()) {
-            let done = self.initiators.remove(&index).filter(|i| !i.complete);
-            if let Some(Initiator { asked, expected, .. }) = done {
-                self.live.remove(&index);
-                self.events.push_back(Event::TimedOut { asked, expected });
-            }
-            return;
-        }
-        initiator.next_try = now + retry_after(initiator.tries, &mut self.rng);
-        initiator.tries += 1;
-        let header = (initiator.kind, initiator.local_index, initiator.remote_index);
-        let datagrams = fragment::split(self.network.gate(), initiator.cookie.as_ref(), header, &initiator.message);
-        initiator.last_mac1 = datagrams.iter().filter_map(|d| d[12..28].try_into().ok()).collect();
-        for datagram in datagrams {
-            self.transmits.push_back((initiator.via, datagram));
-        }
+        self.transmits.extend(datagrams.into_iter().map(|bytes| Outgoing { via, by, bytes }));
     }
 }
 

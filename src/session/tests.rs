@@ -101,7 +101,7 @@ fn run(a: &mut End, b: &mut End, weather: &mut Rng, loss: f64, until: impl Fn(&E
     for _ in 0..20_000 {
         for (to_b, end) in [(true, &mut *a), (false, &mut *b)] {
             let mut out: Vec<Vec<u8>> = Vec::new();
-            while let Some((_, bytes)) = end.sessions.poll_transmit() {
+            while let Some(Outgoing { bytes, .. }) = end.sessions.poll_transmit() {
                 assert!(bytes.len() <= 1200, "a handshake datagram of {} bytes", bytes.len());
                 out.push(bytes);
             }
@@ -190,7 +190,7 @@ fn rsa_identities_fit_and_the_wrong_secret_gets_no_byte_back() {
 
     let mut stranger = end(3, "another secret", Some(3));
     connect(&mut stranger, &b, true);
-    while let Some((_, bytes)) = stranger.sessions.poll_transmit() {
+    while let Some(Outgoing { bytes, .. }) = stranger.sessions.poll_transmit() {
         b.receive(Instant(1), stranger.addr, bytes);
     }
     assert!(b.sessions.poll_transmit().is_none(), "not even an error");
@@ -225,7 +225,7 @@ fn a_peer_that_is_not_the_expected_one_is_refused() {
 fn replayed_first_messages_are_counted_and_not_answered() {
     let (mut a, mut b) = (end(1, "s", Some(1)), end(2, "s", Some(2)));
     connect(&mut a, &b, true);
-    let recorded: Vec<_> = std::iter::from_fn(|| a.sessions.poll_transmit()).map(|(_, bytes)| bytes).collect();
+    let recorded: Vec<_> = std::iter::from_fn(|| a.sessions.poll_transmit()).map(|o| o.bytes).collect();
     for bytes in &recorded {
         b.receive(Instant(0), a.addr, bytes.clone());
     }
@@ -244,7 +244,7 @@ fn replayed_first_messages_are_counted_and_not_answered() {
 fn recordings_get_no_cookie_under_load() {
     let (mut a, mut b) = (end(1, "s", None), end(2, "s", Some(2)));
     connect(&mut a, &b, true);
-    let recorded: Vec<_> = std::iter::from_fn(|| a.sessions.poll_transmit()).map(|(_, bytes)| bytes).collect();
+    let recorded: Vec<_> = std::iter::from_fn(|| a.sessions.poll_transmit()).map(|o| o.bytes).collect();
     assert!(recorded.len() > 1, "one fragment only");
     recorded.iter().for_each(|bytes| b.receive(Instant(0), a.addr, bytes.clone()));
     while !b.sessions.cookies.demands(Instant(9)) {}
@@ -266,7 +266,7 @@ fn under_load_cookies_are_demanded_and_honest_peers_still_get_in() {
         flood.sessions.rng = Rng::from_seed([(i % 251) as u8; 32]);
         flood.addr.set_port(1000 + i as u16);
         connect(&mut flood, &b, false);
-        while let Some((_, bytes)) = flood.sessions.poll_transmit() {
+        while let Some(Outgoing { bytes, .. }) = flood.sessions.poll_transmit() {
             b.receive(Instant(u64::from(i)), flood.addr, bytes);
         }
     }
@@ -280,10 +280,33 @@ fn under_load_cookies_are_demanded_and_honest_peers_still_get_in() {
 }
 
 #[test]
+fn one_source_has_a_share_of_half_open_handshakes() {
+    let (mut a, mut b) = (end(1, "s", Some(1)), end(2, "s", Some(2)));
+    let begin = |from: &mut End, b: &mut End, at: u64| {
+        connect(from, b, false);
+        while let Some(Outgoing { bytes, .. }) = from.sessions.poll_transmit() {
+            b.receive(Instant(at), from.addr, bytes);
+        }
+    };
+    begin(&mut a, &mut b, 0);
+    for i in 1..80u8 {
+        let mut flood = end(3, "s", Some(3));
+        flood.sessions.rng = Rng::from_seed([i; 32]);
+        flood.addr.set_port(u16::from(i));
+        begin(&mut flood, &mut b, 30_000 * u64::from(i));
+    }
+    let has = |b: &End, addr| b.sessions.responders.keys().any(|(via, _)| *via == Via::Direct(addr));
+    let flood = |port| SocketAddr::from(([192, 0, 2, 3], port));
+    assert_eq!(b.sessions.responders.len(), 1 + MAX_HALF_OPEN_OF_ONE);
+    assert!(has(&b, a.addr), "that of another source stays");
+    assert!(!has(&b, flood(1)) && has(&b, flood(79)), "the oldest of the same source goes");
+}
+
+#[test]
 fn half_open_state_expires() {
     let (mut a, mut b) = (end(1, "s", Some(1)), end(2, "s", Some(2)));
     connect(&mut a, &b, false);
-    while let Some((_, bytes)) = a.sessions.poll_transmit() {
+    while let Some(Outgoing { bytes, .. }) = a.sessions.poll_transmit() {
         b.receive(Instant(0), a.addr, bytes);
     }
     assert_eq!(b.sessions.pending(), 1);

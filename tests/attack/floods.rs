@@ -19,7 +19,7 @@ use aegisray::{
         topology::{Host, Internet},
         traffic::{Echo, echoes, first_echo},
     },
-    session::{PROVEN_TRIES, Sessions, Via},
+    session::{Outgoing, PROVEN_TRIES, Sessions, Via},
     types,
     wire::{
         frame::Kind,
@@ -154,7 +154,7 @@ fn first_messages(network: &Network, stop: &AtomicBool, mut send: impl FnMut(&[V
     let mut made = 0;
     while !stop.load(Ordering::Relaxed) {
         sessions.connect(types::Instant(1), nobody, None, PROVEN_TRIES);
-        let datagrams: Vec<Vec<u8>> = std::iter::from_fn(|| sessions.poll_transmit()).map(|(_, d)| d).collect();
+        let datagrams: Vec<Vec<u8>> = std::iter::from_fn(|| sessions.poll_transmit()).map(|o| o.bytes).collect();
         send(&datagrams);
         made += 1;
         // It keeps 512 at a time.
@@ -218,7 +218,7 @@ fn answering_flood(network: &Network, socket: &UdpSocket, answers: &AtomicU64, s
                 _ => {}
             }
         }
-        while let Some((_, datagram)) = sessions.poll_transmit() {
+        while let Some(Outgoing { bytes: datagram, .. }) = sessions.poll_transmit() {
             let _ = socket.send_to(&datagram, place(2));
         }
         // It keeps 512 at a time.

@@ -19,7 +19,7 @@ use aegisray::{
         daemon::wait_for,
         topology::{Host, Internet},
     },
-    session::{Admitted, Event, Gatekeeper, PROVEN_TRIES, Sessions, Transport, Via},
+    session::{Admitted, Event, Gatekeeper, Outgoing, PROVEN_TRIES, Sessions, Transport, Via},
     types::Instant,
     wire::{
         frame::{self, Kind},
@@ -100,7 +100,7 @@ impl Bare {
                 if own.poll_timeout().is_some_and(|due| due <= now()) {
                     own.handle_timeout(now());
                 }
-                while let Some((via, datagram)) = own.poll_transmit() {
+                while let Some(Outgoing { via, bytes: datagram, .. }) = own.poll_transmit() {
                     if let Via::Direct(to) = via {
                         let _ = socket.send_to(&datagram, to);
                     }

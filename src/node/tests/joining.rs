@@ -1,7 +1,7 @@
 //! Invites: who is let in, by whom, and what for.
 
 use super::*;
-use crate::session::Outcome;
+use crate::session::{Outcome, Outgoing};
 
 pub(super) const SECRET: [u8; 32] = [7; 32];
 
@@ -168,7 +168,7 @@ fn listen(
                 sessions.handle_handshake(now, via, &f, &mut Ear(gate, &mut show));
             }
         }
-        while let Some((_, mut bytes)) = sessions.poll_transmit() {
+        while let Some(Outgoing { mut bytes, .. }) = sessions.poll_transmit() {
             w.node(2).handle_datagram(now, addr(3), 1, &mut bytes);
         }
         while let Some(event) = sessions.poll_event() {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{Behaviour, Hand, hand::Heard};
 use crate::{
     crypto::Cipher,
-    session::{Sessions, Via},
+    session::{Outgoing, Sessions, Via},
     sim::happening::address,
     types::{NodeId, NodeTag},
     wire::packet::{self, HandshakeKind, MAX_FRAGMENTS},
@@ -39,7 +39,7 @@ impl Starter {
         let remote = known.filter(|_| hand.rng.chance(0.5)).map(|k| (id, k.record.noise_static));
         sessions.connect(hand.now, Via::Direct(address(victim)), remote, 1);
         let mut out = Vec::new();
-        while let Some((_, bytes)) = sessions.poll_transmit() {
+        while let Some(Outgoing { bytes, .. }) = sessions.poll_transmit() {
             out.push(bytes);
         }
         while sessions.poll_event().is_some() {}

@@ -1,0 +1,70 @@
+//! Ways by relays that swallow are found out by the two ends and left.
+
+use super::*;
+
+/// Nodes 1 and 4, which reach each other by the relays 2 and 3 only.
+fn two_relays() -> Wires {
+    let network = network(None);
+    let mut nodes: Vec<(u8, Node)> = (1..=4).map(|i| (i, node_with(i, &network, |_| {}))).collect();
+    for end in [0, 3] {
+        nodes[end].1.set_bootstrap(Instant(0), &[addr(2), addr(3)]);
+    }
+    let mut w = Wires::new(nodes);
+    w.cut.push((1, 4));
+    w.run(Duration::from_secs(5));
+    w
+}
+
+fn next(w: &mut Wires, from: u8, to: u8) -> u8 {
+    let id = w.node(to).id();
+    let routing = w.node(from).routing();
+    let hop = routing.next_hop(routing.origin(&id).unwrap()).unwrap();
+    w.nodes.iter().find(|(_, node)| node.id() == hop).unwrap().0
+}
+
+/// Sends for `seconds`, a packet each 20 ms; returns how many arrived in each second.
+fn stream(w: &mut Wires, seconds: usize) -> Vec<usize> {
+    let second = |w: &mut Wires| {
+        let before = w.delivered.iter().filter(|(to, _)| *to == 4).count();
+        for _ in 0..50 {
+            w.send(1, 4, 7);
+            w.run(Duration::from_millis(20));
+        }
+        w.delivered.iter().filter(|(to, _)| *to == 4).count() - before
+    };
+    (0..seconds).map(|_| second(w)).collect()
+}
+
+#[test]
+fn a_relay_that_swallows_is_left_within_seconds_and_stays_left() {
+    let mut w = two_relays();
+    assert!(stream(&mut w, 3).iter().all(|n| *n >= 48), "both relays are honest");
+    let liar = next(&mut w, 1, 4);
+    w.dark.push((liar, 4));
+    let arrived = stream(&mut w, 60);
+    let silent = arrived.iter().filter(|n| **n < 45).count();
+    assert!(silent <= 6, "packets a second: {arrived:?}");
+    assert!(arrived[10..].iter().all(|n| *n >= 48), "it takes nobody in again: {arrived:?}");
+    assert_ne!(next(&mut w, 1, 4), liar);
+    assert!(w.node(1).counters.ways_given_up >= 1);
+}
+
+#[test]
+fn a_relay_that_swallows_from_the_beginning_keeps_no_session_from_coming_about() {
+    let mut w = two_relays();
+    let liar = next(&mut w, 1, 4);
+    w.dark.push((liar, 4));
+    let arrived = stream(&mut w, 20);
+    assert!(arrived[12..].iter().all(|n| *n >= 45), "packets a second: {arrived:?}");
+}
+
+#[test]
+fn nobody_is_asked_while_nothing_is_sent() {
+    let mut w = two_relays();
+    stream(&mut w, 3);
+    w.run(Duration::from_secs(10));
+    w.tape.clear();
+    w.run(Duration::from_secs(60));
+    let relayed = w.tape.iter().filter(|t| t.2[0] == packet::HOP).count();
+    assert_eq!(relayed, 0);
+}
