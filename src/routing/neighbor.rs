@@ -215,9 +215,16 @@ impl Neighbor {
         takes
     }
 
-    /// How many introductions may lack an announcement at a time.
+    /// How many introductions may lack an announcement at a time: half as many more as have got one, so that the table of a large
+    /// mesh comes in a dozen round trips.
     fn open(&self) -> u32 {
-        WINDOW + self.proven.min(MAX_WINDOW)
+        WINDOW + (self.proven / 2).min(MAX_WINDOW)
+    }
+
+    /// An introduction has got no announcement in time.
+    pub fn lapse(&mut self) {
+        self.unproven -= 1;
+        self.proven /= 2;
     }
 
     /// Whether one more introduction is taken that may be of nobody. A little more than was told: what the neighbour goes by may

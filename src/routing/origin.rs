@@ -69,6 +69,7 @@ impl Origin {
 
     pub fn learned_mut(&mut self, n: NeighborId) -> &mut Learned {
         if self.learned.len() <= n.slot() {
+            self.learned.reserve_exact(n.slot() + 1 - self.learned.len());
             self.learned.resize(n.slot() + 1, Learned::default());
         }
         &mut self.learned[n.slot()]
@@ -76,6 +77,7 @@ impl Origin {
 
     pub fn sent_mut(&mut self, n: NeighborId) -> &mut Sent {
         if self.sent.len() <= n.slot() {
+            self.sent.reserve_exact(n.slot() + 1 - self.sent.len());
             self.sent.resize(n.slot() + 1, Sent::default());
         }
         &mut self.sent[n.slot()]

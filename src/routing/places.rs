@@ -58,8 +58,10 @@ impl Routing {
             *self.origins[o as usize].learned_mut(n) = Learned::default();
             let Some(neighbor) = self.neighbor_mut(n) else { continue };
             neighbor.slots.set(slot, Slot::Empty);
-            neighbor.unproven -= u32::from(unproven);
-            self.counters.introductions_expired += u64::from(unproven);
+            if unproven {
+                neighbor.lapse();
+                self.counters.introductions_expired += 1;
+            }
         }
     }
 
@@ -184,6 +186,10 @@ impl Routing {
     pub(super) fn new_origin(&mut self, now: Instant, id: NodeId, right: Right) -> Option<u32> {
         let free = match self.free.pop() {
             None if self.origins.len() < MAX_ORIGINS => {
+                if self.origins.len() == self.origins.capacity() {
+                    // An eighth more, not twice as much: the table is most of what a node in a large mesh holds.
+                    self.origins.reserve_exact(16.max(self.origins.len() / 8));
+                }
                 self.origins.push(Origin::new(now, id));
                 Some(self.origins.len() as u32 - 1)
             }
@@ -215,13 +221,12 @@ impl Routing {
         }
         let Some(o) = bound.origin() else { return };
         let learned = self.origins[o as usize].learned_mut(n);
+        // A node that is known already shows nothing of the neighbour's word, and earns it no room.
         let (other, counted) = (learned.slot, learned.unproven);
         (learned.slot, learned.unproven) = (slot, unproven);
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         neighbor.unproven += u32::from(unproven);
         neighbor.unproven -= u32::from(counted);
-        // Introducing one node again and again earns no room.
-        neighbor.proven += u32::from(!unproven && other == NO_SLOT);
         // One node has one slot.
         if other != NO_SLOT && other != slot {
             neighbor.slots.set(other, Slot::Ignored);
