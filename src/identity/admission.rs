@@ -45,6 +45,14 @@ pub enum Refusal {
     TooMuch,
 }
 
+impl Refusal {
+    /// Whether it says nothing of the announcement's origin: whoever brought it made it up, or changed it.
+    #[must_use]
+    pub fn is_of_the_bearer(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::RecordMismatch | Self::ForgedIdentity | Self::TooLarge)
+    }
+}
+
 impl From<Malformed> for Refusal {
     fn from(value: Malformed) -> Self {
         Self::Malformed(value.0)

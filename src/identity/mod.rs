@@ -13,6 +13,7 @@ pub use invite::{Admission, Invite, InviteError, InviteKey};
 pub use network::{IPV4_ATTEMPTS, Network};
 pub use record::{
     MAX_ENDPOINTS, MAX_PREFIXES, MAX_SERVICES, Record, RecordContent, RecordSource, Verified, Verify, authenticate,
+    signed_seqno,
 };
 
 use zeroize::Zeroizing;

@@ -97,6 +97,13 @@ impl Verify for Network {
     }
 }
 
+/// The sequence number in an announcement of this node whose signature was found good, though it was refused for something else.
+#[must_use]
+pub fn signed_seqno(announcement: &[u8], id: &NodeId) -> Option<SeqNo> {
+    let raw: proto::Announcement = wire::decode(announcement, "announcement").ok()?;
+    (raw.node_id == id.0).then_some(raw.seqno)
+}
+
 /// Verifies an announcement and its record: shape, size, hash, NodeId, signature, certificate signature.
 pub fn authenticate(network: &Network, announcement: &[u8], record: RecordSource<'_>) -> Result<Verified, Refusal> {
     // Everybody keeps it for everybody: what it may hold is bounded before anything is looked at.

@@ -22,6 +22,8 @@ const BACKLOG: usize = 64;
 const ACK_DELAY: Duration = Duration::from_millis(20);
 const MIN_RTO: Duration = Duration::from_millis(200);
 const MAX_RTO: Duration = Duration::from_secs(3);
+/// New epochs of the neighbour that are heard at once; after that one a second. Each makes us forget what it had said.
+const EPOCHS: u64 = 8;
 
 /// What a received segment means for the owner.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub(super) struct Channel {
     peer_epoch: u64,
     /// The newest epoch seen of the neighbour.
     newest: u64,
+    /// How many more new epochs are heard, and when that was last counted.
+    epochs: (u64, Instant),
     received: u32,
     ahead: BTreeMap<u32, (Vec<u8>, bool)>,
     partial: Vec<u8>,
@@ -74,6 +78,7 @@ impl Channel {
             backlog: VecDeque::new(),
             peer_epoch: 0,
             newest: 0,
+            epochs: (EPOCHS, now),
             received: 0,
             ahead: BTreeMap::new(),
             partial: Vec::new(),
@@ -84,7 +89,13 @@ impl Channel {
     }
 
     fn restart(&mut self, now: Instant) {
-        *self = Self { epoch: (self.epoch + 1).max(now.0 + 1), newest: self.newest, rto: self.rto, ..Self::new(now) };
+        *self = Self {
+            epoch: (self.epoch + 1).max(now.0 + 1),
+            newest: self.newest,
+            epochs: self.epochs,
+            rto: self.rto,
+            ..Self::new(now)
+        };
     }
 
     pub fn set_rtt(&mut self, rtt: Duration) {
@@ -156,12 +167,27 @@ impl Channel {
         out
     }
 
+    /// Whether one more new epoch of the neighbour is heard.
+    fn hears_epoch(&mut self, now: Instant) -> bool {
+        let (left, counted) = &mut self.epochs;
+        let seconds = now.since(*counted).as_secs();
+        if seconds > 0 {
+            (*left, *counted) = (left.saturating_add(seconds).min(EPOCHS), now);
+        }
+        let hears = *left > 0;
+        *left -= u64::from(hears);
+        hears
+    }
+
     fn take_in(&mut self, now: Instant, segment: Segment) -> Received {
         let mut out = Received::default();
         if segment.epoch < self.newest.max(1) {
             return out;
         }
         if segment.epoch != self.peer_epoch {
+            if !self.hears_epoch(now) {
+                return out;
+            }
             self.newest = segment.epoch;
             out.peer_restarted = self.peer_epoch != 0;
             let for_us = segment.peer_epoch == 0 || segment.peer_epoch == self.epoch;
@@ -355,6 +381,17 @@ mod tests {
             carry(now, b, a, &mut to_a);
         }
         (to_a, to_b)
+    }
+
+    #[test]
+    fn a_neighbour_that_starts_afresh_without_end_is_heard_once_a_second() {
+        let mut channel = Channel::new(Instant(1));
+        let mut restarts = 0;
+        for i in 0..10_000u64 {
+            let segment = Segment { epoch: 10 + i, seq: 1, payload: vec![7], ..Segment::default() };
+            restarts += u64::from(channel.receive(Instant(1000 * i), segment).peer_restarted);
+        }
+        assert!((9..=EPOCHS + 10).contains(&restarts), "{restarts} in 10 s");
     }
 
     #[test]

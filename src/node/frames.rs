@@ -145,6 +145,9 @@ impl Node {
     /// A neighbour has a newer announcement of this node than this node itself: its state was lost, or its clock was ahead
     /// once. That it is ours, our signature shows: the next one goes beyond it.
     fn on_yours(&mut self, body: &proto::Body) {
+        if self.routing.own().is_some_and(|present| present.bytes == body.announcement) {
+            return;
+        }
         let own = self.verifier.verify(&body.announcement, RecordSource::Bytes(&body.record));
         match own {
             Ok(own) if own.id == self.identity.id() => self.own.go_beyond(own.seqno),

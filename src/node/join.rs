@@ -22,6 +22,8 @@ pub(super) const GRANT_REPEATS: u32 = 20;
 const GRANTED_FOR: UnixTime = 365 * 86_400;
 /// And for so long already: clocks differ.
 const GRANTED_BEFORE: UnixTime = 3600;
+/// Nodes with which there are sessions at a time, links aside.
+const MAX_PEERS: usize = 4096;
 /// Nodes remembered that speak another version.
 const MAX_FOREIGN: usize = 64;
 
@@ -141,6 +143,9 @@ impl Node {
         let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
         let newer = known.filter(|known| known.seqno > info.seqno).cloned();
         self.foreign.remove(&id);
+        if self.peers.get(&id).is_none() {
+            self.make_room_for_peer(now);
+        }
         let peer = self.peers.get_or_insert_with(id, || Peer::new(Arc::clone(&info), now));
         peer.is_behind = newer.is_some();
         peer.info = newer.unwrap_or(info);
@@ -180,6 +185,20 @@ impl Node {
             self.open_link(now, id, &transport, via, initiator);
         }
         self.tables_dirty = true;
+    }
+
+    /// Whoever has no link and has been silent longest goes when there are too many: in a network without certificates one member can
+    /// be as many nodes as it likes.
+    fn make_room_for_peer(&mut self, now: Instant) {
+        if self.peers.len() < MAX_PEERS {
+            return;
+        }
+        let heard = |peer: &Peer| peer.sessions.iter().map(|s| s.seen.1.max(s.since)).max();
+        let spare = self.peers.iter().filter(|(_, peer)| peer.link.is_none());
+        if let Some(id) = spare.min_by_key(|(id, peer)| (heard(peer), **id)).map(|(id, _)| *id) {
+            self.counters.peers_displaced += 1;
+            self.drop_peer(now, id, "others needed its place");
+        }
     }
 
     /// Gives who came with an invitation of ours its certificate: the same one again, if it has one. Only a member whose

@@ -312,7 +312,9 @@ impl Node {
     /// A neighbour has lost its state, or its clock was ahead once: with the announcement that others have of it, it can go on
     /// where it was.
     pub(super) fn tell_behind(&mut self, id: &NodeId) {
-        let Some(peer) = self.peers.get_mut(id).filter(|p| p.is_behind && p.is_up()) else { return };
+        let Some(peer) = self.peers.get_mut(id).filter(|p| p.is_behind && p.is_up() && p.channel.has_room()) else {
+            return;
+        };
         peer.is_behind = false;
         let (announcement, record) = (peer.info.bytes.clone(), peer.info.record.bytes.clone());
         let kind = proto::control_message::Kind::Yours(proto::Body { slot: 0, announcement, record });
@@ -374,6 +376,7 @@ impl Node {
         self.puncher.end(now, &id);
         if let Some(peer) = self.peers.remove(&id) {
             self.release_sessions(now, peer.sessions);
+            self.routing.unmeet(&id);
         }
     }
 

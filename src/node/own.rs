@@ -96,7 +96,7 @@ impl Own {
         self.asked = true;
     }
 
-    /// Others have an announcement of ours, signed by us, with this sequence number.
+    /// Others have an announcement of ours, signed by us, with this sequence number, which is not the present one.
     pub fn go_beyond(&mut self, seqno: SeqNo) {
         if seqno >= self.seqno {
             self.known = self.known.max(seqno);
@@ -151,7 +151,8 @@ impl Own {
 
     fn due(&self) -> Instant {
         if self.known >= self.seqno && self.known > 0 && self.seqno < SeqNo::MAX {
-            Instant::default()
+            // Each costs a signature, and everybody hears of it.
+            self.announced + ON_REQUEST
         } else if self.asked {
             self.answered.map_or(Instant::default(), |at| at + ON_REQUEST).min(self.announced + REFRESH)
         } else if self.dirty {

@@ -45,6 +45,10 @@ impl Peers {
         Some(peer)
     }
 
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
     pub fn iter(&self) -> btree_map::Iter<'_, NodeId, Peer> {
         self.map.iter()
     }

@@ -306,7 +306,8 @@ impl Node {
             let due = peer.is_up() && channel_due(peer, &self.routing).is_some_and(|at| at <= now);
             let (Some(neighbor), true) = (peer.neighbor, due) else { continue };
             let Some(peer) = self.peers.get_mut(&id) else { continue };
-            while let Some(request) = self.routing.next_request(neighbor) {
+            while peer.channel.has_room() {
+                let Some(request) = self.routing.next_request(neighbor) else { break };
                 peer.channel.send(&encode_control(control_message::Kind::SeqnoRequest(request)));
             }
             while peer.channel.has_room() {

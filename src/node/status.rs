@@ -23,6 +23,8 @@ pub struct Counters {
     pub handshakes_failed: u64,
     /// Handshakes that were begun before the peer's last start and ended after it.
     pub handshakes_stale: u64,
+    /// Nodes without a link whose sessions ended because others needed their places.
+    pub peers_displaced: u64,
     pub rekeys: u64,
     pub roams: u64,
     /// Ways by relays by which packets were seen not to arrive.
@@ -173,6 +175,7 @@ impl Node {
             ("handshakes_pending", pending as u64),
             ("handshakes_claimed", self.claims.len() as u64),
             ("handshakes_stale", c.handshakes_stale),
+            ("peers_displaced", c.peers_displaced),
             ("handshakes_over_budget", s.over_budget),
             ("rekeys", c.rekeys),
             ("roams", c.roams),
@@ -188,6 +191,7 @@ impl Node {
             ("route_updates_sent", r.updates_sent),
             ("route_updates_received", r.updates_received),
             ("route_entries_refused", r.entries_refused),
+            ("announcements_unasked", r.bodies_unasked),
             ("seqno_requests_sent", r.requests_sent),
             ("route_table_full", r.table_full),
             ("cookies_sent", s.cookies_sent),

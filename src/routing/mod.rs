@@ -94,6 +94,8 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Entries that named a slot which the neighbour had not introduced.
     pub entries_refused: u64,
+    /// Announcements that a neighbour brought without being asked.
+    pub bodies_unasked: u64,
     /// Nodes turned down because the table is full.
     pub table_full: u64,
     /// Nodes that made room for others.
@@ -201,13 +203,26 @@ impl Routing {
         neighbor.slots.clear();
         (neighbor.received, neighbor.unproven, neighbor.proven, neighbor.turned_away) = (0, 0, 0, 0);
         (neighbor.granted, neighbor.lost) = (WINDOW, false);
+        neighbor.wants.clear();
         for o in 0..self.origins.len() as u32 {
             let Some(learned) = self.origins[o as usize].learned.get_mut(n.slot()) else { continue };
-            if std::mem::take(learned).metric < INFINITY {
+            let before = std::mem::take(learned);
+            if before.metric < INFINITY {
                 self.reselect(now, o);
+            }
+            if before.unproven {
+                // Otherwise whoever starts afresh again and again would fill the table with what may be nobody.
+                self.free_if_unused(o);
             }
         }
         self.ask_again(now);
+    }
+
+    /// A node is no longer seen to be there: its place is as good as that of others of whom neighbours tell.
+    pub fn unmeet(&mut self, id: &NodeId) {
+        if let Some(o) = self.origin(id).filter(|o| *o != 0) {
+            self.origins[o as usize].met = false;
+        }
     }
 
     fn forget_sent(&mut self, n: NeighborId) {

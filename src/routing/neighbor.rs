@@ -1,6 +1,6 @@
 //! A neighbour: what is to be sent to it, and the cells that each origin holds for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{BATCH_DELAY, PATIENCE, REST, WINDOW};
 use crate::{
@@ -27,6 +27,19 @@ pub(super) struct Learned {
     pub slot: u32,
     /// It takes one of the places that the neighbour has for introductions without an announcement.
     pub unproven: bool,
+    /// The neighbour was asked for the announcement, and has not answered.
+    pub asked: Asked,
+    /// Answers of the neighbour's that were of no use: after a few it is asked in its turn only.
+    pub useless: u8,
+}
+
+/// What a neighbour was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Asked {
+    #[default]
+    Nothing,
+    Announcement,
+    WithRecord,
 }
 
 /// What a neighbour's slot stands for.
@@ -96,7 +109,7 @@ const REQUESTS: (u32, u32) = (20, 64);
 
 impl Default for Learned {
     fn default() -> Self {
-        Self { seqno: 0, metric: INFINITY, slot: NO_SLOT, unproven: false }
+        Self { seqno: 0, metric: INFINITY, slot: NO_SLOT, unproven: false, asked: Asked::Nothing, useless: 0 }
     }
 }
 
@@ -148,8 +161,8 @@ pub(super) struct Neighbor {
     /// The neighbour's slots: which origin of ours each is.
     pub slots: Slots,
     pub requests: VecDeque<SeqnoRequest>,
-    /// Slots of the neighbour to ask for, and whether the record is needed.
-    pub wants: Vec<(u32, bool)>,
+    /// Slots of the neighbour to ask for, and whether the record is needed: each at most once.
+    pub wants: BTreeMap<u32, bool>,
     /// Origins whose announcement the neighbour has asked for, and whether it needs the record.
     pub wanted: VecDeque<(u32, bool)>,
     /// Introductions sent since the channel began, how many the neighbour takes, and what waits for more.
@@ -185,7 +198,7 @@ impl Neighbor {
             woken: false,
             slots: Slots::default(),
             requests: VecDeque::new(),
-            wants: Vec::new(),
+            wants: BTreeMap::new(),
             wanted: VecDeque::new(),
             introduced: 0,
             room: WINDOW,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod liars;
+
 use super::*;
 use crate::{
     crypto::{Rng, SigningKey},

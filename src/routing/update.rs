@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS, REQUEST_MAX, Routing, Slot,
-    is_feasible, places::Right,
+    ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS, REQUEST_MAX, Routing,
+    Slot, is_feasible, neighbor::Asked, places::Right,
 };
 use crate::{
-    identity::{Refusal, Verified},
+    identity::{Refusal, Verified, signed_seqno},
     types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
     wire::proto::{Body, Introduction, RouteUpdate, SeqnoRequest},
 };
@@ -17,6 +17,8 @@ const UPDATE_BYTES: usize = 1000;
 const MAX_REQUESTS: usize = 256;
 /// Announcements that a neighbour may have asked for at a time; it asks again for what did not come.
 const MAX_WANTED: usize = 512;
+/// After so many useless answers about an origin a neighbour is asked about it in its turn only.
+const MAX_USELESS: u8 = 3;
 /// Who was asked in vain is looked at again after so long at the latest.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -92,10 +94,16 @@ impl Routing {
         }
         let mut update = RouteUpdate::default();
         let neighbor = self.neighbor_mut(n)?;
-        for (slot, record) in std::mem::take(&mut neighbor.wants) {
-            if record { update.wants_record.push(slot) } else { update.wants.push(slot) }
+        let mut bytes = 0;
+        while bytes < UPDATE_BYTES {
+            let Some((slot, record)) = neighbor.wants.pop_first() else { break };
+            if record {
+                update.wants_record.push(slot)
+            } else {
+                update.wants.push(slot)
+            }
+            bytes += 4;
         }
-        let mut bytes = 4 * (update.wants.len() + update.wants_record.len());
         // How much more there is room for is worth telling once half of it is used.
         let room = neighbor.window();
         if room > neighbor.granted
@@ -122,7 +130,7 @@ impl Routing {
             bytes += self.append(&mut update, n, o)?;
         }
         let neighbor = self.neighbor_mut(n)?;
-        if neighbor.queue.is_empty() && neighbor.wanted.is_empty() {
+        if neighbor.queue.is_empty() && neighbor.wanted.is_empty() && neighbor.wants.is_empty() {
             // What could not be asked for yet will be.
             neighbor.due = neighbor.asked_again.filter(|_| neighbor.lost).map(|at| at + REPEAT);
         }
@@ -237,42 +245,53 @@ impl Routing {
         }
     }
 
-    /// An announcement that we had asked for.
+    /// An announcement that we had asked this neighbour for. Others cost no signature check.
     fn handle_body(&mut self, now: Instant, n: NeighborId, body: &Body, judge: &mut dyn Judge) -> Result<(), Refusal> {
         let slot = self.neighbor(n).map_or(Slot::Empty, |p| p.slots.get(body.slot));
         let Some(o) = slot.origin().filter(|o| *o != 0) else { return Ok(()) };
+        let asked = std::mem::take(&mut self.origins[o as usize].learned_mut(n).asked);
+        if asked == Asked::Nothing {
+            self.counters.bodies_unasked += 1;
+            return Ok(());
+        }
         let known = self.announcement(o).map(|a| Arc::clone(&a.record));
         let known_seqno = self.origins[o as usize].signed();
-        let offered = self.learned(n, o).seqno;
         let id = self.origins[o as usize].id;
-        self.origins[o as usize].asked = None;
         let judged = judge
             .judge(&body.announcement, &body.record, known.as_ref())
             .and_then(|v| if v.id == id { Ok(v) } else { Err(Refusal::ForgedIdentity) });
+        // A number that the neighbour can't show counts for nothing.
+        let show = |learned: &mut Learned, shown: SeqNo| learned.seqno = learned.seqno.min(shown.max(known_seqno));
         match judged {
             Ok(verified) => {
-                // A number that it can't show counts for nothing.
                 let learned = self.origins[o as usize].learned_mut(n);
-                learned.seqno = learned.seqno.min(verified.seqno.max(known_seqno));
+                show(learned, verified.seqno);
+                if verified.seqno <= known_seqno {
+                    learned.useless = learned.useless.saturating_add(1);
+                }
                 self.enter(now, verified, Right::Brought(n));
                 Ok(())
             }
-            Err(Refusal::RecordMismatch) if body.record.is_empty() => {
+            Err(Refusal::RecordMismatch) if body.record.is_empty() && asked == Asked::Announcement => {
                 self.ask(now, o, n, true);
                 Ok(())
             }
-            Err(refusal @ (Refusal::Malformed(_) | Refusal::RecordMismatch | Refusal::ForgedIdentity)) => {
-                // Not the origin's own words: what this neighbour offers doesn't count, and is the last choice when it offers it
-                // again. Otherwise whoever forges and offers by turns would make everybody's routes come and go.
-                self.origins[o as usize].learned_mut(n).metric = INFINITY;
-                self.distrust_way(now, o, n);
-                self.ask_again(now);
-                Err(refusal)
-            }
             Err(refusal) => {
-                // The origin itself is turned away; others would only bring the same.
+                let signed = if refusal.is_of_the_bearer() { None } else { signed_seqno(&body.announcement, &id) };
                 let origin = &mut self.origins[o as usize];
-                origin.refused = origin.refused.max(offered).max(1);
+                let learned = origin.learned_mut(n);
+                learned.useless = learned.useless.saturating_add(1);
+                let Some(signed) = signed else {
+                    // Not the origin's own words: what this neighbour offers doesn't count, and is the last choice when it offers it
+                    // again. Otherwise whoever forges and offers by turns would make everybody's routes come and go.
+                    learned.metric = INFINITY;
+                    self.distrust_way(now, o, n);
+                    self.ask_again(now);
+                    return Err(refusal);
+                };
+                // The origin itself is turned away, with what it has signed so far; others would only bring the same.
+                show(learned, signed);
+                origin.refused = origin.refused.max(signed).max(1);
                 self.turn_away(now, n, o);
                 Err(refusal)
             }
@@ -287,10 +306,11 @@ impl Routing {
             return;
         }
         let Some(neighbor) = self.neighbor_mut(n) else { return };
-        neighbor.wants.push((slot, record));
+        *neighbor.wants.entry(slot).or_default() |= record;
         neighbor.hurry(now);
         self.wake(n);
         let origin = &mut self.origins[o as usize];
+        origin.learned_mut(n).asked = if record { Asked::WithRecord } else { Asked::Announcement };
         origin.asked = Some((n, now));
         origin.asks = origin.asks.saturating_add(1);
         self.next_expiry = self.next_expiry.min(now + origin.ask_wait());
@@ -313,8 +333,9 @@ impl Routing {
             let wait = origin.ask_wait();
             let asked = origin.asked.filter(|(n, at)| now.since(*at) < wait && offers.contains(n));
             if asked.is_none() {
+                // One after the other, so that nobody who never answers keeps the others from being asked.
                 let before = origin.asked.map(|a| a.0);
-                let next = offers.iter().find(|n| Some(**n) != before).or(offers.first());
+                let next = offers.iter().find(|n| Some(**n) > before).or(offers.first());
                 if let Some(n) = next {
                     self.ask(now, o, *n, true);
                 }
@@ -407,8 +428,14 @@ impl Routing {
             self.events.push(Event::Doubted(id));
         }
         let origin = &mut self.origins[o as usize];
-        if metric < INFINITY && seqno > origin.signed().max(origin.refused) && origin.asked.is_none() {
-            self.ask(now, o, n, false);
+        let learned = origin.learned(n);
+        let is_patient = origin.asked.is_some_and(|(other, at)| other == n || now.since(at) < ASK_AGAIN);
+        if metric < INFINITY && seqno > origin.signed().max(origin.refused) && !is_patient {
+            if learned.asked == Asked::Nothing && learned.useless < MAX_USELESS {
+                self.ask(now, o, n, false);
+            } else {
+                self.lacking.insert(o);
+            }
         }
         self.reselect_after(now, n, o);
         self.hurry_requested(now, o);
@@ -437,7 +464,8 @@ impl Routing {
             self.next_expiry = self.next_expiry.min(origin.request_after);
             return;
         }
-        let request = SeqnoRequest { origin: origin.id.0.to_vec(), seqno: origin.fd.0 + 1, hops: REQUEST_HOPS };
+        let request =
+            SeqnoRequest { origin: origin.id.0.to_vec(), seqno: origin.fd.0.saturating_add(1), hops: REQUEST_HOPS };
         let mut offers: Vec<(Metric, NeighborId)> =
             self.ids().map(|n| (self.learned(n, o).metric, n)).filter(|(metric, _)| *metric < INFINITY).collect();
         if offers.is_empty() {

@@ -292,6 +292,37 @@ fn requests_for_sequence_numbers_cost_one_signature_a_second() {
     assert!(w.node(1).has_links());
 }
 
+/// A neighbour hands a node its own announcements, as if they were news.
+#[test]
+fn announcements_of_its_own_make_a_node_sign_once_a_second_at_most() {
+    let mut w = members();
+    w.run(Duration::from_secs(5));
+    let seqno = |w: &mut Wires| w.node(1).own_state().1;
+    let before = seqno(&mut w);
+    let yours = |w: &mut Wires| {
+        let own = w.node(1).routing().own().unwrap().clone();
+        proto::Body { slot: 0, announcement: own.bytes.clone(), record: own.record.bytes.clone() }
+    };
+    for _ in 0..500 {
+        let present = yours(&mut w);
+        control(&mut w, 3, 1, control_message::Kind::Yours(present));
+        w.run(Duration::from_millis(10));
+    }
+    assert_eq!(seqno(&mut w), before, "what it says at present is no news");
+    // One of the same number that is not the present one: as after a lost state.
+    let content = RecordContent { name: "earlier".to_owned(), ..Default::default() };
+    let began = w.now;
+    for _ in 0..500 {
+        let number = seqno(&mut w);
+        let earlier = identity(1).announce(&closed_network(), &content, number, 600).unwrap();
+        let body = proto::Body { slot: 0, announcement: earlier.bytes.clone(), record: earlier.record.bytes.clone() };
+        control(&mut w, 3, 1, control_message::Kind::Yours(body));
+        w.run(Duration::from_millis(10));
+    }
+    let (signed, seconds) = (seqno(&mut w) - before, w.now.since(began).as_secs() as u32);
+    assert!((1..=seconds + 1).contains(&signed), "{signed} in {seconds} s");
+}
+
 #[test]
 fn a_beacon_is_good_here_and_now_only() {
     let network = network(None);

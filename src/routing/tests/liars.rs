@@ -1,0 +1,183 @@
+//! A neighbour that lies about announcements keeps nobody's from coming.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::wire::proto::Introduction;
+
+/// What a neighbour may bring: a page of the book, one of a node that is turned away, or something made up.
+struct Liars {
+    book: Book,
+    expired: HashSet<Vec<u8>>,
+    judged: usize,
+}
+
+impl Judge for Liars {
+    fn may_be_member(&self, _: &NodeId) -> bool {
+        true
+    }
+
+    fn judge(
+        &mut self,
+        announcement: &[u8],
+        record: &[u8],
+        known: Option<&Arc<Record>>,
+    ) -> Result<Arc<Verified>, Refusal> {
+        self.judged += 1;
+        match announcement {
+            b"too large" => Err(Refusal::TooLarge),
+            b"another record" => Err(Refusal::RecordMismatch),
+            bytes if self.expired.contains(bytes) => Err(Refusal::ExpiredCertificate),
+            bytes => self.book.judge(bytes, record, known),
+        }
+    }
+}
+
+/// A node (0), what it hears of the node 3 from the neighbours 1 and 2, and the node 4, which is a neighbour too.
+struct Scene {
+    node: Routing,
+    liars: Liars,
+    now: Instant,
+    neighbors: [NeighborId; 3],
+}
+
+const SLOT: u32 = 5;
+
+impl Scene {
+    fn new() -> Self {
+        let mut book = Book::new(5);
+        let mut node = Routing::new(book.page(0, 10), Instant(0));
+        let neighbors = [1, 2, 4].map(|i: usize| node.neighbor_up(Instant(0), book.identities[i].id(), 10));
+        let liars = Liars { book, expired: HashSet::new(), judged: 0 };
+        let mut scene = Self { node, liars, now: Instant(1), neighbors };
+        scene.asked(0);
+        scene
+    }
+
+    fn say(&mut self, who: usize, update: &RouteUpdate) -> Vec<Refusal> {
+        self.node.handle_update(self.now, self.neighbors[who], update, &mut self.liars)
+    }
+
+    /// A neighbour offers a way to the node 3 with this sequence number.
+    fn offer(&mut self, who: usize, seqno: SeqNo) {
+        let id = self.liars.book.identities[3].id();
+        let introductions = vec![Introduction { slot: SLOT, node_id: id.0.to_vec() }];
+        let (slots, seqnos, metrics) = (vec![SLOT], vec![seqno], vec![7]);
+        self.say(who, &RouteUpdate { introductions, slots, seqnos, metrics, ..Default::default() });
+    }
+
+    fn bring(&mut self, who: usize, announcement: &[u8]) -> Vec<Refusal> {
+        let body = Body { slot: SLOT, announcement: announcement.to_vec(), record: vec![] };
+        self.say(who, &RouteUpdate { bodies: vec![body], ..Default::default() })
+    }
+
+    /// Whether the neighbour is asked for the announcement now.
+    fn asked(&mut self, who: usize) -> bool {
+        let mut asked = false;
+        while let Some(update) = self.node.next_update(self.now, self.neighbors[who]) {
+            asked |= update.wants.contains(&SLOT) || update.wants_record.contains(&SLOT);
+        }
+        asked
+    }
+
+    /// The honest neighbour answers as soon as it is asked; the seconds until then.
+    fn until_asked(&mut self, who: usize, limit: u64) -> Option<f64> {
+        let begin = self.now;
+        while self.now.since(begin) < Duration::from_secs(limit) {
+            if self.asked(who) {
+                return Some(self.now.since(begin).as_secs_f64());
+            }
+            self.now = self.now + Duration::from_millis(10);
+            self.node.handle_timeout(self.now);
+        }
+        None
+    }
+
+    fn seqno(&self) -> SeqNo {
+        let o = self.node.origin(&self.liars.book.identities[3].id());
+        o.and_then(|o| self.node.announcement(o)).map_or(0, |a| a.seqno)
+    }
+}
+
+/// What the liar brings is junk, or an old announcement that is refused: whatever number it had offered, the next one of the
+/// node is asked for and comes.
+#[test]
+fn junk_with_a_high_number_turns_nobody_away() {
+    for is_junk in [true, false] {
+        let mut s = Scene::new();
+        let (old, first, next) = (s.liars.book.page(3, 9), s.liars.book.page(3, 10), s.liars.book.page(3, 11));
+        s.liars.expired.insert(old.bytes.clone());
+        s.offer(0, SeqNo::MAX);
+        assert!(s.until_asked(0, 1).is_some());
+        s.bring(0, if is_junk { b"too large" } else { &old.bytes });
+        s.offer(1, 10);
+        assert!(s.until_asked(1, 5).is_some(), "the one who tells the truth is asked");
+        s.bring(1, &first.bytes);
+        assert_eq!(s.seqno(), 10);
+        s.offer(0, SeqNo::MAX);
+        s.until_asked(0, 5);
+        s.bring(0, if is_junk { b"too large" } else { &old.bytes });
+        s.offer(1, 11);
+        assert!(s.until_asked(1, 5).is_some());
+        s.bring(1, &next.bytes);
+        assert_eq!(s.seqno(), 11);
+    }
+}
+
+#[test]
+fn two_who_offer_and_never_answer_keep_nobody_from_being_asked() {
+    let mut s = Scene::new();
+    let page = s.liars.book.page(3, 10);
+    s.offer(0, SeqNo::MAX);
+    s.offer(1, SeqNo::MAX);
+    s.asked(0);
+    s.offer(2, 10);
+    let after = s.until_asked(2, 30);
+    assert!(after.is_some_and(|seconds| seconds < 5.0), "asked after {after:?} s");
+    s.bring(2, &page.bytes);
+    assert_eq!(s.seqno(), 10);
+}
+
+#[test]
+fn what_nobody_asked_for_costs_no_signature_check() {
+    let mut s = Scene::new();
+    let page = s.liars.book.page(3, 10);
+    s.offer(0, 10);
+    assert!(s.until_asked(0, 1).is_some());
+    for _ in 0..1000 {
+        s.bring(1, &page.bytes);
+    }
+    assert_eq!((s.liars.judged, s.seqno()), (0, 0));
+    s.bring(0, &page.bytes);
+    for _ in 0..1000 {
+        s.bring(0, &page.bytes);
+    }
+    assert_eq!((s.liars.judged, s.seqno()), (1, 10));
+}
+
+#[test]
+fn a_neighbour_that_takes_no_question_makes_us_keep_one() {
+    let mut s = Scene::new();
+    s.offer(0, 10);
+    for _ in 0..10_000 {
+        s.bring(0, b"another record");
+        s.offer(0, 10);
+    }
+    assert!(s.node.neighbor(s.neighbors[0]).unwrap().wants.len() <= 1);
+}
+
+/// A neighbour that starts afresh again and again, and introduces others each time.
+#[test]
+fn starting_afresh_gives_no_more_places() {
+    let mut s = Scene::new();
+    for round in 0..500u32 {
+        let introduction = |i: u32| Introduction {
+            slot: i,
+            node_id: crate::crypto::sha256(&[&(round * 100 + i).to_be_bytes()]).to_vec(),
+        };
+        let introductions = (0..100).map(introduction).collect();
+        s.say(0, &RouteUpdate { introductions, ..Default::default() });
+        s.node.forget_learned(s.now, s.neighbors[0]);
+    }
+    assert!(s.node.places() < 10, "{} places", s.node.places());
+}
