@@ -1,6 +1,6 @@
 //! A neighbour: what is to be sent to it, and the cells that each origin holds for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{BATCH_DELAY, PATIENCE, REST, WINDOW};
 use crate::{
@@ -62,42 +62,23 @@ impl Slot {
     }
 }
 
-/// Slots of one page.
-const PAGE: usize = 32;
-
-/// What a neighbour's slots stand for. The neighbour chooses their numbers, which are to cost nothing: only pages with
-/// something in them are there.
+/// What a neighbour's slots stand for. The neighbour chooses their numbers, which cost nothing.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
-    pages: Vec<Option<Box<[Slot; PAGE]>>>,
-}
+pub(super) struct Slots(HashMap<u32, Slot>);
 
 impl Slots {
     pub fn get(&self, slot: u32) -> Slot {
-        let page = self.pages.get(slot as usize / PAGE).and_then(Option::as_ref);
-        page.map_or(Slot::Empty, |page| page[slot as usize % PAGE])
+        self.0.get(&slot).copied().unwrap_or_default()
     }
 
-    /// Says what a slot stands for; returns what it stood for before. `slot` is less than [`super::MAX_ORIGINS`].
+    /// Says what a slot stands for; returns what it stood for before.
     pub fn set(&mut self, slot: u32, bound: Slot) -> Slot {
-        let (at, in_page) = (slot as usize / PAGE, slot as usize % PAGE);
-        if self.pages.len() <= at {
-            if bound == Slot::Empty {
-                return Slot::Empty;
-            }
-            self.pages.reserve_exact(at + 1 - self.pages.len());
-            self.pages.resize_with(at + 1, || None);
-        }
-        let page = self.pages[at].get_or_insert_with(|| Box::new([Slot::Empty; PAGE]));
-        let before = std::mem::replace(&mut page[in_page], bound);
-        if bound == Slot::Empty && page.iter().all(|s| *s == Slot::Empty) {
-            self.pages[at] = None;
-        }
-        before
+        let before = if bound == Slot::Empty { self.0.remove(&slot) } else { self.0.insert(slot, bound) };
+        before.unwrap_or_default()
     }
 
     pub fn clear(&mut self) {
-        self.pages.clear();
+        *self = Self::default();
     }
 }
 
@@ -268,26 +249,5 @@ impl Neighbor {
     /// Something is to be sent at `due` at the latest.
     pub fn hurry(&mut self, due: Instant) {
         self.due = Some(self.due.map_or(due, |d| d.min(due)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_cost_what_is_in_them_whatever_their_numbers() {
-        let mut slots = Slots::default();
-        let there = |slots: &Slots| slots.pages.iter().flatten().count();
-        let last = super::super::MAX_ORIGINS as u32 - 1;
-        assert_eq!(slots.set(last, Slot::Empty), Slot::Empty);
-        assert_eq!(slots.pages.len(), 0, "nothing at the end is nothing");
-        assert_eq!(slots.set(last, Slot::Ignored), Slot::Empty);
-        assert_eq!(slots.set(7, Slot::Origin(3)), Slot::Empty);
-        assert_eq!((there(&slots), slots.get(last), slots.get(7)), (2, Slot::Ignored, Slot::Origin(3)));
-        assert_eq!((slots.get(8), slots.get(last - 1), slots.get(1000)), (Slot::Empty, Slot::Empty, Slot::Empty));
-        assert_eq!(slots.set(last, Slot::Empty), Slot::Ignored);
-        assert_eq!(slots.set(7, Slot::Empty), Slot::Origin(3));
-        assert_eq!(there(&slots), 0, "what is empty again costs nothing");
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Judge {
     evictions: u64,
     examples: Vec<String>,
     links_lost: BTreeMap<&'static str, u64>,
+    /// What honest nodes held on average at the look at which that was most.
+    memory: f64,
     strays: BTreeMap<SocketAddr, u64>,
     panics: u64,
 }
@@ -88,12 +90,13 @@ pub struct HostileReport {
     pub misled: u64,
     /// Seconds since the beginning, and the share lost, where it was more than a hundredth in ten seconds.
     pub worst_times: Vec<(u64, f64)>,
-    /// What honest nodes held at most, in bytes: the mean, and the mean in the run without hostile nodes.
+    /// What honest nodes held on average, in bytes, at the look at which that was most; and in the run without hostile nodes.
     pub memory: f64,
     pub memory_without: f64,
     /// The ratio of the two; 1.5 is allowed.
     pub memory_ratio: f64,
-    /// The same of the honest node for which it is largest, and the most bytes that one held more; 1 MiB is allowed.
+    /// The same of each honest node when it held most, of the one for which it is largest; and the most bytes that one held more;
+    /// 1 MiB is allowed.
     pub worst_memory_ratio: f64,
     pub worst_memory_extra: f64,
     /// How often an honest node did not know, reach or rightly address another one.
@@ -115,7 +118,9 @@ pub struct HostileReport {
 /// What the run without hostile nodes showed, for comparison.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Baseline {
+    /// Of each node, when it held most.
     memory: Vec<isize>,
+    mean_memory: f64,
     kept: Kept,
     links_lost: BTreeMap<&'static str, u64>,
     bytes: f64,
@@ -219,7 +224,10 @@ impl World {
     /// mended: it counts if it is still so a little later.
     pub(in crate::sim) fn inspect(&mut self) {
         let now = self.now();
+        let held: f64 = self.honest().map(|i| self.places[i].memory.0 as f64).sum();
+        let mean = held / self.honest().count().max(1) as f64;
         let Some(mut stage) = self.stage.take() else { return };
+        stage.judge.memory = stage.judge.memory.max(mean);
         let judge = &mut stage.judge;
         let honest: Vec<usize> = (0..self.places.len()).filter(|i| !stage.scene.hostile[*i]).collect();
         let is_second = !judge.suspects.is_empty();
@@ -254,6 +262,7 @@ impl World {
         let count = self.honest().count().max(1) as f64;
         Baseline {
             memory: self.places.iter().map(|p| p.memory.1).collect(),
+            mean_memory: stage.judge.memory,
             kept: stage.stream.kept,
             links_lost: stage.judge.links_lost.clone(),
             bytes: self.honest().map(|i| self.places[i].bytes as f64).sum::<f64>() / count,
@@ -272,7 +281,6 @@ impl World {
         let with = self.baseline();
         let Some(stage) = &self.stage else { return HostileReport::default() };
         let honest: Vec<usize> = self.honest().collect();
-        let mean = |memory: &[isize]| honest.iter().map(|i| memory[*i] as f64).sum::<f64>() / honest.len() as f64;
         let ratio = |i: &usize| with.memory[*i] as f64 / (without.memory[*i] as f64).max(1.0);
         let extra = |i: &usize| with.memory[*i] as f64 - without.memory[*i] as f64;
         let mut deeds = BTreeMap::new();
@@ -303,9 +311,9 @@ impl World {
             forged: with.kept.forged,
             misled: with.kept.misled,
             worst_times: worst.map(|(ten, (sent, lost))| (ten as u64 * 10, *lost as f64 / *sent as f64)).collect(),
-            memory: mean(&with.memory),
-            memory_without: mean(&without.memory),
-            memory_ratio: mean(&with.memory) / mean(&without.memory).max(1.0),
+            memory: with.mean_memory,
+            memory_without: without.mean_memory,
+            memory_ratio: with.mean_memory / without.mean_memory.max(1.0),
             worst_memory_ratio: honest.iter().map(ratio).fold(0.0, f64::max),
             worst_memory_extra: honest.iter().map(extra).fold(0.0, f64::max),
             evictions: stage.judge.evictions,
