@@ -58,6 +58,9 @@ const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
 const MAX_ANSWERS: u32 = FRESH_AFTER + 2;
 /// Repeats are answered as long as no more than so many times the bytes go to an address than came from it.
 const MAX_GAIN: usize = 3;
+/// The shortest first message of `XX`, and what an answer has beside the announcement and the record.
+const SHORTEST_FIRST: usize = 1232;
+const ANSWER_FRAME: usize = 1400;
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
@@ -315,9 +318,11 @@ impl Sessions {
             return Ok(());
         }
         let way = (via, neighbor);
-        let under_load = matches!(via, Via::Direct(_)) && self.cookies.demands(now);
+        let is_direct = matches!(via, Via::Direct(_));
+        let under_load = is_direct && self.cookies.demands(now);
+        let is_long = is_direct && f.kind == HandshakeKind::Xx1 && self.answers_at_length();
         let proven = self.cookies.check(way, &[header, f.body, &f.mac1], &f.mac2);
-        if !proven && (under_load || !self.budget.spares_cookie(now, way)) {
+        if !proven && (under_load || is_long || !self.budget.spares_cookie(now, way)) {
             // Only the first fragment tells a recording from what is new.
             if f.fragment > 0 {
                 return Ok(());
@@ -375,6 +380,11 @@ impl Sessions {
         self.by_index.insert(local_index, key);
         self.send_response(key);
         Ok(())
+    }
+
+    /// Whether what this node says of itself is too much for an address that has shown nothing.
+    fn answers_at_length(&self) -> bool {
+        ANSWER_FRAME + self.own.record.len() + self.own.announcement.len() > MAX_GAIN * SHORTEST_FIRST
     }
 
     /// A first message came again. Its first fragment alone is answered, and only if it is the same to the byte: whoever has

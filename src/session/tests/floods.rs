@@ -66,6 +66,10 @@ fn an_address_that_never_answered_gets_three_times_of_what_came_from_it_at_the_m
         let (came, gone) = reflect(&mut end(2, "s", None), cut, |begin| begin[0].clone());
         assert!(gone > 1000 && gone <= MAX_GAIN * came, "{gone} bytes for {came}");
         assert!(gone <= 20_000, "{gone} bytes");
+        let mut long = end(2, "s", None);
+        long.sessions.own.record.resize(2500, 0);
+        let (came, gone) = reflect(&mut long, cut, |begin| begin[0].clone());
+        assert!(gone > 0 && gone <= MAX_GAIN * came && long.sessions.pending() < 2, "{gone} bytes for {came}");
     }
 }
 
