@@ -20,7 +20,7 @@ use crate::types::{Instant, NodeId, NodeTag};
 const UNPROVEN: Rate = Rate { per_s: 10, burst: 40 };
 /// From one that shows a cookie.
 const PROVEN: Rate = Rate { per_s: 20, burst: 80 };
-/// From all that show cookies in one network of 24 or 48 bits, or behind one neighbour.
+/// From all that show cookies in one network of 24 or 48 bits, or behind one neighbour; and cookies by one neighbour.
 const MANY: Rate = Rate { per_s: 300, burst: 600 };
 /// From a way on which a handshake has ended well: enough for the tries of several renewals.
 const KNOWN: Rate = Rate { per_s: 1, burst: 10 };
@@ -66,8 +66,11 @@ impl Bucket {
         self.level >= (kept + 1) * TOKEN
     }
 
-    fn take(&mut self) {
-        self.level = self.level.saturating_sub(TOKEN);
+    /// Takes one, if there is one.
+    fn take(&mut self) -> bool {
+        let rest = self.level.checked_sub(TOKEN);
+        self.level = rest.unwrap_or(self.level);
+        rest.is_some()
     }
 }
 
@@ -83,6 +86,8 @@ pub(super) enum Source {
     ProvenNode(NodeId, NodeTag),
     ManyAddresses(IpAddr),
     ManyNodes(NodeId),
+    /// Who is sent cookies by this neighbour.
+    Cookies(NodeId),
     Known(Way),
 }
 
@@ -111,7 +116,7 @@ impl Source {
         match self {
             Self::Address(_) | Self::Neighbor(_) => UNPROVEN,
             Self::ProvenAddress(_) | Self::ProvenNode(..) => PROVEN,
-            Self::ManyAddresses(_) | Self::ManyNodes(_) => MANY,
+            Self::ManyAddresses(_) | Self::ManyNodes(_) | Self::Cookies(_) => MANY,
             Self::Known(_) => KNOWN,
         }
     }
@@ -158,6 +163,13 @@ impl Budget {
         }) && self.all.has_more_than(KEPT)
     }
 
+    /// Whether a cookie may be sent. By a relay it costs a seal and a turn of the node itself; who gets none tries again.
+    pub fn grants_cookie(&mut self, now: Instant, (via, neighbor): Way) -> bool {
+        let Via::Relayed(_) = via else { return true };
+        let Some(neighbor) = neighbor else { return false };
+        self.bucket(now, &Source::Cookies(neighbor)).take()
+    }
+
     /// Whether one more first message may cost something, and whom. `proven`: it has shown a cookie.
     pub fn take(&mut self, now: Instant, way: Way, proven: bool) -> Option<Source> {
         self.all.fill(now, ALL);
@@ -178,7 +190,9 @@ impl Budget {
             self.all.has_more_than(KEPT) && buckets.iter().flatten().all(|s| self.bucket(now, s).has_more_than(0));
         if may {
             self.all.take();
-            buckets.iter().flatten().for_each(|s| self.bucket(now, s).take());
+            for source in buckets.iter().flatten() {
+                self.bucket(now, source).take();
+            }
         }
         may.then_some(source)
     }
@@ -209,7 +223,9 @@ impl Budget {
         if of_one >= MAX_KNOWN_OF_ONE || self.known.len() >= MAX_KNOWN {
             let spare = self.known.iter().filter(|(_, k)| of_one < MAX_KNOWN_OF_ONE || k.peer == peer);
             let oldest = spare.min_by_key(|(_, k)| k.turn).map(|(way, _)| *way);
-            oldest.into_iter().for_each(|way| drop(self.known.remove(&way)));
+            if let Some(oldest) = oldest {
+                self.known.remove(&oldest);
+            }
         }
         self.known.insert(way, Known { peer, turn, bucket: Bucket::new(Instant::default(), KNOWN) });
     }
@@ -258,6 +274,10 @@ mod tests {
             "all by one relay"
         );
         assert_eq!(taken(&mut budget, 1_000_000, false, [relayed(2, 7)]), 1);
+        let granted =
+            |budget: &mut Budget, way: Way| (0..1000).filter(|_| budget.grants_cookie(Instant(0), way)).count();
+        assert_eq!((granted(&mut budget, relayed(1, 7)), granted(&mut budget, v4(1))), (600, 1000));
+        assert_eq!(granted(&mut budget, relayed(2, 7)), 600);
     }
 
     #[test]

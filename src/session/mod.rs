@@ -327,6 +327,10 @@ impl Sessions {
             if f.fragment > 0 {
                 return Ok(());
             }
+            if !self.budget.grants_cookie(now, way) {
+                self.counters.over_budget += 1;
+                return Ok(());
+            }
             self.counters.cookies_sent += 1;
             let bytes = self.cookies.reply(way, f.sender, &f.mac1, &mut self.rng);
             self.transmits.push_back(Outgoing { via, by: neighbor, bytes });
