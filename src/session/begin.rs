@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    Event, Gatekeeper, Outcome, Outgoing, PROVEN_TRIES, Refusal, Sessions, Via, check_version, fragment,
+    Event, Gatekeeper, Outcome, Outgoing, PROVEN_TRIES, Refusal, Sessions, Via,
+    budget::Way,
+    check_version,
+    fragment::{self, Whole},
     handshake::{Initiator, retry_after},
 };
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
 const MAX_INITIATORS: usize = 512;
 /// After so many tries without an answer a handshake begins anew, with fresh keys: the first message may have been read, and
 /// forgotten since; or somebody has copied it and was faster.
-const FRESH_AFTER: u32 = 4;
+pub(super) const FRESH_AFTER: u32 = 4;
 
 impl Sessions {
     /// Starts a handshake over `via`: `IK` with a peer whose static key is known, `XX` otherwise. The first message is sent
@@ -51,8 +54,10 @@ impl Sessions {
     pub fn handle_cookie(&mut self, now: Instant, receiver: u32, body: &[u8]) {
         let Some(initiator) = self.initiators.get_mut(&receiver) else { return };
         let cookie = initiator.last_mac1.iter().find_map(|mac1| self.cookies.open(body, mac1));
-        if cookie.is_some() && initiator.cookie.is_none() {
-            initiator.cookie = cookie;
+        let Some(cookie) = cookie.filter(|_| !initiator.complete) else { return };
+        // A later one is for another way, or the peer has started anew: the next try is soon enough for it, so that nobody is
+        // made to send at the pace of cookies.
+        if initiator.cookie.replace(cookie).is_none() {
             // Somebody is there.
             initiator.max_tries = PROVEN_TRIES;
             self.send_initiator(now, receiver);
@@ -62,7 +67,7 @@ impl Sessions {
     pub(super) fn second(
         &mut self,
         now: Instant,
-        via: Via,
+        (via, neighbor): Way,
         f: &HandshakeFragment<'_>,
         gate: &mut dyn Gatekeeper,
     ) -> Result<(), Option<Refusal>> {
@@ -74,7 +79,7 @@ impl Sessions {
         if !waiting {
             return Ok(());
         }
-        let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
+        let Some(Whole { message, .. }) = self.reassembly.add(now, via, f) else { return Ok(()) };
         let Some(mut initiator) = self.initiators.remove(&f.receiver) else { return Ok(()) };
         initiator.remote_index = f.sender;
         let (payload, noise_static) = match initiator.read_second(&message) {
@@ -97,7 +102,7 @@ impl Sessions {
         })();
         match outcome {
             Ok((peer, transport)) => {
-                initiator.via = via;
+                (initiator.via, initiator.by, initiator.expected) = (via, neighbor, Some(peer.id));
                 initiator.tries = 0;
                 initiator.max_tries = PROVEN_TRIES;
                 let (index, since) = (initiator.local_index, initiator.since);

@@ -1,11 +1,13 @@
-//! Stateless cookies under load, as in WireGuard §5.4.7: who can't receive at its address gets no state from us.
+//! Stateless cookies under load, as in WireGuard §5.4.7: who can't receive at its address, or at its node by a relay, gets no
+//! state from us.
 
 use crate::{
     crypto::{AeadKey, Cipher, HmacKey, Rng, sha256},
     types::{Duration, Instant},
     wire::packet::COOKIE,
 };
-use std::net::SocketAddr;
+
+use super::{Via, budget::Way};
 
 /// How long the secret behind the cookies lives.
 const ROTATE: Duration = Duration::from_secs(120);
@@ -52,8 +54,8 @@ impl CookieJar {
     }
 
     /// The cookie reply to the fragment that carried `mac1`.
-    pub fn reply(&self, to: SocketAddr, receiver: u32, mac1: &[u8; 16], rng: &mut Rng) -> Vec<u8> {
-        let mut cookie = self.secrets[0].tag(&[to.to_string().as_bytes()]);
+    pub fn reply(&self, to: Way, receiver: u32, mac1: &[u8; 16], rng: &mut Rng) -> Vec<u8> {
+        let mut cookie = self.secrets[0].tag(&[&name(to)]);
         let nonce = rng.next_u64();
         let tag = self.seal.seal(nonce, mac1, &mut cookie);
         let mut out = vec![COOKIE, 0, 0, 0];
@@ -77,11 +79,16 @@ impl CookieJar {
     }
 
     /// Whether `mac2` was made with a cookie that we gave to `from`.
-    pub fn check(&self, from: SocketAddr, parts: &[&[u8]], mac2: &[u8; 16]) -> bool {
-        self.secrets.iter().any(|secret| {
-            let cookie = secret.tag(&[from.to_string().as_bytes()]);
-            mac2_key(&cookie).verify(parts, mac2)
-        })
+    pub fn check(&self, from: Way, parts: &[&[u8]], mac2: &[u8; 16]) -> bool {
+        *mac2 != [0; 16] && self.secrets.iter().any(|s| mac2_key(&s.tag(&[&name(from)])).verify(parts, mac2))
+    }
+}
+
+/// What a cookie is good for: an address, or a node by the neighbour that relayed the question, who sees the answer.
+fn name((via, neighbor): Way) -> Vec<u8> {
+    match via {
+        Via::Direct(at) => at.to_string().into_bytes(),
+        Via::Relayed(tag) => [b"by ", &neighbor.map_or([0; 32], |n| n.0)[..], &tag.0.to_be_bytes()].concat(),
     }
 }
 

@@ -38,6 +38,11 @@ pub(super) fn split(
         .collect()
 }
 
+/// How long the datagrams of a message are together.
+pub(super) fn len_of(message: &[u8]) -> usize {
+    message.len() + message.len().div_ceil(BODY) * HANDSHAKE_HEADER
+}
+
 /// The parts that mac1 covers.
 pub(super) fn mac1_parts<'a>(header: &'a [u8; 12], fragment: &HandshakeFragment<'a>) -> [&'a [u8]; 2] {
     [header, fragment.body]
@@ -50,7 +55,18 @@ pub(super) fn header_of(fragment: &HandshakeFragment<'_>) -> [u8; 12] {
 
 struct Partial {
     pieces: Vec<Option<Vec<u8>>>,
+    /// The mac1 of the first piece.
+    first: [u8; 16],
     since: Instant,
+}
+
+/// A message put together.
+pub(super) struct Whole {
+    pub message: Vec<u8>,
+    /// The mac1 of its first fragment, which tells it from any other.
+    pub first: [u8; 16],
+    /// How long its datagrams were together.
+    pub len: usize,
 }
 
 /// Puts messages together. Only fragments with a sound mac1 come here.
@@ -63,28 +79,38 @@ type HandshakeKindKey = u8;
 
 impl Reassembly {
     /// Adds a fragment; returns the message once it is whole. Retransmitted fragments fill the gaps of earlier ones.
-    pub fn add(&mut self, now: Instant, via: Via, fragment: &HandshakeFragment<'_>) -> Option<Vec<u8>> {
+    pub fn add(&mut self, now: Instant, via: Via, fragment: &HandshakeFragment<'_>) -> Option<Whole> {
         if fragment.fragments == 1 {
-            return Some(fragment.body.to_vec());
+            let message = fragment.body.to_vec();
+            return Some(Whole { len: HANDSHAKE_HEADER + message.len(), first: fragment.mac1, message });
         }
         let key = (via, fragment.sender, fragment.kind.byte());
         if !self.partial.contains_key(&key) && self.partial.len() >= MAX_PARTIAL {
             let oldest = self.partial.iter().min_by_key(|(k, p)| (p.since, k.1)).map(|(k, _)| *k)?;
             self.partial.remove(&oldest);
         }
-        let entry = self
-            .partial
-            .entry(key)
-            .or_insert_with(|| Partial { pieces: vec![None; usize::from(fragment.fragments)], since: now });
+        let entry = self.partial.entry(key).or_insert_with(|| Partial {
+            pieces: vec![None; usize::from(fragment.fragments)],
+            first: [0; 16],
+            since: now,
+        });
         if entry.pieces.len() != usize::from(fragment.fragments) {
             return None;
         }
-        entry.pieces[usize::from(fragment.fragment)].get_or_insert_with(|| fragment.body.to_vec());
+        let piece = &mut entry.pieces[usize::from(fragment.fragment)];
+        if piece.is_none() {
+            *piece = Some(fragment.body.to_vec());
+            if fragment.fragment == 0 {
+                entry.first = fragment.mac1;
+            }
+        }
         if entry.pieces.iter().any(Option::is_none) {
             return None;
         }
-        let whole = self.partial.remove(&key)?.pieces.into_iter().flatten().collect::<Vec<_>>().concat();
-        Some(whole)
+        let Partial { pieces, first, .. } = self.partial.remove(&key)?;
+        let len = pieces.len() * HANDSHAKE_HEADER;
+        let message = pieces.into_iter().flatten().collect::<Vec<_>>().concat();
+        Some(Whole { len: len + message.len(), message, first })
     }
 
     pub fn expire(&mut self, now: Instant) {

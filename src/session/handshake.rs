@@ -111,6 +111,8 @@ pub(super) struct Initiator {
     ciphers: u32,
     /// Where the peer answers; until it does, where it was asked.
     pub via: Via,
+    /// Who relayed its answer, if somebody did.
+    pub by: Option<NodeId>,
     pub asked: Via,
     pub since: Instant,
     pub expected: Option<NodeId>,
@@ -158,6 +160,7 @@ impl Initiator {
             kem,
             ciphers: own.ciphers,
             via,
+            by: None,
             asked: via,
             since: now,
             expected,
@@ -233,10 +236,16 @@ pub(super) struct Responder {
     /// The second message, for when the first comes again.
     pub message: Vec<u8>,
     pub begun: Instant,
-    /// When the initiator last asked.
-    pub since: Instant,
     pub last_sent: Instant,
+    /// The mac1 of the first message's first fragment: what is to be answered again has the same.
+    pub first: [u8; 16],
+    /// How much has come of the initiator, and gone to it.
+    pub bytes: (usize, usize),
+    /// How often it was answered.
+    pub answers: u32,
     pub complete: bool,
+    /// Who it is, once that is known.
+    pub peer: Option<NodeId>,
     /// Who is to blame for it.
     pub source: Option<Source>,
     /// The neighbour that relayed it last.
@@ -293,9 +302,12 @@ impl FirstRead {
             kind,
             message,
             begun: now,
-            since: now,
             last_sent: now,
+            first: [0; 16],
+            bytes: (0, 0),
+            answers: 0,
             complete: false,
+            peer: None,
             source: None,
             by: None,
         })
@@ -314,7 +326,7 @@ impl Responder {
     /// Ends the handshake; what is left serves to repeat the answer.
     pub fn finish(&mut self, peer: NodeId) -> Result<Transport, Broken> {
         let mut noise = self.noise.take().ok_or(Broken)?;
-        self.complete = true;
+        (self.complete, self.peer) = (true, Some(peer));
         Ok(finish(&mut noise, peer, (self.local_index, self.remote_index), (self.cipher, &self.kem)))
     }
 }

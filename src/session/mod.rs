@@ -30,9 +30,10 @@ pub use transport::{Arrivals, Rejected, Transport};
 use zeroize::Zeroizing;
 
 use self::{
-    budget::{Budget, Source},
+    begin::FRESH_AFTER,
+    budget::{Budget, Way},
     cookie::CookieJar,
-    fragment::Reassembly,
+    fragment::{Reassembly, Whole},
     handshake::{Initiator, Keys, Responder, offer, read_first},
     seen::Seen,
 };
@@ -50,7 +51,16 @@ use crate::{
 const MAX_HALF_OPEN: usize = 512;
 /// And from one source: behind one address there may be many nodes, but each takes one round trip.
 const MAX_HALF_OPEN_OF_ONE: usize = 32;
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
+/// From its beginning, however often the initiator asks: the tries with the same keys (`begin::FRESH_AFTER`) take less than 7 s,
+/// and the third message comes a few round trips after the last of them.
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+/// A first message is answered so often: once for each try, and for two that came twice.
+const MAX_ANSWERS: u32 = FRESH_AFTER + 2;
+/// Repeats are answered as long as no more than so many times the bytes go to an address than came from it.
+const MAX_GAIN: usize = 3;
+/// The shortest first message of `XX`, and what an answer has beside the announcement and the record.
+const SHORTEST_FIRST: usize = 1232;
+const ANSWER_FRAME: usize = 1400;
 /// A message is sent so often to a place that this node has from its own configuration, or where the peer has been.
 pub const PROVEN_TRIES: u32 = 14;
 /// And so often to one of which only others have told.
@@ -135,7 +145,7 @@ pub struct Counters {
     pub replayed: u64,
     /// First messages that were sent a cookie instead of an answer.
     pub cookies_sent: u64,
-    /// Messages that didn't decrypt or make sense.
+    /// Messages that didn't decrypt or make sense, or that were not what they repeat.
     pub broken: u64,
     /// First messages beyond what their source, or all sources together, may ask of this node.
     pub over_budget: u64,
@@ -208,16 +218,24 @@ impl Sessions {
 
     /// A packet was opened on this session: the peer has the keys.
     pub fn confirmed(&mut self, local_index: u32) {
-        self.initiators.remove(&local_index);
-        if let Some(key) = self.by_index.remove(&local_index) {
-            self.responders.remove(&key);
+        if let Some((way, peer)) = self.end(local_index) {
+            self.budget.know(way, peer);
         }
     }
 
     /// A session is over; its index may be used again.
     pub fn release(&mut self, local_index: u32) {
-        self.confirmed(local_index);
+        self.end(local_index);
         self.live.remove(&local_index);
+    }
+
+    /// Nothing of this handshake is sent any more. With whom it was, and on which way, if both ends have keys.
+    fn end(&mut self, local_index: u32) -> Option<(Way, NodeId)> {
+        let begun = self.initiators.remove(&local_index).filter(|i| i.complete);
+        let begun = begun.and_then(|i| Some(((i.via, i.by), i.expected?)));
+        let key = self.by_index.remove(&local_index);
+        let answered = key.and_then(|key| self.responders.remove(&key).and_then(|r| Some(((key.0, r.by), r.peer?))));
+        begun.or(answered)
     }
 
     /// Half-open handshakes and partial messages held at the moment.
@@ -238,7 +256,7 @@ impl Sessions {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retry = self.initiators.values().map(|i| i.next_try).min();
-        let expiry = self.responders.values().map(|r| r.since + HALF_OPEN_LIFE).min();
+        let expiry = self.responders.values().map(|r| r.begun + HALF_OPEN_LIFE).min();
         [retry, expiry].into_iter().flatten().min()
     }
 
@@ -251,7 +269,7 @@ impl Sessions {
             self.send_initiator(now, index);
         }
         let old: Vec<(Via, u32)> =
-            self.responders.iter().filter(|(_, r)| now.since(r.since) >= HALF_OPEN_LIFE).map(|(k, _)| *k).collect();
+            self.responders.iter().filter(|(_, r)| now.since(r.begun) >= HALF_OPEN_LIFE).map(|(k, _)| *k).collect();
         for key in old {
             self.drop_responder(key);
         }
@@ -272,7 +290,7 @@ impl Sessions {
         }
         let outcome = match f.kind {
             HandshakeKind::Xx1 | HandshakeKind::Ik1 => self.first(now, (via, neighbor), f, &header, gate),
-            HandshakeKind::Xx2 | HandshakeKind::Ik2 => self.second(now, via, f, gate),
+            HandshakeKind::Xx2 | HandshakeKind::Ik2 => self.second(now, (via, neighbor), f, gate),
             HandshakeKind::Xx3 => self.third(now, via, f, gate),
         };
         match outcome {
@@ -291,40 +309,38 @@ impl Sessions {
         gate: &mut dyn Gatekeeper,
     ) -> Result<(), Option<Refusal>> {
         let key = (via, f.sender);
-        if let Some(half) = self.responders.get_mut(&key) {
-            // The initiator still tries: its half-open handshake lives on.
-            half.since = now;
-            // The longest fragment only: no answer is more than twice as long as what it answers. One that came another way is
-            // answered at once: somebody may swallow what goes by the first.
-            if f.fragment == 0 && (now.since(half.last_sent) >= RESEND_GAP || half.by != neighbor) {
-                (half.last_sent, half.by) = (now, neighbor);
-                self.send_response(key);
-            }
-            return Ok(());
+        if self.responders.contains_key(&key) {
+            return self.repeat(now, key, neighbor, f);
         }
         // A recording is worth no answer, not even a cookie.
         if f.fragment == 0 && self.seen.has(f.body) {
             self.counters.replayed += 1;
             return Ok(());
         }
-        if let Via::Direct(from) = via
-            && self.cookies.demands(now)
-            && !self.cookies.check(from, &[header, f.body, &f.mac1], &f.mac2)
-        {
+        let way = (via, neighbor);
+        let is_direct = matches!(via, Via::Direct(_));
+        let under_load = is_direct && self.cookies.demands(now);
+        let is_long = is_direct && f.kind == HandshakeKind::Xx1 && self.answers_at_length();
+        let proven = self.cookies.check(way, &[header, f.body, &f.mac1], &f.mac2);
+        if !proven && (under_load || is_long || !self.budget.spares_cookie(now, way)) {
             // Only the first fragment tells a recording from what is new.
             if f.fragment > 0 {
                 return Ok(());
             }
+            if !self.budget.grants_cookie(now, way) {
+                self.counters.over_budget += 1;
+                return Ok(());
+            }
             self.counters.cookies_sent += 1;
-            let reply = self.cookies.reply(from, f.sender, &f.mac1, &mut self.rng);
-            self.transmits.push_back(Outgoing { via, by: None, bytes: reply });
+            let bytes = self.cookies.reply(way, f.sender, &f.mac1, &mut self.rng);
+            self.transmits.push_back(Outgoing { via, by: neighbor, bytes });
             return Ok(());
         }
-        let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
-        if !self.budget.allows(now, via, neighbor) {
+        let Some(Whole { message, first: mac1, len }) = self.reassembly.add(now, via, f) else { return Ok(()) };
+        let Some(source) = self.budget.take(now, way, proven) else {
             self.counters.over_budget += 1;
             return Ok(());
-        }
+        };
         if !self.seen.is_fresh(&message) {
             self.counters.replayed += 1;
             return Ok(());
@@ -342,12 +358,12 @@ impl Sessions {
             Some(noise_static) => Some(gate.admit(&first.payload, noise_static, &[]).map_err(Some)?.peer),
             None => None,
         };
-        let source = Source::of(via, neighbor);
+        let source = Some(source);
         let of_source = self.responders.values().filter(|r| r.source == source).count();
         if of_source >= MAX_HALF_OPEN_OF_ONE || self.responders.len() >= MAX_HALF_OPEN {
             // Whoever asks for too much makes room for itself.
             let spare = self.responders.iter().filter(|(_, r)| of_source < MAX_HALF_OPEN_OF_ONE || r.source == source);
-            let oldest = spare.min_by_key(|(k, r)| (r.since, k.1)).map(|(k, _)| *k);
+            let oldest = spare.min_by_key(|(k, r)| (r.begun, k.1)).map(|(k, _)| *k);
             oldest.into_iter().for_each(|k| self.drop_responder(k));
         }
         let local_index = self.new_index();
@@ -359,6 +375,7 @@ impl Sessions {
             }
         };
         (half.source, half.by) = (source, neighbor);
+        (half.first, half.bytes.0) = (mac1, len);
         if let Some(peer) = admitted {
             let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
@@ -366,6 +383,35 @@ impl Sessions {
         self.responders.insert(key, half);
         self.by_index.insert(local_index, key);
         self.send_response(key);
+        Ok(())
+    }
+
+    /// Whether what this node says of itself is too much for an address that has shown nothing.
+    fn answers_at_length(&self) -> bool {
+        ANSWER_FRAME + self.own.record.len() + self.own.announcement.len() > MAX_GAIN * SHORTEST_FIRST
+    }
+
+    /// A first message came again. Its first fragment alone is answered, and only if it is the same to the byte: whoever has
+    /// written another's address gets no more sent there than it sends itself, by a small factor and for a short time.
+    fn repeat(
+        &mut self,
+        now: Instant,
+        key: (Via, u32),
+        neighbor: Option<NodeId>,
+        f: &HandshakeFragment<'_>,
+    ) -> Result<(), Option<Refusal>> {
+        let Some(half) = self.responders.get_mut(&key).filter(|_| f.fragment == 0) else { return Ok(()) };
+        if f.mac1 != half.first {
+            return Err(None);
+        }
+        let (came, gone) = &mut half.bytes;
+        *came = came.saturating_add(packet::HANDSHAKE_HEADER + f.body.len());
+        let is_within = *gone + fragment::len_of(&half.message) <= MAX_GAIN * *came && half.answers < MAX_ANSWERS;
+        if is_within && now.since(half.last_sent) >= RESEND_GAP {
+            // By whom it came: somebody may swallow what goes by the first.
+            (half.last_sent, half.by) = (now, neighbor);
+            self.send_response(key);
+        }
         Ok(())
     }
 
@@ -381,7 +427,7 @@ impl Sessions {
         if !waiting {
             return Ok(());
         }
-        let Some(message) = self.reassembly.add(now, via, f) else { return Ok(()) };
+        let Some(Whole { message, .. }) = self.reassembly.add(now, via, f) else { return Ok(()) };
         let Some(half) = self.responders.get_mut(&key) else { return Ok(()) };
         let Ok((payload, noise_static, hash)) = half.read_third(&message) else { return Err(None) };
         match check_version(self.versions, &payload).and_then(|()| gate.admit(&payload, &noise_static, &hash)) {
@@ -440,9 +486,12 @@ impl Sessions {
     }
 
     fn send_response(&mut self, key: (Via, u32)) {
-        let Some(half) = self.responders.get(&key) else { return };
+        let Some(half) = self.responders.get_mut(&key) else { return };
+        half.answers += 1;
+        half.bytes.1 += fragment::len_of(&half.message);
         let (header, message) = ((half.kind, half.local_index, half.remote_index), half.message.clone());
-        self.send_split((key.0, half.by), header, &message);
+        let by = half.by;
+        self.send_split((key.0, by), header, &message);
     }
 
     fn send_split(&mut self, (via, by): (Via, Option<NodeId>), header: (HandshakeKind, u32, u32), message: &[u8]) {
