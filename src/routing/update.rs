@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     identity::{Refusal, Verified, signed_seqno},
-    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
+    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo, metric_add},
     wire::proto::{Body, Introduction, RouteUpdate, SeqnoRequest},
 };
 
@@ -464,16 +464,21 @@ impl Routing {
             self.next_expiry = self.next_expiry.min(origin.request_after);
             return;
         }
-        let request =
-            SeqnoRequest { origin: origin.id.0.to_vec(), seqno: origin.fd.0.saturating_add(1), hops: REQUEST_HOPS };
-        let mut offers: Vec<(Metric, NeighborId)> =
-            self.ids().map(|n| (self.learned(n, o).metric, n)).filter(|(metric, _)| *metric < INFINITY).collect();
+        let (fd, id) = (origin.fd, origin.id);
+        let offers = self.ids().zip(&self.costs).map(|(n, cost)| (self.learned(n, o), *cost, n));
+        let offers = offers.filter(|(learned, ..)| learned.metric < INFINITY);
+        let mut offers: Vec<_> = offers
+            .map(|(learned, cost, n)| (self.weight(o, n, metric_add(learned.metric, cost)), n, learned))
+            .collect();
         if offers.is_empty() {
             return;
         }
-        offers.sort_unstable();
-        for (_, n) in offers.into_iter().take(3) {
-            self.pass_request(n, request.clone());
+        offers.sort_unstable_by_key(|(weight, n, _)| (*weight, *n));
+        for (_, n, learned) in offers.into_iter().take(3) {
+            // What only has an old number is wanted with the present one: that takes no signature.
+            let is_late = learned.seqno < fd.0 && learned.metric < fd.1;
+            let seqno = if is_late { fd.0 } else { fd.0.saturating_add(1) };
+            self.pass_request(n, SeqnoRequest { origin: id.0.to_vec(), seqno, hops: REQUEST_HOPS });
         }
         let origin = &mut self.origins[o as usize];
         origin.request_after = now + origin.request_wait;
@@ -500,6 +505,9 @@ impl Routing {
         if o == 0 {
             if self.announcement(0).is_some_and(|own| request.seqno > own.seqno) {
                 self.events.push(Event::NeedSeqno);
+            } else {
+                self.origins[0].sent_mut(n).forced = true;
+                self.enqueue(n, 0, now);
             }
             return;
         }

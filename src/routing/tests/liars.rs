@@ -60,9 +60,13 @@ impl Scene {
 
     /// A neighbour offers a way to the node 3 with this sequence number.
     fn offer(&mut self, who: usize, seqno: SeqNo) {
+        self.offer_at(who, seqno, 7);
+    }
+
+    fn offer_at(&mut self, who: usize, seqno: SeqNo, metric: Metric) {
         let id = self.liars.book.identities[3].id();
         let introductions = vec![Introduction { slot: SLOT, node_id: id.0.to_vec() }];
-        let (slots, seqnos, metrics) = (vec![SLOT], vec![seqno], vec![7]);
+        let (slots, seqnos, metrics) = (vec![SLOT], vec![seqno], vec![metric]);
         self.say(who, &RouteUpdate { introductions, slots, seqnos, metrics, ..Default::default() });
     }
 
@@ -180,4 +184,19 @@ fn starting_afresh_gives_no_more_places() {
         s.node.forget_learned(s.now, s.neighbors[0]);
     }
     assert!(s.node.places() < 10, "{} places", s.node.places());
+}
+
+/// A better way lacks only the present number, with which neighbours don't hurry: it is asked for that, and the origin signs nothing.
+#[test]
+fn a_better_way_that_is_late_is_asked_for_with_the_present_number() {
+    let mut s = Scene::new();
+    let page = s.liars.book.page(3, 11);
+    s.offer_at(1, 11, 40_000);
+    assert!(s.until_asked(1, 1).is_some());
+    s.bring(1, &page.bytes);
+    s.offer_at(0, 10, 7);
+    s.now = s.now + Duration::from_secs(40);
+    s.node.handle_timeout(s.now);
+    let asked = |s: &mut Scene, who: usize| s.node.next_request(s.neighbors[who]).map(|request| request.seqno);
+    assert_eq!((asked(&mut s, 0), asked(&mut s, 1)), (Some(11), Some(12)));
 }
