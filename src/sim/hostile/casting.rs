@@ -1,6 +1,6 @@
 //! Who plays whom: the network's authority, everybody's certificate, and which nodes are hostile in which ways.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Plan, Way, hand::Scene, impostor, stage::Player};
 use crate::{
@@ -90,8 +90,11 @@ pub(super) fn cast(plan: &Plan, options: &Options, keys: &mut [[u8; 32]]) -> (Sc
             keys[*i] = impostor::grind(&network, rng.bytes(), &identity(&keys[victim]).id());
         }
     }
-    let issued: Vec<Certificate> =
+    let mut issued: Vec<Certificate> =
         keys.iter().enumerate().map(|(i, key)| certificate(&network, i, key, hostile[i])).collect();
+    // An authority grants no address twice.
+    let mut granted = BTreeSet::new();
+    issued.iter_mut().for_each(|c| c.addresses.retain(|ip| granted.insert(*ip)));
     let old = |new: &Certificate| Certificate {
         groups: Vec::new(),
         addresses: Vec::new(),
