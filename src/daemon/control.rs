@@ -96,7 +96,7 @@ pub(super) struct Control {
     /// When this host's network has changed, until the servers are looked for.
     pub names_due: Option<time::Instant>,
     save_at: Option<time::Instant>,
-    refusals: HashMap<Refusal, (u64, std::time::Instant)>,
+    refusals: HashMap<std::mem::Discriminant<Refusal>, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
     pub tunnel: Tunnel,
@@ -260,6 +260,7 @@ impl Control {
         let now = self.clock.now();
         match input {
             Input::Frame { session, how, plaintext } => {
+                session.leave_queue();
                 self.node.handle_frame(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
@@ -272,6 +273,7 @@ impl Control {
                 self.node.settle(now);
             }
             Input::Claimed { session, how, plaintext } => {
+                session.leave_queue();
                 self.node.handle_claimed(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
@@ -443,7 +445,10 @@ impl Control {
     /// One line per kind of refusal and minute; the counters have them all.
     fn log_refusal(&mut self, refusal: Refusal) {
         let text = refusal.to_string();
-        let entry = self.refusals.entry(refusal).or_insert((0, std::time::Instant::now() - Duration::from_secs(60)));
+        let entry = self
+            .refusals
+            .entry(std::mem::discriminant(&refusal))
+            .or_insert((0, std::time::Instant::now() - Duration::from_secs(60)));
         entry.0 += 1;
         if entry.1.elapsed() >= Duration::from_secs(60) {
             tracing::warn!(reason = text, times = entry.0, "refused a node or an announcement");

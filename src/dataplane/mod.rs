@@ -35,6 +35,9 @@ use crate::{
     wire::{frame::Level, ip, turn, vnet::VnetHeader},
 };
 
+/// Frames of one session that may wait for the control side: a sixteenth of its queue.
+const MAX_FRAMES: u64 = 256;
+
 /// What the threads hand to the control side.
 #[derive(Debug)]
 pub enum Input {
@@ -176,6 +179,16 @@ impl Shared {
     }
 
     /// Hands something to the control side; counted when its queue is full.
+    /// [`Self::tell`] of what a session's peer sent, which has its share of the queue: nobody's frames keep another's probes out.
+    fn tell_frame(&self, session: &Transport, input: Input) {
+        if !session.join_queue(MAX_FRAMES) {
+            self.counters.drop(Drop::QueueFull);
+        } else if self.to_control.try_send(input).is_err() {
+            session.leave_queue();
+            self.counters.drop(Drop::QueueFull);
+        }
+    }
+
     fn tell(&self, input: Input) {
         if self.to_control.try_send(input).is_err() {
             self.counters.drop(Drop::QueueFull);

@@ -242,7 +242,7 @@ impl<'a> Receiver<'a> {
             }
             Ingress::Frame { session, at, how } => {
                 let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
-                shared.tell(Input::Frame { session: Arc::clone(session), how, plaintext });
+                shared.tell_frame(session, Input::Frame { session: Arc::clone(session), how, plaintext });
             }
             Ingress::Forward { to, link, session, newest } => {
                 if !shared.may_relay(&session.peer, bytes.len()) {
@@ -270,7 +270,7 @@ impl<'a> Receiver<'a> {
             }
             Ingress::Claimed { session, at, how } => {
                 let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
-                shared.tell(Input::Claimed { session, how, plaintext });
+                shared.tell_frame(&Arc::clone(&session), Input::Claimed { session, how, plaintext });
             }
             Ingress::Handshake { offset, via, neighbor } => shared.take_handshake(via, neighbor, &bytes[offset..]),
             Ingress::Drop(reason) => shared.counters.drop(reason),

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::trickle::Trickle;
 use crate::{
     types::{Duration, Instant},
     wire::{MAX_MESSAGE, proto::Segment},
@@ -56,8 +57,8 @@ pub(super) struct Channel {
     peer_epoch: u64,
     /// The newest epoch seen of the neighbour.
     newest: u64,
-    /// How many more new epochs are heard, and when that was last counted.
-    epochs: (u64, Instant),
+    /// New epochs of the neighbour that are heard.
+    epochs: Trickle,
     received: u32,
     ahead: BTreeMap<u32, (Vec<u8>, bool)>,
     partial: Vec<u8>,
@@ -78,7 +79,7 @@ impl Channel {
             backlog: VecDeque::new(),
             peer_epoch: 0,
             newest: 0,
-            epochs: (EPOCHS, now),
+            epochs: Trickle::new(EPOCHS, now),
             received: 0,
             ahead: BTreeMap::new(),
             partial: Vec::new(),
@@ -167,25 +168,13 @@ impl Channel {
         out
     }
 
-    /// Whether one more new epoch of the neighbour is heard.
-    fn hears_epoch(&mut self, now: Instant) -> bool {
-        let (left, counted) = &mut self.epochs;
-        let seconds = now.since(*counted).as_secs();
-        if seconds > 0 {
-            (*left, *counted) = (left.saturating_add(seconds).min(EPOCHS), now);
-        }
-        let hears = *left > 0;
-        *left -= u64::from(hears);
-        hears
-    }
-
     fn take_in(&mut self, now: Instant, segment: Segment) -> Received {
         let mut out = Received::default();
         if segment.epoch < self.newest.max(1) {
             return out;
         }
         if segment.epoch != self.peer_epoch {
-            if !self.hears_epoch(now) {
+            if !self.epochs.takes(now) {
                 return out;
             }
             self.newest = segment.epoch;

@@ -6,7 +6,7 @@ use super::{Arrival, Event, Node, Via, proof::Proofs};
 #[cfg(test)]
 use crate::types::mutants;
 use crate::{
-    identity::{RecordSource, Revocations},
+    identity::{RecordSource, Revocations, signed_seqno},
     session::Transport,
     types::{Duration, Instant, NodeId},
     wire::{
@@ -135,17 +135,27 @@ impl Node {
                 self.routing.handle_request(now, neighbor, &request);
             }
             Some(proto::control_message::Kind::Revocations(list)) => {
-                self.set_revocations(now, &list);
+                if list != self.revocations && self.may_check(now, id) {
+                    self.set_revocations(now, &list);
+                }
             }
-            Some(proto::control_message::Kind::Yours(body)) => self.on_yours(&body),
+            Some(proto::control_message::Kind::Yours(body)) => self.on_yours(now, id, &body),
             None => self.counters.drop(super::forward::Drop::Malformed),
         }
     }
 
+    /// Whether one more signature that a neighbour brings, and that nobody asked for, is looked at: a few at once, and one a second.
+    fn may_check(&mut self, now: Instant, id: NodeId) -> bool {
+        self.peers.get_mut(&id).is_some_and(|peer| peer.checks.takes(now))
+    }
+
     /// A neighbour has a newer announcement of this node than this node itself: its state was lost, or its clock was ahead
     /// once. That it is ours, our signature shows: the next one goes beyond it.
-    fn on_yours(&mut self, body: &proto::Body) {
-        if self.routing.own().is_some_and(|present| present.bytes == body.announcement) {
+    fn on_yours(&mut self, now: Instant, from: NodeId, body: &proto::Body) {
+        let Some(present) = self.routing.own() else { return };
+        let is_news = present.bytes != body.announcement
+            && signed_seqno(&body.announcement, &present.id).is_some_and(|seqno| seqno >= present.seqno);
+        if !is_news || !self.may_check(now, from) {
             return;
         }
         let own = self.verifier.verify(&body.announcement, RecordSource::Bytes(&body.record));

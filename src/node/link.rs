@@ -19,6 +19,7 @@ use crate::{
 const ACTIVE_PROBE: Duration = Duration::from_millis(100);
 const FAST_PROBE: Duration = Duration::from_millis(30);
 const IDLE_PROBE: Duration = Duration::from_secs(5);
+const HEARSAY_GAP: Duration = Duration::from_secs(1);
 const IDLE_RETRY: Duration = Duration::from_millis(250);
 /// A link is active so long after the last packet of a user.
 const ACTIVE_FOR: Duration = Duration::from_secs(3);
@@ -104,6 +105,8 @@ pub(super) struct Link {
     advertised: Metric,
     advertised_at: Instant,
     suspect: bool,
+    /// When somebody else put it in doubt last.
+    doubted: Option<Instant>,
     others: BTreeMap<SocketAddr, Place>,
     /// The address that the link was moved away from.
     left: Option<(SocketAddr, Instant)>,
@@ -152,6 +155,7 @@ impl Link {
             advertised: 0,
             advertised_at: now,
             suspect: false,
+            doubted: None,
             others: BTreeMap::new(),
             left: None,
             distrusted: (now, Duration::ZERO),
@@ -254,6 +258,14 @@ impl Link {
             self.active_until = now + ACTIVE_FOR;
             self.awake = true;
             self.confirmed = self.confirmed.max(now);
+        }
+    }
+
+    /// Somebody else says so: once a second at the most, since each makes a probe go out.
+    pub fn doubt_by_hearsay(&mut self, now: Instant) {
+        if !self.suspect && self.doubted.is_none_or(|at| now.since(at) >= HEARSAY_GAP) {
+            self.doubted = Some(now);
+            self.doubt(now);
         }
     }
 

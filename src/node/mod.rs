@@ -32,6 +32,7 @@ mod reach;
 mod settle;
 mod snapshot;
 mod status;
+mod trickle;
 
 use std::{
     borrow::Cow,

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{channel::Channel, link::Link, reach::Reach};
+use super::{channel::Channel, link::Link, reach::Reach, trickle::Trickle};
 use crate::{
     identity::Verified,
     routing::NeighborId,
@@ -49,6 +49,8 @@ pub(super) struct Peer {
     pub mapping: Mapping,
     /// A certificate to hand over: the peer is a guest until it comes back with it.
     pub grant: Option<(Vec<u8>, u32)>,
+    /// Signatures that it brings unasked.
+    pub checks: Trickle,
     /// Whether packets arrive that go to it by way of relays.
     pub reach: Reach,
     /// Its place on the agenda.
@@ -70,6 +72,7 @@ impl Peer {
             waiting: VecDeque::new(),
             mapping: Mapping::Unknown,
             grant: None,
+            checks: Trickle::new(8, now),
             reach: Reach::default(),
             due: None,
             touched: false,

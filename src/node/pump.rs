@@ -221,9 +221,10 @@ impl Node {
                 // The node may be dead: an idle link would not tell for seconds.
                 routing::Event::Doubted(id) => {
                     if let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) {
-                        link.doubt(now);
+                        link.doubt_by_hearsay(now);
                     }
                 }
+                routing::Event::Gone(id) => self.on_origin_gone(id),
             }
         }
         if has_news {
@@ -232,25 +233,21 @@ impl Node {
         moved
     }
 
+    /// Gone from the table: who is no longer there is no longer wanted.
+    fn on_origin_gone(&mut self, id: NodeId) {
+        self.tables_dirty = true;
+        let is_back = self.routing.origin(&id).is_some_and(|o| self.routing.announcement(o).is_some());
+        if !is_back {
+            self.by_tag.remove(&id.tag());
+            self.book.remove(&id);
+            self.shown.remove(&id);
+            self.discovery.forget(&id);
+        }
+    }
+
     fn on_origin_changed(&mut self, now: Instant, o: u32) {
         self.tables_dirty = true;
-        let Some(known) = self.routing.announcement(o).cloned() else {
-            // Gone from the table: whoever is no longer there is no longer wanted.
-            let routing = &self.routing;
-            let gone: Vec<NodeId> = self
-                .by_tag
-                .values()
-                .filter(|id| routing.origin(id).is_none_or(|o| routing.announcement(o).is_none()))
-                .copied()
-                .collect();
-            for id in gone {
-                self.by_tag.remove(&id.tag());
-                self.book.remove(&id);
-                self.shown.remove(&id);
-                self.discovery.forget(&id);
-            }
-            return;
-        };
+        let Some(known) = self.routing.announcement(o).cloned() else { return };
         let is_new = self.by_tag.insert(known.id.tag(), known.id).is_none();
         if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
             self.shown.insert(known.id, known.seqno);

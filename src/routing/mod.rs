@@ -76,6 +76,8 @@ pub enum Event {
     Changed(u32),
     /// The next hop towards this origin changed for a better one, although the one before, this node, still leads there.
     Left(u32, NodeId),
+    /// This node's announcement is no longer in the table.
+    Gone(NodeId),
     /// Somebody asks for a newer announcement of ours.
     NeedSeqno,
     /// Somebody has an announcement of ours, which we signed, with this sequence number.
@@ -559,10 +561,11 @@ impl Routing {
         let origin = &mut self.origins[o as usize];
         origin.refused = origin.refused.max(origin.signed());
         origin.announcement = None;
+        let id = origin.id;
         if origin.selected.take().is_some() {
             self.advertise(now, o, true);
         }
-        self.events.push(Event::Changed(o));
+        self.events.push(Event::Gone(id));
     }
 }
 

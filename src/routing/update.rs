@@ -1,6 +1,6 @@
 //! Updates and requests: making them, and acting on a neighbour's.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS, REQUEST_MAX, Routing,
@@ -19,6 +19,8 @@ const MAX_REQUESTS: usize = 256;
 const MAX_WANTED: usize = 512;
 /// After so many useless answers about an origin a neighbour is asked about it in its turn only.
 const MAX_USELESS: u8 = 3;
+/// An announcement is kept for so long, however short it says that it lives.
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 /// Who was asked in vain is looked at again after so long at the latest.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -220,7 +222,13 @@ impl Routing {
             }
         }
         let entries = update.slots.iter().zip(&update.seqnos).zip(&update.metrics);
+        let mut named = HashSet::new();
         for ((slot, seqno), metric) in entries {
+            // Once is enough: what comes and goes within an update is no news.
+            if !named.insert(*slot) {
+                self.counters.entries_refused += 1;
+                continue;
+            }
             self.handle_entry(now, n, *slot, *seqno, *metric);
         }
         let wants = update.wants.iter().map(|o| (*o, false)).chain(update.wants_record.iter().map(|o| (*o, true)));
@@ -266,9 +274,7 @@ impl Routing {
             Ok(verified) => {
                 let learned = self.origins[o as usize].learned_mut(n);
                 show(learned, verified.seqno);
-                if verified.seqno <= known_seqno {
-                    learned.useless = learned.useless.saturating_add(1);
-                }
+                learned.useless = if verified.seqno > known_seqno { 0 } else { learned.useless.saturating_add(1) };
                 self.enter(now, verified, Right::Brought(n));
                 Ok(())
             }
@@ -286,7 +292,7 @@ impl Routing {
                     // again. Otherwise whoever forges and offers by turns would make everybody's routes come and go.
                     learned.metric = INFINITY;
                     self.distrust_way(now, o, n);
-                    self.ask_again(now);
+                    self.ask_next(now, o);
                     return Err(refusal);
                 };
                 // The origin itself is turned away, with what it has signed so far; others would only bring the same.
@@ -320,28 +326,30 @@ impl Routing {
     /// Asks again for what was asked for and did not come.
     pub(super) fn ask_again(&mut self, now: Instant) {
         let lacking: Vec<u32> = self.lacking.iter().copied().collect();
-        for o in lacking {
-            let origin = &self.origins[o as usize];
-            let best = self.ids().map(|n| (self.learned(n, o), n));
-            let missing = |l: &Learned| l.metric < INFINITY && l.seqno > origin.signed().max(origin.refused);
-            let offers: Vec<NeighborId> = best.filter(|(l, _)| missing(l)).map(|(_, n)| n).collect();
-            if offers.is_empty() {
-                self.lacking.remove(&o);
-                self.origins[o as usize].asked = None;
-                continue;
-            }
-            let wait = origin.ask_wait();
-            let asked = origin.asked.filter(|(n, at)| now.since(*at) < wait && offers.contains(n));
-            if asked.is_none() {
-                // One after the other, so that nobody who never answers keeps the others from being asked.
-                let before = origin.asked.map(|a| a.0);
-                let next = offers.iter().find(|n| Some(**n) > before).or(offers.first());
-                if let Some(n) = next {
-                    self.ask(now, o, *n, true);
-                }
-            }
-            self.next_expiry = self.next_expiry.min(now + wait.min(LONGEST_WAIT));
+        lacking.into_iter().for_each(|o| self.ask_next(now, o));
+    }
+
+    /// Asks for an origin's announcement, if it is time to, the next of those who offer one: one after the other, so that nobody who
+    /// never answers keeps the others from being asked.
+    fn ask_next(&mut self, now: Instant, o: u32) {
+        let origin = &self.origins[o as usize];
+        let missing = |l: &Learned| l.metric < INFINITY && l.seqno > origin.signed().max(origin.refused);
+        let offers: Vec<NeighborId> = self.ids().filter(|n| missing(&origin.learned(*n))).collect();
+        if offers.is_empty() {
+            // Who was asked last, and when, is kept: an offer that comes and goes is not asked about at once.
+            self.lacking.remove(&o);
+            return;
         }
+        let wait = origin.ask_wait();
+        let is_patient = origin.asked.is_some_and(|(n, at)| now.since(at) < wait && offers.contains(&n));
+        if !is_patient {
+            let before = origin.asked.map(|a| a.0);
+            let next = offers.iter().find(|n| Some(**n) > before).or(offers.first());
+            if let Some(n) = next {
+                self.ask(now, o, *n, true);
+            }
+        }
+        self.next_expiry = self.next_expiry.min(now + wait.min(LONGEST_WAIT));
     }
 
     /// Takes in a verified announcement from a file. `None` when the table is full.
@@ -378,7 +386,7 @@ impl Routing {
             origin.bringer = bringer.filter(|who| *who != verified.id);
         }
         if origin.signed() < verified.seqno {
-            origin.expires = now + Duration::from_secs(u64::from(verified.lifetime_s));
+            origin.expires = now + Duration::from_secs(u64::from(verified.lifetime_s)).max(MIN_LIFETIME);
             if origin.announcement.as_ref().is_none_or(|known| known.record.hash != verified.record.hash) {
                 origin.renewed = verified.seqno;
             }
@@ -429,12 +437,15 @@ impl Routing {
         }
         let origin = &mut self.origins[o as usize];
         let learned = origin.learned(n);
-        let is_patient = origin.asked.is_some_and(|(other, at)| other == n || now.since(at) < ASK_AGAIN);
-        if metric < INFINITY && seqno > origin.signed().max(origin.refused) && !is_patient {
-            if learned.asked == Asked::Nothing && learned.useless < MAX_USELESS {
-                self.ask(now, o, n, false);
-            } else {
+        let patience = |other: NeighborId| if other == n { origin.ask_wait() } else { ASK_AGAIN };
+        let is_patient = origin.asked.is_some_and(|(other, at)| now.since(at) < patience(other));
+        let wait = origin.ask_wait().min(LONGEST_WAIT);
+        if metric < INFINITY && seqno > origin.signed().max(origin.refused) {
+            if is_patient || learned.asked != Asked::Nothing || learned.useless >= MAX_USELESS {
                 self.lacking.insert(o);
+                self.next_expiry = self.next_expiry.min(now + wait);
+            } else {
+                self.ask(now, o, n, false);
             }
         }
         self.reselect_after(now, n, o);

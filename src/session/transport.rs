@@ -83,6 +83,8 @@ pub struct Transport {
     /// The peer is no member yet: nothing is passed on for it.
     guest: AtomicBool,
     traffic: AtomicU64,
+    /// What waits of it for the owner.
+    queued: AtomicU64,
     link: Arrivals,
     route: Arrivals,
 }
@@ -129,6 +131,7 @@ impl Transport {
             confirmed: AtomicBool::new(false),
             guest: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
             link: Arrivals::default(),
             route: Arrivals::default(),
         }
@@ -197,6 +200,21 @@ impl Transport {
     #[must_use]
     pub fn traffic(&self) -> u64 {
         self.traffic.load(Ordering::Relaxed)
+    }
+
+    /// Whether one more thing that came on this session may wait for its owner, of `most`; [`Self::leave_queue`] ends that.
+    #[must_use]
+    pub fn join_queue(&self, most: u64) -> bool {
+        let may = self.queued.fetch_add(1, Ordering::Relaxed) < most;
+        if !may {
+            self.leave_queue();
+        }
+        may
+    }
+
+    /// What waited is being looked at, or was dropped.
+    pub fn leave_queue(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Appends a sealed data datagram with `plaintext` to `out`.

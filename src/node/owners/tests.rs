@@ -148,7 +148,7 @@ fn who_had_an_address_first_finds_it_again_within_two_hours() {
         book.insert(&known, vec![]);
         book.remove(&known.id);
     }
-    assert_eq!(book.former.len(), MAX_REMEMBERED);
+    assert!((MAX_REMEMBERED / 8 * 7..=MAX_REMEMBERED).contains(&book.former.len()));
     assert!(book.former.keys().any(|(node, _)| *node == key(0).id()), "the oldest stay");
 }
 

@@ -323,6 +323,37 @@ fn announcements_of_its_own_make_a_node_sign_once_a_second_at_most() {
     assert!((1..=seconds + 1).contains(&signed), "{signed} in {seconds} s");
 }
 
+/// A neighbour says of another one, over and over within one update, that it has lost it: its link is probed once a second for that.
+#[test]
+fn hearsay_makes_a_link_be_probed_once_a_second_at_most() {
+    let network = closed_network();
+    let mut w = Wires::new((1..=3).map(|i| (i, member(i, &network, ["", "a", "b", "mallory"][i as usize]))).collect());
+    for i in [2, 3] {
+        w.node(i).set_bootstrap(Instant(0), &[addr(1)]);
+    }
+    w.run(Duration::from_secs(30));
+    let other = identity(2).id();
+    w.tape.clear();
+    for i in 0..500u32 {
+        let introductions = vec![proto::Introduction { slot: 900, node_id: other.0.to_vec() }];
+        let metrics = vec![1, crate::types::INFINITY].repeat(20);
+        let update = proto::RouteUpdate {
+            introductions,
+            slots: vec![900; 40],
+            seqnos: vec![1000 + i % 2; 40],
+            metrics: if i % 2 == 0 { metrics } else { metrics.into_iter().rev().collect() },
+            ..Default::default()
+        };
+        let message = proto::ControlMessage { kind: Some(control_message::Kind::Routes(update)) };
+        let now = w.now;
+        w.node(3).send_control_raw(now, identity(1).id(), prost::Message::encode_to_vec(&message));
+        w.run(Duration::from_millis(10));
+    }
+    let sent = w.tape.iter().filter(|t| (t.0, t.1) == (1, 2)).count();
+    assert!(sent < 60, "{sent} datagrams to the other one in 5 s");
+    assert!(w.node(1).peers.get(&other).is_some_and(Peer::is_up));
+}
+
 #[test]
 fn a_beacon_is_good_here_and_now_only() {
     let network = network(None);

@@ -200,3 +200,19 @@ fn a_better_way_that_is_late_is_asked_for_with_the_present_number() {
     let asked = |s: &mut Scene, who: usize| s.node.next_request(s.neighbors[who]).map(|request| request.seqno);
     assert_eq!((asked(&mut s, 0), asked(&mut s, 1)), (Some(11), Some(12)));
 }
+
+/// A liar offers, brings junk, and offers again, for many nodes by turns: it is asked ever more rarely.
+#[test]
+fn who_brings_junk_is_asked_ever_more_rarely() {
+    let mut s = Scene::new();
+    let begin = s.now;
+    while s.now.since(begin) < Duration::from_secs(60) {
+        s.offer(0, SeqNo::MAX);
+        if s.asked(0) {
+            s.bring(0, b"too large");
+        }
+        s.now = s.now + Duration::from_millis(10);
+        s.node.handle_timeout(s.now);
+    }
+    assert!((2..=20).contains(&s.liars.judged), "{} looked at in 60 s", s.liars.judged);
+}
