@@ -97,18 +97,15 @@ impl Peer {
         self.sessions.iter().map(|s| s.transport.traffic()).sum()
     }
 
-    /// Adds a session; returns those that had to make room: first the oldest that nobody has used yet, and never the one
-    /// that is sent on.
+    /// Adds a session; returns those that had to make room: the oldest first, and never the one that is sent on. One that is new
+    /// and not yet confirmed stays: where handshakes crossed, the peer is about to send on it.
     pub fn add_session(&mut self, session: Session) -> Vec<Session> {
         self.sessions.push(session);
         let mut gone = Vec::new();
         while self.sessions.len() > MAX_SESSIONS {
             let current = self.transport().map(|t| t.local_index);
-            let others = self.sessions[..self.sessions.len() - 1].iter().enumerate();
-            let least = others
-                .filter(|(_, s)| Some(s.transport.local_index) != current)
-                .min_by_key(|(i, s)| (s.transport.is_confirmed(), *i));
-            let Some((i, _)) = least else { break };
+            let oldest = self.sessions.iter().position(|s| Some(s.transport.local_index) != current);
+            let Some(i) = oldest else { break };
             gone.push(self.sessions.remove(i));
         }
         gone
@@ -159,5 +156,36 @@ impl Peer {
         });
         self.sessions = kept;
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::SigningKey,
+        identity::{Identity, Network, RecordContent},
+    };
+
+    /// Two renewals in a row cross: what this end has begun and the other one has not used yet is not what makes room.
+    #[test]
+    fn sessions_make_room_in_the_order_of_their_age() {
+        let network = Network::new("n", Some("s"), None, "100.64.0.0/16".parse().unwrap());
+        let identity = Identity::new(SigningKey::ed25519_from_seed(&[7; 32])).unwrap();
+        let info = Arc::new(identity.announce(&network, &RecordContent::default(), 1, 600).unwrap());
+        let mut peer = Peer::new(info, Instant(0));
+        let mut gone = Vec::new();
+        for index in 1..=20u32 {
+            let [transport, _] = Transport::pair(index).map(Arc::new);
+            let initiator = index.is_multiple_of(2);
+            if !initiator {
+                transport.confirm();
+            }
+            let (since, superseded, seen) = (Instant(index.into()), None, (0, Instant(index.into())));
+            let session = Session { transport, since, boot: 1, initiator, superseded, seen };
+            gone.extend(peer.add_session(session).iter().map(|s| s.transport.local_index));
+        }
+        assert_eq!(gone, (1..=12).collect::<Vec<u32>>());
+        assert_eq!(peer.transport().map(|t| t.local_index), Some(19));
     }
 }
