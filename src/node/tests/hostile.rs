@@ -336,7 +336,7 @@ fn hearsay_makes_a_link_be_probed_once_a_second_at_most() {
     w.tape.clear();
     for i in 0..500u32 {
         let introductions = vec![proto::Introduction { slot: 900, node_id: other.0.to_vec() }];
-        let metrics = vec![1, crate::types::INFINITY].repeat(20);
+        let metrics = [1, crate::types::INFINITY].repeat(20);
         let update = proto::RouteUpdate {
             introductions,
             slots: vec![900; 40],
