@@ -196,7 +196,8 @@ impl Node {
                     Some((neighbor.transport()?, neighbor.link.as_ref().filter(|l| l.up)?.addr))
                 };
                 let routed = || hop(self.routing.next_hop(self.routing.origin(self.by_tag.get(&tag)?)?)?);
-                if let Some((relay, to)) = by.and_then(hop).or_else(routed) {
+                // Without a way of our own nothing else could be sent there yet: it asks again.
+                if let Some((relay, to)) = routed().map(|own| by.and_then(hop).unwrap_or(own)) {
                     let header = relay.seal_hop(MAX_HOPS, tag, self.me());
                     self.transmits.push_back(Transmit::new(to, [&header[..], &bytes].concat()));
                 }

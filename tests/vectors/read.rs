@@ -74,11 +74,16 @@ fn passed_on(a: &Announcement) -> proto::Body {
         slots: vec![9],
         seqnos: vec![a.seqno],
         metrics: vec![250],
-        bodies: vec![body],
         ..Default::default()
     };
     let mut judge = Sound(network);
     assert!(routing.handle_update(now, from, &heard, &mut judge).is_empty(), "{}", a.what);
+    // It is asked for first.
+    let soon = now + Duration::from_millis(500);
+    let asked = std::iter::from_fn(|| routing.next_update(soon, from)).any(|u| u.wants_record.contains(&9));
+    assert!(asked, "{}: nobody asked for it", a.what);
+    let heard = proto::RouteUpdate { bodies: vec![body], ..Default::default() };
+    assert!(routing.handle_update(soon, from, &heard, &mut judge).is_empty(), "{}", a.what);
     let mut slot = None;
     for second in 1..5 {
         let now = now + Duration::from_secs(second);
