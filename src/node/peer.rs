@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Sessions kept per peer: the one in use, its predecessor, and handshakes that crossed.
-const MAX_SESSIONS: usize = 8;
+const MAX_SESSIONS: usize = 6;
 /// Packets that wait for a session.
 const MAX_WAITING: usize = 64;
 const UNCONFIRMED_LIFE: Duration = Duration::from_secs(20);
@@ -185,7 +185,7 @@ mod tests {
             let session = Session { transport, since, boot: 1, initiator, superseded, seen };
             gone.extend(peer.add_session(session).iter().map(|s| s.transport.local_index));
         }
-        assert_eq!(gone, (1..=12).collect::<Vec<u32>>());
+        assert_eq!(gone, (1..=20 - MAX_SESSIONS as u32).collect::<Vec<u32>>());
         assert_eq!(peer.transport().map(|t| t.local_index), Some(19));
     }
 }

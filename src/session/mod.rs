@@ -50,10 +50,10 @@ use crate::{
 
 const MAX_HALF_OPEN: usize = 512;
 /// And from one source: behind one address there may be many nodes, but each takes one round trip.
-const MAX_HALF_OPEN_OF_ONE: usize = 32;
+const MAX_HALF_OPEN_OF_ONE: usize = 16;
 /// From its beginning, however often the initiator asks: the tries with the same keys (`begin::FRESH_AFTER`) take less than 7 s,
 /// and the third message comes a few round trips after the last of them.
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(8);
 /// A first message is answered so often: once for each try, and for two that came twice.
 const MAX_ANSWERS: u32 = FRESH_AFTER + 2;
 /// Repeats are answered as long as no more than so many times the bytes go to an address than came from it.
