@@ -87,16 +87,12 @@ fn hostile_nodes_harm_nobody_in_whichever_way() {
     let failed = Mutex::new(Vec::new());
     let work = || {
         while let Some(way) = Way::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Whoever swallows packets is found out by each pair that begins to talk: of a short run that would be too much.
-            let swallows = matches!(way, Way::Lies | Way::Hole | Way::GreyHole);
-            let report = simulate(&hostile(Some(*way), if swallows { 180 } else { 40 }));
-            let summary = report.hostile.as_ref().map(|h| (h.kept_at_first, h.kept, h.memory_ratio, h.evictions));
+            // Whoever swallows packets is found out in seconds: of a short run that would be too much.
+            let seconds = if matches!(way, Way::Lies | Way::Hole | Way::GreyHole) { 150 } else { 30 };
+            let report = simulate(&hostile(Some(*way), seconds));
+            let summary = report.hostile.as_ref().map(|h| (h.kept, h.memory_ratio, h.evictions));
             println!("{way}: {summary:?}, {:.1} s", report.wall_s);
-            // Of three in thirty that do nothing but begin handshakes, half-open ones show: they live eight seconds.
-            let begins = matches!(way, Way::Handshakes | Way::RelayedHandshakes);
-            let is_small = report.hostile.as_ref().is_some_and(|h| h.memory_ratio < 1.75);
-            let only_memory = report.problems.iter().all(|problem| problem.starts_with("honest nodes held"));
-            if !(report.is_good() || begins && is_small && report.converged && only_memory) {
+            if !report.is_good() {
                 failed.lock().unwrap().push(format!("{way}: {:?}", report.problems));
             }
         }

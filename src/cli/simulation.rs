@@ -31,11 +31,8 @@ fn report_hostile(h: &HostileReport) {
     }
     let lost = format!("{} swallowed, {} lost otherwise", h.packets_swallowed, h.packets_lost);
     println!("honest packets      {} of {}; {lost}", h.packets_arrived, h.packets_sent);
-    let kept = [h.kept, h.kept_at_first, h.kept_without].map(|share| 100.0 * share);
-    println!(
-        "kept                {:.3} %, in the first 20 s {:.1} % ({:.3} % without them)",
-        kept[0], kept[1], kept[2]
-    );
+    println!("kept                {:.3} % ({:.3} % without them)", 100.0 * h.kept, 100.0 * h.kept_without);
+    println!("  in the first 20 s {:.3} %, later {:.3} %", 100.0 * h.kept_at_first, 100.0 * h.kept_later);
     for (second, share) in h.worst_times.iter().take(8) {
         println!("  from {second:>5} s      {:.1} % lost", 100.0 * share);
     }
@@ -64,9 +61,9 @@ pub(super) fn line(r: &Report) {
     let mut text = format!("seed {:>3}  {verdict}  {}  {:>5.1} s", r.seed, r.trace_hash, r.wall_s);
     if let Some(h) = &r.hostile {
         text += &format!(
-            "  kept {:.3} % ({:.1} % at first)  memory {:.2}  evictions {}  panics {}",
+            "  kept {:.3} % ({:.3} % after 20 s)  memory {:.2}  evictions {}  panics {}",
             100.0 * h.kept,
-            100.0 * h.kept_at_first,
+            100.0 * h.kept_later,
             h.memory_ratio,
             h.evictions,
             h.panics

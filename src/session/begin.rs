@@ -10,7 +10,7 @@ use super::{
     handshake::{Initiator, retry_after},
 };
 use crate::{
-    types::{Instant, NodeId},
+    types::{Duration, Instant, NodeId},
     wire::packet::{HandshakeFragment, HandshakeKind},
 };
 
@@ -19,6 +19,8 @@ const MAX_INITIATORS: usize = 512;
 /// After so many tries without an answer a handshake begins anew, with fresh keys: the first message may have been read, and
 /// forgotten since; or somebody has copied it and was faster.
 pub(super) const FRESH_AFTER: u32 = 4;
+/// Or after so long: the other end keeps what it answered little longer.
+const FRESH_FOR: Duration = Duration::from_secs(4);
 
 impl Sessions {
     /// Starts a handshake over `via`: `IK` with a peer whose static key is known, `XX` otherwise. The first message is sent
@@ -133,7 +135,8 @@ impl Sessions {
             }
             return;
         }
-        if !initiator.complete && initiator.tries > 0 && initiator.tries.is_multiple_of(FRESH_AFTER) {
+        let is_worn = initiator.tries.is_multiple_of(FRESH_AFTER) || now.since(initiator.since) >= FRESH_FOR;
+        if !initiator.complete && initiator.tries > 0 && is_worn {
             self.renew_initiator(now, index);
             return;
         }

@@ -227,7 +227,7 @@ impl Initiator {
 /// A handshake that a peer started.
 pub(super) struct Responder {
     /// Until both ends have keys.
-    noise: Option<HandshakeState>,
+    noise: Option<Box<HandshakeState>>,
     kem: Zeroizing<[u8; 32]>,
     cipher: Cipher,
     pub local_index: u32,
@@ -294,7 +294,7 @@ impl FirstRead {
         let message = write(&mut self.noise, &payload)?;
         let kind = self.answer_kind();
         Ok(Responder {
-            noise: Some(self.noise),
+            noise: Some(Box::new(self.noise)),
             kem,
             cipher,
             local_index,

@@ -51,9 +51,8 @@ use crate::{
 const MAX_HALF_OPEN: usize = 512;
 /// And from one source: behind one address there may be many nodes, but each takes one round trip.
 const MAX_HALF_OPEN_OF_ONE: usize = 16;
-/// From its beginning, however often the initiator asks: the tries with the same keys (`begin::FRESH_AFTER`) take less than 7 s,
-/// and the third message comes a few round trips after the last of them.
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(8);
+/// From its beginning, however often the initiator asks: its tries with the same keys (`begin::FRESH_FOR`) take less than 4 s.
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(5);
 /// A first message is answered so often: once for each try, and for two that came twice.
 const MAX_ANSWERS: u32 = FRESH_AFTER + 2;
 /// Repeats are answered as long as no more than so many times the bytes go to an address than came from it.
@@ -162,7 +161,8 @@ pub struct Sessions {
     budget: Budget,
     rng: Rng,
     initiators: HashMap<u32, Initiator>,
-    responders: HashMap<(Via, u32), Responder>,
+    /// Boxed: the table keeps its room after a flood, what is in it doesn't.
+    responders: HashMap<(Via, u32), Box<Responder>>,
     by_index: HashMap<u32, (Via, u32)>,
     reassembly: Reassembly,
     cookies: CookieJar,
@@ -380,7 +380,7 @@ impl Sessions {
             let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
         }
-        self.responders.insert(key, half);
+        self.responders.insert(key, Box::new(half));
         self.by_index.insert(local_index, key);
         self.send_response(key);
         Ok(())

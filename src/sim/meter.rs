@@ -20,10 +20,12 @@ pub struct Meter;
 struct Balance {
     counts: Cell<bool>,
     bytes: Cell<isize>,
+    peak: Cell<isize>,
 }
 
 thread_local! {
-    static BALANCE: Balance = const { Balance { counts: Cell::new(false), bytes: Cell::new(0) } };
+    static BALANCE: Balance =
+        const { Balance { counts: Cell::new(false), bytes: Cell::new(0), peak: Cell::new(0) } };
 }
 
 #[inline]
@@ -31,7 +33,9 @@ fn count(bytes: isize) {
     // A thread that ends has no balance any more.
     let _ = BALANCE.try_with(|balance| {
         if balance.counts.get() {
-            balance.bytes.set(balance.bytes.get() + bytes);
+            let now = balance.bytes.get() + bytes;
+            balance.bytes.set(now);
+            balance.peak.set(balance.peak.get().max(now));
         }
     });
 }
@@ -64,6 +68,15 @@ unsafe impl GlobalAlloc for Meter {
     }
 }
 
+/// What happened to the memory during a measured call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Bytes more than before, or fewer.
+    pub bytes: isize,
+    /// The most above what was held before, in between.
+    pub peak: isize,
+}
+
 /// Ends counting even when the measured code panics.
 struct Pause(bool);
 
@@ -73,15 +86,16 @@ impl Drop for Pause {
     }
 }
 
-/// Runs `f` and tells how many bytes more it left allocated than before, or fewer. Not to be nested.
-pub(super) fn measure<R>(f: impl FnOnce() -> R) -> (R, isize) {
+/// Runs `f` and tells what it left allocated. Not to be nested.
+pub(super) fn measure<R>(f: impl FnOnce() -> R) -> (R, Change) {
     BALANCE.with(|balance| {
         balance.bytes.set(0);
+        balance.peak.set(0);
         balance.counts.set(true);
         let pause = Pause(false);
         let result = f();
         drop(pause);
-        (result, balance.bytes.get())
+        (result, Change { bytes: balance.bytes.get(), peak: balance.peak.get() })
     })
 }
 
@@ -100,7 +114,7 @@ pub(super) fn handed_out(bytes: Vec<u8>) -> Vec<u8> {
 
 /// Whether this program's allocator is a [`Meter`].
 pub(super) fn is_there() -> bool {
-    let (kept, bytes) = measure(|| std::hint::black_box(Box::new(7u64)));
+    let (kept, change) = measure(|| std::hint::black_box(Box::new(7u64)));
     drop(kept);
-    bytes > 0
+    change.bytes > 0
 }

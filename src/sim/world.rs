@@ -248,9 +248,9 @@ impl World {
         if self.stage.is_none() {
             return Some(call(node));
         }
-        let (result, bytes) = meter::measure(|| catch_unwind(AssertUnwindSafe(|| call(node))));
-        place.memory.0 += bytes;
-        place.memory.1 = place.memory.1.max(place.memory.0);
+        let (result, change) = meter::measure(|| catch_unwind(AssertUnwindSafe(|| call(node))));
+        place.memory.1 = place.memory.1.max(place.memory.0 + change.peak);
+        place.memory.0 += change.bytes;
         match result {
             Ok(result) => Some(result),
             Err(panic) => {
@@ -299,9 +299,9 @@ impl World {
             node.set_bootstrap(now, &bootstrap);
             node
         };
-        let (node, bytes) = if self.stage.is_some() { meter::measure(make) } else { (make(), 0) };
+        let (node, change) = if self.stage.is_some() { meter::measure(make) } else { (make(), Default::default()) };
         self.places[i].node = Some(node);
-        self.places[i].memory = (bytes, bytes);
+        self.places[i].memory = (change.bytes, change.bytes);
         self.drain(i);
     }
 

@@ -15,13 +15,10 @@ use crate::sim::{Options, happening::Happening, meter, world::World};
 const MAX_MEMORY: f64 = 1.5;
 /// And how much more any single one, whoever it has as neighbours: buffers have bounds, not shares.
 const MAX_EXTRA: f64 = 1_048_576.0;
-/// The least share of packets that honest pairs keep.
+/// The least share of packets that honest pairs keep, from the first second on.
 const MIN_KEPT: f64 = 0.99;
-/// In the first seconds, in which all hostile nodes begin at once, those that swallow packets are found out: so many tens of
-/// seconds are counted by themselves.
+/// The first seconds, in which all hostile nodes begin at once and are found out, are shown by themselves, too: so many tens.
 const FOUND_OUT: usize = 2;
-/// The least share of packets that honest pairs keep until then.
-const MIN_KEPT_AT_FIRST: f64 = 0.8;
 /// Until nodes have had their addresses for a minute, they give way to others: hostile nodes wait for it.
 const SETTLING: Duration = Duration::from_secs(65);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -42,8 +39,6 @@ pub(super) struct Judge {
     evictions: u64,
     examples: Vec<String>,
     links_lost: BTreeMap<&'static str, u64>,
-    /// What honest nodes held on average at the look at which that was most.
-    memory: f64,
     strays: BTreeMap<SocketAddr, u64>,
     panics: u64,
 }
@@ -79,10 +74,11 @@ pub struct HostileReport {
     /// Lost where the way led through a hostile node, although there was another.
     pub packets_swallowed: u64,
     pub packets_lost: u64,
-    /// The share of the packets between honest nodes that arrived, of those sent in the first 20 seconds; 0.8 is asked for.
-    pub kept_at_first: f64,
-    /// And of those sent after that; 0.99 is asked for.
+    /// The share of the packets between honest nodes that arrived; 0.99 is asked for.
     pub kept: f64,
+    /// The same of those sent in the first 20 seconds, and of those sent after that.
+    pub kept_at_first: f64,
+    pub kept_later: f64,
     /// The same in the run without hostile nodes.
     pub kept_without: f64,
     /// Packets whose source was not their sender's and that were delivered nevertheless, and packets that came to others.
@@ -90,13 +86,12 @@ pub struct HostileReport {
     pub misled: u64,
     /// Seconds since the beginning, and the share lost, where it was more than a hundredth in ten seconds.
     pub worst_times: Vec<(u64, f64)>,
-    /// What honest nodes held on average, in bytes, at the look at which that was most; and in the run without hostile nodes.
+    /// What honest nodes held at most, in bytes: the mean, and the mean in the run without hostile nodes.
     pub memory: f64,
     pub memory_without: f64,
     /// The ratio of the two; 1.5 is allowed.
     pub memory_ratio: f64,
-    /// The same of each honest node when it held most, of the one for which it is largest; and the most bytes that one held more;
-    /// 1 MiB is allowed.
+    /// The same of the honest node for which it is largest, and the most bytes that one held more; 1 MiB is allowed.
     pub worst_memory_ratio: f64,
     pub worst_memory_extra: f64,
     /// How often an honest node did not know, reach or rightly address another one.
@@ -118,9 +113,7 @@ pub struct HostileReport {
 /// What the run without hostile nodes showed, for comparison.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Baseline {
-    /// Of each node, when it held most.
     memory: Vec<isize>,
-    mean_memory: f64,
     kept: Kept,
     links_lost: BTreeMap<&'static str, u64>,
     bytes: f64,
@@ -224,10 +217,7 @@ impl World {
     /// mended: it counts if it is still so a little later.
     pub(in crate::sim) fn inspect(&mut self) {
         let now = self.now();
-        let held: f64 = self.honest().map(|i| self.places[i].memory.0 as f64).sum();
-        let mean = held / self.honest().count().max(1) as f64;
         let Some(mut stage) = self.stage.take() else { return };
-        stage.judge.memory = stage.judge.memory.max(mean);
         let judge = &mut stage.judge;
         let honest: Vec<usize> = (0..self.places.len()).filter(|i| !stage.scene.hostile[*i]).collect();
         let is_second = !judge.suspects.is_empty();
@@ -262,7 +252,6 @@ impl World {
         let count = self.honest().count().max(1) as f64;
         Baseline {
             memory: self.places.iter().map(|p| p.memory.1).collect(),
-            mean_memory: stage.judge.memory,
             kept: stage.stream.kept,
             links_lost: stage.judge.links_lost.clone(),
             bytes: self.honest().map(|i| self.places[i].bytes as f64).sum::<f64>() / count,
@@ -281,6 +270,7 @@ impl World {
         let with = self.baseline();
         let Some(stage) = &self.stage else { return HostileReport::default() };
         let honest: Vec<usize> = self.honest().collect();
+        let mean = |memory: &[isize]| honest.iter().map(|i| memory[*i] as f64).sum::<f64>() / honest.len() as f64;
         let ratio = |i: &usize| with.memory[*i] as f64 / (without.memory[*i] as f64).max(1.0);
         let extra = |i: &usize| with.memory[*i] as f64 - without.memory[*i] as f64;
         let mut deeds = BTreeMap::new();
@@ -305,15 +295,16 @@ impl World {
             packets_arrived: with.kept.arrived,
             packets_swallowed: with.kept.swallowed,
             packets_lost: with.kept.lost,
+            kept: share(&with.kept),
             kept_at_first: arrived(first),
-            kept: arrived(rest),
+            kept_later: arrived(rest),
             kept_without: share(&without.kept),
             forged: with.kept.forged,
             misled: with.kept.misled,
             worst_times: worst.map(|(ten, (sent, lost))| (ten as u64 * 10, *lost as f64 / *sent as f64)).collect(),
-            memory: with.mean_memory,
-            memory_without: without.mean_memory,
-            memory_ratio: with.mean_memory / without.mean_memory.max(1.0),
+            memory: mean(&with.memory),
+            memory_without: mean(&without.memory),
+            memory_ratio: mean(&with.memory) / mean(&without.memory).max(1.0),
             worst_memory_ratio: honest.iter().map(ratio).fold(0.0, f64::max),
             worst_memory_extra: honest.iter().map(extra).fold(0.0, f64::max),
             evictions: stage.judge.evictions,
@@ -332,9 +323,6 @@ impl World {
         let worst_node = honest.iter().max_by(|a, b| extra(a).total_cmp(&extra(b))).copied().unwrap_or(0);
         for example in examples {
             self.problem(example);
-        }
-        if report.kept_at_first < MIN_KEPT_AT_FIRST {
-            self.problem(format!("kept {:.2} % of the packets in the first seconds", 100.0 * report.kept_at_first));
         }
         if report.kept < MIN_KEPT {
             self.problem(format!("kept {:.2} % of the packets; {losses} pairs lost some", 100.0 * report.kept));
