@@ -1,11 +1,14 @@
 //! Who owns which address, which name and which network: the one place that is asked. What a record says of addresses and names is
 //! a claim; whose they are is decided here, from all claims that this node knows.
 
+mod former;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map},
     net::{IpAddr, Ipv4Addr},
 };
 
+use self::former::Former;
 use super::PrefixMap;
 use crate::{
     identity::{Network, Verified},
@@ -17,8 +20,6 @@ pub(super) const SETTLE: Duration = Duration::from_secs(60);
 
 /// Who had an address first and is gone keeps it for so long, should it come back: as long as it does by itself (`settle`).
 const REMEMBERED: Duration = Duration::from_secs(super::own::LIFETIME_S as u64);
-/// Claims of nodes that are gone which are remembered; then the latest are forgotten.
-const MAX_REMEMBERED: usize = 4096;
 
 /// A beginning of a NodeId that stands for the node has at least so many characters.
 const MIN_BEGINNING: usize = 6;
@@ -87,7 +88,7 @@ pub struct Owners {
     exits: BTreeSet<NodeId>,
     entries: HashMap<NodeId, Entry>,
     /// What the claims of nodes that are gone stood on, and when they went.
-    former: HashMap<(NodeId, IpAddr), (Title, Instant)>,
+    former: Former,
     count: u64,
     /// The time of the last tick.
     now: Instant,
@@ -111,7 +112,7 @@ impl Owners {
             subnets: PrefixMap::default(),
             exits: BTreeSet::new(),
             entries: HashMap::new(),
-            former: HashMap::new(),
+            former: Former::default(),
             count: 0,
             now: Instant::default(),
             settles: None,
@@ -124,7 +125,7 @@ impl Owners {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
         self.now = now;
-        self.former.retain(|_, (_, gone)| now.since(*gone) < REMEMBERED);
+        self.former.expire(now, REMEMBERED);
         if self.has_met {
             self.is_settled |= now >= *self.settles.get_or_insert(now + SETTLE);
         }
@@ -150,7 +151,7 @@ impl Owners {
             let certificate = record.certificate.as_ref().filter(|c| c.addresses.contains(&ip));
             let titles = before.as_ref().map_or(&[][..], |(_, titles)| titles);
             let present = titles.iter().find(|(of, _)| *of == ip).map(|(_, title)| *title);
-            let former = self.former.remove(&(node.id, ip)).map(|(title, _)| title);
+            let former = self.former.take(&(node.id, ip));
             let title = match (certificate, present.or(former)) {
                 (Some(c), _) => Title::Granted { not_before: c.not_before, serial: c.serial },
                 (None, Some(title @ Title::Derived { .. })) => title,
@@ -186,15 +187,7 @@ impl Owners {
     pub fn remove(&mut self, id: &NodeId) {
         let Some((_, titles)) = self.take_out(id) else { return };
         for (ip, title) in titles.into_iter().filter(|(_, title)| matches!(title, Title::Derived { .. })) {
-            self.former.insert((*id, ip), (title, self.now));
-        }
-        // An eighth at a time: many may go at once.
-        if self.former.len() > MAX_REMEMBERED {
-            let mut all: Vec<_> = self.former.iter().map(|(of, (title, _))| (*title, *of)).collect();
-            let (.., latest) = all.select_nth_unstable(MAX_REMEMBERED / 8 * 7);
-            latest.iter().for_each(|(_, of)| {
-                self.former.remove(of);
-            });
+            self.former.insert((*id, ip), title, self.now);
         }
     }
 
