@@ -178,7 +178,6 @@ impl Shared {
         &self.sockets.main()[0]
     }
 
-    /// Hands something to the control side; counted when its queue is full.
     /// [`Self::tell`] of what a session's peer sent, which has its share of the queue: nobody's frames keep another's probes out.
     fn tell_frame(&self, session: &Transport, input: Input) {
         if !session.join_queue(MAX_FRAMES) {
@@ -189,6 +188,7 @@ impl Shared {
         }
     }
 
+    /// Hands something to the control side; counted when its queue is full.
     fn tell(&self, input: Input) {
         if self.to_control.try_send(input).is_err() {
             self.counters.drop(Drop::QueueFull);

@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::trickle::Trickle;
 use crate::{
-    types::{Duration, Instant},
+    types::{Bucket, Duration, Instant},
     wire::{MAX_MESSAGE, proto::Segment},
 };
 
@@ -23,8 +22,8 @@ const BACKLOG: usize = 64;
 const ACK_DELAY: Duration = Duration::from_millis(20);
 const MIN_RTO: Duration = Duration::from_millis(200);
 const MAX_RTO: Duration = Duration::from_secs(3);
-/// New epochs of the neighbour that are heard at once; after that one a second. Each makes us forget what it had said.
-const EPOCHS: u64 = 8;
+/// New epochs of the neighbour that are heard: so many at once, and one more after each pause. Each makes us forget what it had said.
+const EPOCHS: (u32, Duration) = (8, Duration::from_secs(1));
 
 /// What a received segment means for the owner.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,7 +57,7 @@ pub(super) struct Channel {
     /// The newest epoch seen of the neighbour.
     newest: u64,
     /// New epochs of the neighbour that are heard.
-    epochs: Trickle,
+    epochs: Bucket,
     received: u32,
     ahead: BTreeMap<u32, (Vec<u8>, bool)>,
     partial: Vec<u8>,
@@ -79,7 +78,7 @@ impl Channel {
             backlog: VecDeque::new(),
             peer_epoch: 0,
             newest: 0,
-            epochs: Trickle::new(EPOCHS, now),
+            epochs: Bucket::new(EPOCHS.0, EPOCHS.1),
             received: 0,
             ahead: BTreeMap::new(),
             partial: Vec::new(),
@@ -87,6 +86,11 @@ impl Channel {
             rto: MIN_RTO,
             next: None,
         }
+    }
+
+    /// A new channel with the same neighbour, of which nothing is known but how often it started afresh.
+    pub fn renew(&mut self, now: Instant) {
+        *self = Self { epochs: self.epochs, ..Self::new(now) };
     }
 
     fn restart(&mut self, now: Instant) {
@@ -174,7 +178,7 @@ impl Channel {
             return out;
         }
         if segment.epoch != self.peer_epoch {
-            if !self.epochs.takes(now) {
+            if !self.epochs.take(now) {
                 return out;
             }
             self.newest = segment.epoch;
@@ -380,7 +384,7 @@ mod tests {
             let segment = Segment { epoch: 10 + i, seq: 1, payload: vec![7], ..Segment::default() };
             restarts += u64::from(channel.receive(Instant(1000 * i), segment).peer_restarted);
         }
-        assert!((9..=EPOCHS + 10).contains(&restarts), "{restarts} in 10 s");
+        assert!((9..=u64::from(EPOCHS.0) + 10).contains(&restarts), "{restarts} in 10 s");
     }
 
     #[test]

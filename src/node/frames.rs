@@ -146,7 +146,7 @@ impl Node {
 
     /// Whether one more signature that a neighbour brings, and that nobody asked for, is looked at: a few at once, and one a second.
     fn may_check(&mut self, now: Instant, id: NodeId) -> bool {
-        self.peers.get_mut(&id).is_some_and(|peer| peer.checks.takes(now))
+        self.peers.get_mut(&id).is_some_and(|peer| peer.checks.take(now))
     }
 
     /// A neighbour has a newer announcement of this node than this node itself: its state was lost, or its clock was ahead

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Arrival, Event, Node, Peer, Session, Transmit,
-    channel::Channel,
     join::session_life,
     link::{Link, Tick},
     observers::Observer,
@@ -76,7 +75,7 @@ impl Node {
             return;
         }
         if let Some(neighbor) = peer.neighbor {
-            peer.channel = Channel::new(now);
+            peer.channel.renew(now);
             self.routing.forget_learned(now, neighbor);
             self.routing.send_all(now, neighbor);
         }
@@ -294,7 +293,7 @@ impl Node {
         }
         link.come_up(now);
         let (addr, cost) = (link.addr, link.told_cost());
-        peer.channel = Channel::new(now);
+        peer.channel.renew(now);
         if !self.revocations.is_empty() {
             let kind = proto::control_message::Kind::Revocations(self.revocations.clone());
             peer.channel.send(&super::pump::encode_control(kind));
@@ -355,7 +354,9 @@ impl Node {
 
     /// The peer said that it no longer uses the direct path.
     pub(super) fn on_path_down(&mut self, now: Instant, id: NodeId) {
-        self.take_down(now, id, "the peer no longer hears us");
+        if self.peers.get_mut(&id).is_some_and(|peer| peer.downs.take(now)) {
+            self.take_down(now, id, "the peer no longer hears us");
+        }
     }
 
     fn drop_neighbor(&mut self, now: Instant, id: NodeId) {

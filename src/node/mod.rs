@@ -32,7 +32,6 @@ mod reach;
 mod settle;
 mod snapshot;
 mod status;
-mod trickle;
 
 use std::{
     borrow::Cow,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     identity::{Admission, Identity, MAX_ENDPOINTS, Network, RecordContent, Refusal, Verified},
-    types::{Duration, Instant, IpPrefix, SeqNo, Service, path, place},
+    types::{Bucket, Duration, Instant, IpPrefix, SeqNo, Service, path, place},
 };
 
 /// How long others keep an announcement.
@@ -21,6 +21,9 @@ const REFRESH: Duration = Duration::from_secs(3300);
 const ON_REQUEST: Duration = Duration::from_secs(1);
 /// Two announcements of a changed record are at least this far apart.
 const DEBOUNCE: Duration = Duration::from_millis(500);
+/// And so many may come one after the other, and one more after each pause: everybody in the mesh hears of each.
+const CHANGES: (u32, Duration) = (20, Duration::from_secs(5));
+
 pub(super) struct Own {
     pub content: RecordContent,
     /// The invite with which this node joins.
@@ -34,6 +37,7 @@ pub(super) struct Own {
     relayed: Option<SocketAddr>,
     observers: Observers,
     dirty: bool,
+    changes: Bucket,
     /// Somebody asks for a new sequence number.
     asked: bool,
     /// One of our own announcements, which others have, is as new as this.
@@ -55,6 +59,7 @@ impl Own {
             relayed: None,
             observers: Observers::default(),
             dirty: false,
+            changes: Bucket::new(CHANGES.0, CHANGES.1),
             asked: false,
             known: 0,
             announced: now,
@@ -156,7 +161,8 @@ impl Own {
         } else if self.asked {
             self.answered.map_or(Instant::default(), |at| at + ON_REQUEST).min(self.announced + REFRESH)
         } else if self.dirty {
-            self.announced + DEBOUNCE
+            // Others decide on some of it: what they see of this node's address.
+            (self.announced + DEBOUNCE).max(self.changes.next())
         } else {
             self.announced + REFRESH
         }
@@ -255,7 +261,9 @@ impl Node {
             self.own.answered = Some(now);
         }
         self.own.known = 0;
-        self.own.dirty = false;
+        if std::mem::take(&mut self.own.dirty) {
+            self.own.changes.take(now);
+        }
         self.own.announced = now;
         let before = self.addresses();
         let announced = match self.own.sign(&self.identity, &self.network) {

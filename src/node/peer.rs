@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{channel::Channel, link::Link, reach::Reach, trickle::Trickle};
+use super::{channel::Channel, link::Link, reach::Reach};
 use crate::{
     identity::Verified,
     routing::NeighborId,
     session::Transport,
-    types::{Duration, Instant},
+    types::{Bucket, Duration, Instant},
     wire::proto::Mapping,
 };
 
@@ -49,8 +49,10 @@ pub(super) struct Peer {
     pub mapping: Mapping,
     /// A certificate to hand over: the peer is a guest until it comes back with it.
     pub grant: Option<(Vec<u8>, u32)>,
-    /// Signatures that it brings unasked.
-    pub checks: Trickle,
+    /// Signatures that it brings unasked and that are looked at.
+    pub checks: Bucket,
+    /// How often it may say that it no longer hears this node.
+    pub downs: Bucket,
     /// Whether packets arrive that go to it by way of relays.
     pub reach: Reach,
     /// Its place on the agenda.
@@ -72,7 +74,8 @@ impl Peer {
             waiting: VecDeque::new(),
             mapping: Mapping::Unknown,
             grant: None,
-            checks: Trickle::new(8, now),
+            checks: Bucket::new(8, Duration::from_secs(1)),
+            downs: Bucket::new(4, Duration::from_secs(1)),
             reach: Reach::default(),
             due: None,
             touched: false,

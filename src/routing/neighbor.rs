@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{BATCH_DELAY, PATIENCE, REST, WINDOW};
 use crate::{
-    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
+    types::{Bucket, Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
     wire::proto::SeqnoRequest,
 };
 
@@ -85,8 +85,8 @@ impl Slots {
 pub(super) const NO_SLOT: u32 = u32::MAX;
 /// Beyond [`WINDOW`], at most so many introductions may lack their announcements.
 const MAX_WINDOW: u32 = 1024;
-/// Sequence-number requests of a neighbour that are taken: a second, and at once.
-const REQUESTS: (u32, u32) = (20, 64);
+/// Sequence-number requests of a neighbour that are taken: so many at once, and one more after each pause.
+const REQUESTS: (u32, Duration) = (64, Duration::from_millis(50));
 
 impl Default for Learned {
     fn default() -> Self {
@@ -162,8 +162,8 @@ pub(super) struct Neighbor {
     pub lost: bool,
     pub asked_again: Option<Instant>,
     pub told_again: Option<Instant>,
-    /// Sequence-number requests of the neighbour: when the last one was taken, and how many more are.
-    pub request_budget: (Instant, u32),
+    /// Sequence-number requests of the neighbour.
+    pub requests_taken: Bucket,
 }
 
 impl Neighbor {
@@ -192,21 +192,13 @@ impl Neighbor {
             lost: false,
             asked_again: None,
             told_again: None,
-            request_budget: (Instant::default(), REQUESTS.1),
+            requests_taken: Bucket::new(REQUESTS.0, REQUESTS.1),
         }
     }
 
     /// Whether one more sequence-number request of the neighbour is taken.
     pub fn takes_request(&mut self, now: Instant) -> bool {
-        let (filled, left) = &mut self.request_budget;
-        let more = u32::try_from(now.since(*filled).as_millis() * u128::from(REQUESTS.0) / 1000).unwrap_or(u32::MAX);
-        if more > 0 {
-            *left = left.saturating_add(more).min(REQUESTS.1);
-            *filled = now;
-        }
-        let takes = *left > 0;
-        *left -= u32::from(takes);
-        takes
+        self.requests_taken.take(now)
     }
 
     /// How many introductions may lack an announcement at a time: half as many more as have got one, so that the table of a large

@@ -8,71 +8,31 @@
 //! which a handshake has ended well has a reserve, with a share of what all may take together: a flood that exhausts
 //! everything else keeps no session from being renewed.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::collections::HashMap;
 
 use super::Via;
-use crate::types::{Instant, NodeId, NodeTag};
+use crate::types::{Bucket, Duration, Instant, IpPrefix, NodeId, NodeTag, place};
 
-/// First messages a second from all who name one source and show no cookie, and at once after a rest.
-const UNPROVEN: Rate = Rate { per_s: 10, burst: 40 };
+/// So many at once, and one more after each pause.
+type Rate = (u32, Duration);
+
+/// First messages from all who name one source and show no cookie.
+const UNPROVEN: Rate = (40, Duration::from_micros(100000));
 /// From one that shows a cookie.
-const PROVEN: Rate = Rate { per_s: 20, burst: 80 };
+const PROVEN: Rate = (80, Duration::from_micros(50000));
 /// From all that show cookies in one network of 24 or 48 bits, or behind one neighbour; and cookies by one neighbour.
-const MANY: Rate = Rate { per_s: 300, burst: 600 };
+const MANY: Rate = (600, Duration::from_micros(3333));
 /// From a way on which a handshake has ended well: enough for the tries of several renewals.
-const KNOWN: Rate = Rate { per_s: 1, burst: 10 };
+const KNOWN: Rate = (10, Duration::from_micros(1000000));
 /// From all sources.
-const ALL: Rate = Rate { per_s: 1000, burst: 2000 };
+const ALL: Rate = (2000, Duration::from_micros(1000));
 /// What is left of that for known ways alone.
-const KEPT: u64 = ALL.burst / 2;
+const KEPT: u32 = ALL.0 / 2;
 /// Sources remembered; those that asked least lately go first, an eighth at a time.
 const MAX_SOURCES: usize = 4096;
 /// Known ways remembered, and of one peer.
 const MAX_KNOWN: usize = 4096;
 const MAX_KNOWN_OF_ONE: usize = 8;
-
-/// Tokens a second, and at most.
-#[derive(Debug, Clone, Copy)]
-struct Rate {
-    per_s: u64,
-    burst: u64,
-}
-
-/// A token bucket; its level is in millionths of a token, so that no time is lost to rounding.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    level: u64,
-    filled: Instant,
-}
-
-const TOKEN: u64 = 1_000_000;
-
-impl Bucket {
-    fn new(now: Instant, rate: Rate) -> Self {
-        Self { level: rate.burst * TOKEN, filled: now }
-    }
-
-    fn fill(&mut self, now: Instant, rate: Rate) {
-        let micros = u64::try_from(now.since(self.filled).as_micros()).unwrap_or(u64::MAX);
-        self.level = micros.saturating_mul(rate.per_s).saturating_add(self.level).min(rate.burst * TOKEN);
-        self.filled = now;
-    }
-
-    /// Whether one may be taken so that `kept` are left.
-    fn has_more_than(&self, kept: u64) -> bool {
-        self.level >= (kept + 1) * TOKEN
-    }
-
-    /// Takes one, if there is one.
-    fn take(&mut self) -> bool {
-        let rest = self.level.checked_sub(TOKEN);
-        self.level = rest.unwrap_or(self.level);
-        rest.is_some()
-    }
-}
 
 /// How a handshake came: over what, and who relayed it, if somebody did.
 pub(super) type Way = (Via, Option<NodeId>);
@@ -80,11 +40,11 @@ pub(super) type Way = (Via, Option<NodeId>);
 /// Who may be blamed for a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
-    Address(IpAddr),
+    Address(IpPrefix),
     Neighbor(NodeId),
-    ProvenAddress(IpAddr),
+    ProvenAddress(IpPrefix),
     ProvenNode(NodeId, NodeTag),
-    ManyAddresses(IpAddr),
+    ManyAddresses(IpPrefix),
     ManyNodes(NodeId),
     /// Who is sent cookies by this neighbour.
     Cookies(NodeId),
@@ -94,7 +54,7 @@ pub(super) enum Source {
 impl Source {
     fn unproven((via, neighbor): Way) -> Option<Self> {
         match via {
-            Via::Direct(from) => Some(Self::Address(network(from, 32, 64))),
+            Via::Direct(from) => Some(Self::Address(place::network(from.ip(), 32, 64))),
             Via::Relayed(_) => neighbor.map(Self::Neighbor),
         }
     }
@@ -102,9 +62,10 @@ impl Source {
     /// The one itself, and that of which it is a part.
     fn proven((via, neighbor): Way) -> Option<[Self; 2]> {
         Some(match via {
-            Via::Direct(from) => {
-                [Self::ProvenAddress(network(from, 32, 64)), Self::ManyAddresses(network(from, 24, 48))]
-            }
+            Via::Direct(from) => [
+                Self::ProvenAddress(place::network(from.ip(), 32, 64)),
+                Self::ManyAddresses(place::network(from.ip(), 24, 48)),
+            ],
             Via::Relayed(tag) => {
                 let neighbor = neighbor?;
                 [Self::ProvenNode(neighbor, tag), Self::ManyNodes(neighbor)]
@@ -122,12 +83,8 @@ impl Source {
     }
 }
 
-/// The network of so many bits, by version, in which an address is.
-fn network(from: SocketAddr, bits_v4: u32, bits_v6: u32) -> IpAddr {
-    match from.ip().to_canonical() {
-        IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & (u32::MAX << (32 - bits_v4))).into()),
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & (u128::MAX << (128 - bits_v6))).into()),
-    }
+fn bucket((burst, every): Rate) -> Bucket {
+    Bucket::new(burst, every)
 }
 
 /// A way on which a handshake has ended well.
@@ -149,55 +106,47 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub fn new(now: Instant) -> Self {
-        Self { sources: HashMap::new(), known: HashMap::new(), turn: 0, all: Bucket::new(now, ALL) }
+    pub fn new() -> Self {
+        Self { sources: HashMap::new(), known: HashMap::new(), turn: 0, all: bucket(ALL) }
     }
 
     /// Whether a first message may come this way without a cookie.
-    pub fn spares_cookie(&mut self, now: Instant, way: Way) -> bool {
-        self.all.fill(now, ALL);
-        let bucket = Source::unproven(way).and_then(|source| self.sources.get_mut(&source));
-        bucket.is_none_or(|(bucket, _)| {
-            bucket.fill(now, UNPROVEN);
-            bucket.has_more_than(0)
-        }) && self.all.has_more_than(KEPT)
+    pub fn spares_cookie(&self, now: Instant, way: Way) -> bool {
+        let bucket = Source::unproven(way).and_then(|source| self.sources.get(&source));
+        bucket.is_none_or(|(bucket, _)| bucket.has_above(now, 0)) && self.all.has_above(now, KEPT)
     }
 
     /// Whether a cookie may be sent. By a relay it costs a seal and a turn of the node itself; who gets none tries again.
     pub fn grants_cookie(&mut self, now: Instant, (via, neighbor): Way) -> bool {
         let Via::Relayed(_) = via else { return true };
-        let Some(neighbor) = neighbor else { return false };
-        self.bucket(now, &Source::Cookies(neighbor)).take()
+        neighbor.is_some_and(|neighbor| self.bucket(&Source::Cookies(neighbor)).take(now))
     }
 
     /// Whether one more first message may cost something, and whom. `proven`: it has shown a cookie.
     pub fn take(&mut self, now: Instant, way: Way, proven: bool) -> Option<Source> {
-        self.all.fill(now, ALL);
-        if let Some(known) = self.known.get_mut(&way).filter(|_| proven) {
-            known.bucket.fill(now, KNOWN);
-            if known.bucket.has_more_than(0) && self.all.has_more_than(0) {
-                known.bucket.take();
-                self.all.take();
-                return Some(Source::Known(way));
-            }
+        if let Some(known) = self.known.get_mut(&way).filter(|_| proven)
+            && self.all.has_above(now, 0)
+            && known.bucket.take(now)
+        {
+            self.all.take(now);
+            return Some(Source::Known(way));
         }
         let (source, many) = match proven {
             true => Source::proven(way).map(|[one, many]| (one, Some(many)))?,
             false => (Source::unproven(way)?, None),
         };
         let buckets = [Some(source), many];
-        let may =
-            self.all.has_more_than(KEPT) && buckets.iter().flatten().all(|s| self.bucket(now, s).has_more_than(0));
+        let may = self.all.has_above(now, KEPT) && buckets.iter().flatten().all(|s| self.bucket(s).has_above(now, 0));
         if may {
-            self.all.take();
+            self.all.take(now);
             for source in buckets.iter().flatten() {
-                self.bucket(now, source).take();
+                self.bucket(source).take(now);
             }
         }
         may.then_some(source)
     }
 
-    fn bucket(&mut self, now: Instant, source: &Source) -> &mut Bucket {
+    fn bucket(&mut self, source: &Source) -> &mut Bucket {
         self.turn += 1;
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(source) {
             let mut turns: Vec<u64> = self.sources.values().map(|(_, turn)| *turn).collect();
@@ -205,9 +154,8 @@ impl Budget {
             let oldest = *oldest;
             self.sources.retain(|_, (_, turn)| *turn > oldest);
         }
-        let (bucket, turn) = self.sources.entry(*source).or_insert_with(|| (Bucket::new(now, source.rate()), 0));
+        let (bucket, turn) = self.sources.entry(*source).or_insert_with(|| (bucket(source.rate()), 0));
         *turn = self.turn;
-        bucket.fill(now, source.rate());
         bucket
     }
 
@@ -227,12 +175,14 @@ impl Budget {
                 self.known.remove(&oldest);
             }
         }
-        self.known.insert(way, Known { peer, turn, bucket: Bucket::new(Instant::default(), KNOWN) });
+        self.known.insert(way, Known { peer, turn, bucket: bucket(KNOWN) });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn v4(ip: u32) -> Way {
@@ -255,7 +205,7 @@ mod tests {
 
     #[test]
     fn one_source_is_held_to_its_rate_and_others_are_not() {
-        let mut budget = Budget::new(Instant(0));
+        let mut budget = Budget::new();
         assert_eq!(
             taken(&mut budget, 0, false, (0..1000).map(|i| v6(1, i))),
             40,
@@ -282,7 +232,7 @@ mod tests {
 
     #[test]
     fn the_number_of_sources_is_bounded_and_those_at_rest_make_room() {
-        let mut budget = Budget::new(Instant(0));
+        let mut budget = Budget::new();
         let mut busy = 0;
         for i in 0..20_000 {
             let at = u64::from(i) * 1500;
@@ -295,7 +245,7 @@ mod tests {
 
     #[test]
     fn many_networks_leave_room_for_a_new_source_and_a_reserve_for_a_known_one() {
-        let mut budget = Budget::new(Instant(0));
+        let mut budget = Budget::new();
         let peer = NodeId([1; 32]);
         budget.know(v4(1), peer);
         for i in 0..100_000u32 {
@@ -319,7 +269,7 @@ mod tests {
 
     #[test]
     fn known_ways_are_bounded_and_one_peer_has_few() {
-        let mut budget = Budget::new(Instant(0));
+        let mut budget = Budget::new();
         let peer = |i: u32| NodeId(std::array::from_fn(|at| i.to_be_bytes()[at % 4]));
         budget.know(v4(0), peer(0));
         (1..=100).for_each(|i| budget.know(v4(i), peer(1)));

@@ -187,7 +187,7 @@ impl Sessions {
             noise_private: Zeroizing::new(*identity.noise_private()),
             own: HandshakePayload { ciphers: offer(ciphers), version, oldest, ..Default::default() },
             admission: None,
-            budget: Budget::new(now),
+            budget: Budget::new(),
             rng,
             initiators: HashMap::new(),
             responders: HashMap::new(),

@@ -21,11 +21,22 @@ impl Bucket {
 
     /// Takes a token, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
-        if self.next() > now {
-            return false;
+        self.take_above(now, 0)
+    }
+
+    /// Takes a token, if `kept` are left then.
+    pub fn take_above(&mut self, now: Instant, kept: u32) -> bool {
+        let may = self.has_above(now, kept);
+        if may {
+            self.full = self.full.max(now) + self.every;
         }
-        self.full = self.full.max(now) + self.every;
-        true
+        may
+    }
+
+    /// Whether there is a token beside `kept` others.
+    #[must_use]
+    pub fn has_above(&self, now: Instant, kept: u32) -> bool {
+        kept < self.burst && self.full.since(now) <= self.every * (self.burst - 1 - kept)
     }
 
     /// Whether nothing has been taken that has not come back.
@@ -56,6 +67,9 @@ mod tests {
             !bucket.is_full(start + Duration::from_millis(299)) && bucket.is_full(start + Duration::from_millis(300))
         );
         assert_eq!(bucket.next(), start + Duration::from_millis(100));
+        let later = start + Duration::from_millis(200);
+        assert!(bucket.has_above(later, 1) && !bucket.has_above(later, 2) && !bucket.has_above(later, 9));
+        assert_eq!((0..9).filter(|_| bucket.clone().take_above(later, 1)).count(), 9, "one beside another");
         let taken = (0..1000u64).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
         assert_eq!(taken, 9, "one each 100 ms");
         assert_eq!(

@@ -187,13 +187,13 @@ fn a_peer_that_was_here_before_has_a_reserve() {
     let (mut a, mut b) = (end(1, "s", Some(1)), end(2, "s", Some(2)));
     let mut stranger = end(3, "s", Some(3));
     let relay = NodeId([9; 32]);
-    for by_relay in [true, false] {
+    for (by_relay, begin) in [(true, 0), (false, 100_000_000)] {
         let way = |end: &End| match by_relay {
             true => (Via::Relayed(end.identity.id().tag()), Some(relay)),
             false => (Via::Direct(end.addr), None),
         };
         let (of_a, of_stranger) = (way(&a), way(&stranger));
-        let first = siege(&mut a, &mut b, of_a, 10_000_000, |_, _| {});
+        let first = siege(&mut a, &mut b, of_a, begin + 10_000_000, |_, _| {});
         assert!(first.is_some_and(|t| t < SOON));
         // So many that show cookies that nothing is left.
         let exhaust = |b: &mut End, now: Instant| {
@@ -204,9 +204,9 @@ fn a_peer_that_was_here_before_has_a_reserve() {
                 let _ = b.sessions.budget.take(now, taker, false);
             }
         };
-        assert_eq!(siege(&mut stranger, &mut b, of_stranger, 20_000_000, exhaust), None);
+        assert_eq!(siege(&mut stranger, &mut b, of_stranger, begin + 20_000_000, exhaust), None);
         for at in [50_000_000, 60_000_000] {
-            let took = siege(&mut a, &mut b, of_a, at, exhaust);
+            let took = siege(&mut a, &mut b, of_a, begin + at, exhaust);
             assert!(took.is_some_and(|t| t < SOON), "{took:?}");
         }
     }
