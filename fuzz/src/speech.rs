@@ -302,6 +302,7 @@ impl Speech<'_, '_> {
                 observed: self.endpoint(),
                 wish: self.input.number() as i32,
                 stun_port: self.input.number(),
+                received: self.input.wide(),
             }),
             6 => Kind::Segment(self.segment()),
             7 => Kind::Echo(proto::Echo { id: self.input.wide(), data: self.input.bytes(1400) }),

@@ -205,8 +205,9 @@ impl Channel {
         }
         if segment.seq > 0 {
             self.ack_due = Some(self.ack_due.unwrap_or(now + ACK_DELAY));
-            let in_window = segment.seq > self.received && segment.seq <= self.received + 2 * WINDOW;
-            if in_window {
+            // Nobody cuts longer pieces, and nobody sends more of them ahead.
+            let is_next = segment.seq > self.received && segment.seq - self.received <= WINDOW;
+            if is_next && segment.payload.len() <= CHUNK {
                 self.ahead.insert(segment.seq, (segment.payload, segment.more));
             } else {
                 self.ack_due = Some(now);

@@ -39,7 +39,9 @@ impl Node {
     ) {
         let first_id = self.rng.next_u32();
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Via::Direct(addr) = via {
+        if let Via::Direct(addr) = via
+            && !peer.refuses(now, addr)
+        {
             match &mut peer.link {
                 // Whichever end finds UDP bad has opened the stream.
                 Some(link)
@@ -118,7 +120,8 @@ impl Node {
             self.flush_waiting(now, id);
         }
         let Via::Direct(from) = via else { return };
-        let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
+        let may_be_there = |p: &&mut Peer| p.grant.is_none() && !p.refuses(now, from);
+        let Some(peer) = self.peers.get_mut(&id).filter(may_be_there) else { return };
         let first_id = session.local_index;
         let link = peer.link.get_or_insert_with(|| Link::new(now, from, first_id));
         if link.addr == from {
@@ -159,11 +162,14 @@ impl Node {
 
     pub(super) fn send_probe(&mut self, now: Instant, id: NodeId, addr: SocketAddr) {
         let wish = self.wish(&id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.refuses(now, addr)) else { return };
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
         let id = link.sent_probe(now, addr);
         let looking = link.up && addr != link.addr;
+        if addr == link.addr {
+            peer.passage.asks(id, transport.local_index, transport.users_bytes().0);
+        }
         let probe = proto::Probe { id, wish: wish.into(), looking, ..Default::default() };
         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
     }
@@ -207,7 +213,8 @@ impl Node {
 
     pub(super) fn on_probe(&mut self, now: Instant, session: &Arc<Transport>, from: SocketAddr, probe: &proto::Probe) {
         let id = session.peer;
-        let Some(peer) = self.peers.get_mut(&id).filter(|p| p.grant.is_none()) else { return };
+        let may_be_there = |p: &&mut Peer| p.grant.is_none() && !p.refuses(now, from);
+        let Some(peer) = self.peers.get_mut(&id).filter(may_be_there) else { return };
         if let Some(link) = &mut peer.link {
             link.peer_wish = probe.wish();
         }
@@ -215,7 +222,8 @@ impl Node {
         let observed = crate::wire::encode_endpoint(from);
         let wish = self.wish(&id).into();
         let stun_port = u32::from(self.config.stun_port);
-        let reply = proto::ProbeReply { id: probe.id, observed, wish, stun_port };
+        let received = session.users_bytes().1;
+        let reply = proto::ProbeReply { id: probe.id, observed, wish, stun_port, received };
         self.send_on(session, Via::Direct(from), Kind::ProbeReply(reply));
         if is_new {
             self.send_probe(now, id, from);
@@ -236,8 +244,13 @@ impl Node {
         {
             return;
         }
-        let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()) else { return };
-        if addr != link.addr {
+        let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.refuses(now, addr)) else { return };
+        let Some(link) = &mut peer.link else { return };
+        if addr == link.addr {
+            if link.up && peer.passage.answered(now, reply.id, reply.received) && self.leave_place(now, id) {
+                return;
+            }
+        } else {
             if link.distrusts(now, addr) {
                 return;
             }
@@ -255,6 +268,7 @@ impl Node {
                 link.leave(now);
             }
             link.move_to(now, addr, rtt);
+            peer.passage.restart();
             link.interface = interface;
             self.tables_dirty = true;
             self.counters.roams += u64::from(moved);
@@ -291,7 +305,11 @@ impl Node {
             }
             return;
         }
+        if !self.comings.take(now, id) {
+            return;
+        }
         link.come_up(now);
+        peer.passage.restart();
         let (addr, cost) = (link.addr, link.told_cost());
         peer.channel.renew(now);
         if !self.revocations.is_empty() {
@@ -456,6 +474,9 @@ impl Node {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
+                        if let Some(peer) = self.peers.get_mut(&id) {
+                            peer.passage.asks(probe_id, transport.local_index, transport.users_bytes().0);
+                        }
                         let probe = proto::Probe { id: probe_id, wish, ..Default::default() };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
                     }

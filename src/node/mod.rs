@@ -20,6 +20,7 @@ mod marks;
 mod observers;
 mod own;
 mod owners;
+mod passage;
 mod paths;
 mod peer;
 mod peers;
@@ -60,7 +61,7 @@ use crate::{
     punch::Puncher,
     routing::Routing,
     session::{PROVEN_TRIES, Sessions, Transport, Via},
-    types::{Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime, place::Surroundings},
+    types::{Buckets, Duration, ExitChoice, Instant, Metric, NodeId, NodeTag, SeqNo, UnixTime, place::Surroundings},
     wire::{
         frame::{Level, Mark},
         ip,
@@ -219,6 +220,8 @@ pub struct Node {
     /// The longest time between probes of an idle link.
     rest: Duration,
     peers: Peers,
+    /// How often the link of each peer may come up.
+    comings: Buckets<NodeId>,
     /// Links that went down, while the way round on which to tell the other end is still to be found.
     untold: Vec<(NodeId, Instant)>,
     /// Who was asked whether packets arrive, and when an answer is missing.
@@ -304,6 +307,7 @@ impl Node {
             verifier,
             rng,
             peers: Peers::default(),
+            comings: Buckets::new(4096, (16, Duration::from_secs(1))),
             untold: Vec::new(),
             asking: BTreeSet::new(),
             by_index: HashMap::new(),
@@ -335,7 +339,7 @@ impl Node {
             counters: Counters::default(),
         };
         node.set_revocations(now, &config.revocations);
-        node.update_endpoints(now);
+        node.update_endpoints(now, false);
         Ok(node)
     }
 

@@ -21,7 +21,8 @@ const REFRESH: Duration = Duration::from_secs(3300);
 const ON_REQUEST: Duration = Duration::from_secs(1);
 /// Two announcements of a changed record are at least this far apart.
 const DEBOUNCE: Duration = Duration::from_millis(500);
-/// And so many may come one after the other, and one more after each pause: everybody in the mesh hears of each.
+/// And so many may come one after the other for what others observe, and one more after each pause: everybody in the mesh hears
+/// of each.
 const CHANGES: (u32, Duration) = (20, Duration::from_secs(5));
 
 pub(super) struct Own {
@@ -37,6 +38,8 @@ pub(super) struct Own {
     relayed: Option<SocketAddr>,
     observers: Observers,
     dirty: bool,
+    /// It is, by what others observe of this node's address: they decide how often.
+    observed: bool,
     changes: Bucket,
     /// Somebody asks for a new sequence number.
     asked: bool,
@@ -59,6 +62,7 @@ impl Own {
             relayed: None,
             observers: Observers::default(),
             dirty: false,
+            observed: false,
             changes: Bucket::new(CHANGES.0, CHANGES.1),
             asked: false,
             known: 0,
@@ -140,7 +144,8 @@ impl Own {
         all
     }
 
-    fn update_endpoints(&mut self) {
+    /// Returns whether they have changed.
+    fn update_endpoints(&mut self) -> bool {
         let mut endpoints = self.configured.clone();
         let found = self.observers.public_port(self.mapped).into_iter().chain(self.local.iter().copied());
         for addr in found.chain(self.observers.believed()).chain(self.relayed) {
@@ -148,10 +153,9 @@ impl Own {
                 endpoints.push(addr);
             }
         }
-        if endpoints != self.content.endpoints {
-            self.content.endpoints = endpoints;
-            self.dirty = true;
-        }
+        let is_new = endpoints != self.content.endpoints;
+        self.content.endpoints = endpoints;
+        is_new
     }
 
     fn due(&self) -> Instant {
@@ -161,7 +165,8 @@ impl Own {
         } else if self.asked {
             self.answered.map_or(Instant::default(), |at| at + ON_REQUEST).min(self.announced + REFRESH)
         } else if self.dirty {
-            // Others decide on some of it: what they see of this node's address.
+            self.announced + DEBOUNCE
+        } else if self.observed {
             (self.announced + DEBOUNCE).max(self.changes.next())
         } else {
             self.announced + REFRESH
@@ -174,14 +179,15 @@ impl Node {
     pub fn set_local_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
         if self.own.local != endpoints {
             self.own.local = endpoints;
-            self.update_endpoints(now);
+            self.update_endpoints(now, false);
             self.pump(now);
         }
     }
 
-    /// This node's endpoints follow from what is known now, and so does where it looks for others.
-    pub(super) fn update_endpoints(&mut self, now: Instant) {
-        self.own.update_endpoints();
+    /// This node's endpoints follow from what is known now, and so does where it looks for others. `observed`: by others.
+    pub(super) fn update_endpoints(&mut self, now: Instant, observed: bool) {
+        let is_new = self.own.update_endpoints();
+        *if observed { &mut self.own.observed } else { &mut self.own.dirty } |= is_new;
         let public = self.own.public();
         if public != self.around.public {
             self.around.public = public;
@@ -193,7 +199,7 @@ impl Node {
     pub fn set_mapped_endpoint(&mut self, now: Instant, mapped: Option<SocketAddr>) {
         if self.own.mapped != mapped {
             self.own.mapped = mapped;
-            self.update_endpoints(now);
+            self.update_endpoints(now, false);
             self.pump(now);
         }
     }
@@ -202,7 +208,7 @@ impl Node {
     pub fn set_relayed_endpoint(&mut self, now: Instant, relayed: Option<SocketAddr>) {
         if self.own.relayed != relayed {
             self.own.relayed = relayed;
-            self.update_endpoints(now);
+            self.update_endpoints(now, false);
             self.pump(now);
         }
     }
@@ -240,7 +246,7 @@ impl Node {
             return;
         }
         if self.own.observers.note(now, Claim { by, from, configured, seen }) {
-            self.update_endpoints(now);
+            self.update_endpoints(now, true);
         }
     }
 
@@ -261,7 +267,8 @@ impl Node {
             self.own.answered = Some(now);
         }
         self.own.known = 0;
-        if std::mem::take(&mut self.own.dirty) {
+        self.own.dirty = false;
+        if std::mem::take(&mut self.own.observed) {
             self.own.changes.take(now);
         }
         self.own.announced = now;

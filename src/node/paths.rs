@@ -139,6 +139,9 @@ impl Node {
                 self.puncher.end(now, &id);
                 continue;
             };
+            if peer.refuses(now, addr) {
+                continue;
+            }
             peer.link.get_or_insert_with(|| Link::new(now, addr, first_id));
             self.send_probe(now, id, addr);
         }

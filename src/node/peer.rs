@@ -1,8 +1,8 @@
 //! What this node holds of another one: sessions, link, channel, packets that wait.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
-use super::{channel::Channel, link::Link, reach::Reach};
+use super::{channel::Channel, link::Link, passage::Passage, reach::Reach};
 use crate::{
     identity::Verified,
     routing::NeighborId,
@@ -55,6 +55,8 @@ pub(super) struct Peer {
     pub downs: Bucket,
     /// Whether packets arrive that go to it by way of relays.
     pub reach: Reach,
+    /// Whether they arrive over its link.
+    pub passage: Passage,
     /// Its place on the agenda.
     pub due: Option<Instant>,
     /// That place is to be found anew.
@@ -77,6 +79,7 @@ impl Peer {
             checks: Bucket::new(8, Duration::from_secs(1)),
             downs: Bucket::new(4, Duration::from_secs(1)),
             reach: Reach::default(),
+            passage: Passage::default(),
             due: None,
             touched: false,
         }
@@ -129,6 +132,11 @@ impl Peer {
         let (kept, gone) = std::mem::take(&mut self.sessions).into_iter().partition(|s| s.boot == boot);
         self.sessions = kept;
         gone
+    }
+
+    /// Whether it is not to be looked for at `addr`, nor taken to be there.
+    pub fn refuses(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.passage.refuses(now, addr, &self.info.record.endpoints)
     }
 
     pub fn is_up(&self) -> bool {

@@ -8,7 +8,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Node, Via};
+use super::{Node, Via, passage::Tally};
 use crate::{
     session::Transport,
     types::{Duration, Instant, NodeId, NodeTag},
@@ -34,11 +34,15 @@ const ENOUGH: (u64, u64) = (1500, 400);
 const POOR: u32 = 2;
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
+/// Ways that were left with questions open, and for how long that is remembered: who comes and goes is asked on.
+const MAX_LEFT: usize = 8;
+const LEFT_FOR: Duration = Duration::from_secs(300);
 
-/// A question on its way: its number, the session that it went by, and what had been sent on that before.
+/// A question on its way: its number, the neighbour and the session that it went by, and what had been sent on that before.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     id: u32,
+    hop: NodeId,
     session: u32,
     sent: u64,
 }
@@ -53,11 +57,13 @@ pub(super) struct Reach {
     due: Option<Instant>,
     /// By which neighbour the open questions went.
     hop: Option<NodeId>,
-    /// The session, what had been sent on it, and bytes of questions and answers on it: these don't count as traffic.
+    /// The neighbours by which earlier questions went unanswered when the way changed: how many, and when.
+    left: VecDeque<(NodeId, u32, Instant)>,
+    /// The session, and what users had sent on it.
     seen: (u32, u64),
-    own: u64,
-    /// Of the last answer that told something: session, sent, received.
-    told: Option<(u32, u64, u64)>,
+    /// By which neighbour what is counted went.
+    counted: Option<NodeId>,
+    tally: Tally,
     poor: u32,
     /// Since when packets wait for a session.
     waits: Option<Instant>,
@@ -70,31 +76,52 @@ impl Reach {
         self.hop = None;
     }
 
-    /// Whether users' packets, or whatever else, went by this session since the last look.
-    fn is_active(&mut self, session: u32, sent: u64) -> bool {
-        if self.seen.0 != session {
-            (self.seen, self.own) = ((session, 0), 0);
+    /// Nothing is asked any more, though answers may be missing.
+    fn leave(&mut self, now: Instant) {
+        if let Some(before) = self.hop.filter(|_| self.unanswered > 0) {
+            self.left.retain(|(who, ..)| *who != before);
+            if self.left.len() >= MAX_LEFT {
+                self.left.pop_front();
+            }
+            self.left.push_back((before, self.unanswered, now));
         }
-        let traffic = sent.saturating_sub(self.own);
-        traffic > std::mem::replace(&mut self.seen.1, traffic)
+        self.settle();
+    }
+
+    /// Whether users' packets went by this session since the last look.
+    fn is_active(&mut self, session: u32, sent: u64) -> bool {
+        let before = std::mem::replace(&mut self.seen, (session, sent));
+        sent > if before.0 == session { before.1 } else { 0 }
+    }
+
+    /// The next question goes by `hop`: how many before it went that way without an answer.
+    fn turn_to(&mut self, now: Instant, hop: NodeId) {
+        if self.hop == Some(hop) {
+            return;
+        }
+        self.leave(now);
+        let left = self.left.iter().find(|(who, _, at)| *who == hop && now.since(*at) < LEFT_FOR);
+        (self.hop, self.unanswered) = (Some(hop), left.map_or(0, |l| l.1));
+        if self.counted != Some(hop) {
+            // What was lost on another way says nothing of this one.
+            (self.counted, self.tally, self.poor) = (Some(hop), Tally::default(), 0);
+        }
     }
 
     /// Takes in an answer: whether the way loses too much.
     fn answered(&mut self, id: u32, received: u64) -> bool {
         let Some(at) = self.asked.iter().position(|a| a.id == id) else { return false };
-        let Some(Asked { session, sent, .. }) = self.asked.drain(..=at).next_back() else { return false };
-        self.settle();
-        let Some((_, sent_before, received_before)) = self.told.filter(|t| t.0 == session) else {
-            self.told = Some((session, sent, received));
-            return false;
-        };
-        let sent_since = sent.saturating_sub(sent_before);
-        let arrived = received.saturating_sub(received_before);
-        if sent_since < if arrived < sent_since / 4 { ENOUGH.1 } else { ENOUGH.0 } {
+        let Some(Asked { session, sent, hop, .. }) = self.asked.remove(at) else { return false };
+        // The earlier ones are settled with it.
+        self.asked.retain(|a| a.hop != hop || a.id.wrapping_sub(id) < u32::MAX / 2);
+        self.left.retain(|(who, ..)| *who != hop);
+        if self.hop.is_some_and(|now| now != hop) {
             return false;
         }
-        self.told = Some((session, sent, received));
-        self.poor = if arrived < sent_since / 3 * 2 { self.poor + 1 } else { 0 };
+        self.settle();
+        let enough = |sent, arrived| sent >= if arrived < sent / 4 { ENOUGH.1 } else { ENOUGH.0 };
+        let Some((sent, arrived)) = self.tally.count((session, sent), received, enough) else { return false };
+        self.poor = if arrived < sent / 3 * 2 { self.poor + 1 } else { 0 };
         self.poor >= POOR
     }
 }
@@ -109,7 +136,7 @@ impl Node {
     pub(super) fn look_after(&mut self, now: Instant, id: NodeId) {
         let Some(hop) = self.relay_towards(&id) else {
             if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due.is_some() || p.reach.waits.is_some()) {
-                peer.reach.settle();
+                peer.reach.leave(now);
                 peer.reach.waits = None;
             }
             return;
@@ -125,7 +152,7 @@ impl Node {
             }
             return;
         };
-        let (session, sent) = (transport.local_index, transport.sent_bytes());
+        let (session, sent) = (transport.local_index, transport.users_bytes().0);
         peer.reach.waits = None;
         if peer.reach.is_active(session, sent) && peer.reach.due.is_none() {
             self.ask(now, id, hop);
@@ -136,28 +163,25 @@ impl Node {
         let promised = self.routing.origin(&id).and_then(|o| self.routing.route(o)).map_or(0, |r| r.metric);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(transport) = peer.transport() else { return };
-        let (session, sent) = (transport.local_index, transport.sent_bytes());
+        let (session, sent) = (transport.local_index, transport.users_bytes().0);
         let reach = &mut peer.reach;
+        reach.turn_to(now, hop);
         reach.next = reach.next.wrapping_add(1);
         if reach.asked.len() >= REMEMBERED {
             reach.asked.pop_front();
         }
-        reach.asked.push_back(Asked { id: reach.next, session, sent });
+        reach.asked.push_back(Asked { id: reach.next, hop, session, sent });
         let question = proto::Reach { id: reach.next, urgent: reach.unanswered >= URGENT };
         let wait = Duration::from_micros(4 * u64::from(promised)) + PATIENCE;
         let due = now + wait.min(MAX_PATIENCE);
-        (reach.due, reach.hop) = (Some(due), Some(hop));
+        reach.due = Some(due);
         reach.unanswered += 1;
         self.asking.insert((due, id));
         self.send_reach(now, id, Kind::Reach(question));
     }
 
     fn send_reach(&mut self, now: Instant, id: NodeId, kind: Kind) {
-        let plaintext = frame::encode(kind);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.reach.own += plaintext.len() as u64;
-        }
-        self.send_plaintext(now, id, plaintext);
+        self.send_plaintext(now, id, frame::encode(kind));
     }
 
     /// When [`Self::tick_reach`] has something to do.
@@ -175,16 +199,13 @@ impl Node {
             let unanswered = peer.reach.unanswered;
             match hop {
                 // The way has changed meanwhile: what was asked says nothing of the new one.
-                Some(hop) if asked_by != Some(hop) => {
-                    peer.reach.settle();
-                    self.ask(now, id, hop);
-                }
+                Some(hop) if asked_by != Some(hop) => self.ask(now, id, hop),
                 Some(hop) if unanswered >= TRIES => {
                     peer.reach.settle();
                     self.give_up_way(now, id, hop);
                 }
                 Some(hop) => self.ask(now, id, hop),
-                None => peer.reach.settle(),
+                None => peer.reach.leave(now),
             }
         }
     }
@@ -194,7 +215,8 @@ impl Node {
         self.counters.ways_given_up += 1;
         self.routing.distrust(now, &id, &hop);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        (peer.reach.poor, peer.reach.told) = (0, None);
+        (peer.reach.poor, peer.reach.tally) = (0, Tally::default());
+        peer.reach.left.retain(|(who, ..)| *who != hop);
         self.discovery.insist(now, id);
     }
 
@@ -208,13 +230,12 @@ impl Node {
         question: &proto::Reach,
     ) {
         let id = session.peer;
-        let answer = Kind::Reached(proto::Reached { id: question.id, received: session.received_bytes() });
+        let answer = Kind::Reached(proto::Reached { id: question.id, received: session.users_bytes().1 });
         if question.urgent && self.relay_towards(&id) != by {
             self.send_reach(now, id, answer.clone());
         }
         let plaintext = frame::encode(answer);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.reach.own += plaintext.len() as u64;
         let Some(transport) = peer.transport() else { return };
         let mut bytes = Vec::with_capacity(64);
         transport.seal(&plaintext, &mut bytes);
@@ -235,10 +256,12 @@ impl Node {
 mod tests {
     use super::*;
 
+    const HOP: NodeId = NodeId([1; 32]);
+
     /// Answers to questions that were asked after so many bytes had been sent.
     fn tell(reach: &mut Reach, session: u32, sent: u64, received: u64) -> bool {
         reach.next += 1;
-        reach.asked.push_back(Asked { id: reach.next, session, sent });
+        reach.asked.push_back(Asked { id: reach.next, hop: HOP, session, sent });
         reach.answered(reach.next, received)
     }
 
@@ -270,7 +293,7 @@ mod tests {
     #[test]
     fn a_late_answer_counts_and_a_made_up_one_does_not() {
         let mut reach = Reach::default();
-        reach.asked.extend((1..=3).map(|id| Asked { id, session: 1, sent: 0 }));
+        reach.asked.extend((1..=3).map(|id| Asked { id, hop: HOP, session: 1, sent: 0 }));
         (reach.unanswered, reach.due) = (3, Some(Instant(9)));
         assert!(!reach.answered(7, u64::MAX));
         assert_eq!((reach.unanswered, reach.asked.len()), (3, 3));
@@ -283,13 +306,26 @@ mod tests {
     }
 
     #[test]
-    fn questions_alone_are_no_traffic() {
+    fn activity_is_more_sent_on_the_same_session() {
         let mut reach = Reach::default();
-        assert!(reach.is_active(1, 100));
-        reach.own += 40;
-        assert!(!reach.is_active(1, 140));
-        assert!(reach.is_active(1, 200));
-        assert!(!reach.is_active(1, 200));
-        assert!(reach.is_active(2, 1), "a new session");
+        let sent = [(1, 100), (1, 100), (1, 200), (2, 1), (2, 1), (3, 0)];
+        assert_eq!(sent.map(|(session, sent)| reach.is_active(session, sent)), [true, false, true, true, false, false]);
+    }
+
+    /// Two ways by turns, of which one never answers.
+    #[test]
+    fn questions_by_a_way_that_comes_and_goes_add_up() {
+        let (mut reach, other) = (Reach::default(), NodeId([2; 32]));
+        for i in 0..TRIES {
+            reach.turn_to(Instant(0), HOP);
+            assert_eq!(reach.unanswered, i);
+            reach.unanswered += 1;
+            reach.turn_to(Instant(0), other);
+            assert_eq!(reach.unanswered, 0, "of the other one");
+            reach.asked.push_back(Asked { id: i, hop: other, session: 1, sent: 0 });
+            reach.answered(i, 0);
+        }
+        reach.turn_to(Instant(0) + LEFT_FOR, HOP);
+        assert_eq!(reach.unanswered, 0, "long ago");
     }
 }

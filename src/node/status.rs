@@ -29,6 +29,8 @@ pub struct Counters {
     pub roams: u64,
     /// Ways by relays by which packets were seen not to arrive.
     pub ways_given_up: u64,
+    /// Places of links where probes arrived and packets did not.
+    pub places_left: u64,
     pub links_up: u64,
     pub links_down: u64,
     pub control_sent: u64,
@@ -180,6 +182,7 @@ impl Node {
             ("rekeys", c.rekeys),
             ("roams", c.roams),
             ("ways_given_up", c.ways_given_up),
+            ("places_left", c.places_left),
             ("links_up", c.links_up),
             ("links_down", c.links_down),
             ("beacons_heard", c.beacons_heard),

@@ -56,12 +56,15 @@ struct Wires {
     lost: Vec<u8>,
     /// Certificates that nodes have got.
     certified: Vec<(u8, Vec<u8>)>,
+    /// The relay 2 makes the ends 1 and 4 believe that each is at the address 5, where it stands and passes on what is no longer
+    /// than this.
+    proxy: Option<usize>,
 }
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
         let (delivered, tape, cut, dark, lost, certified) = Default::default();
-        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified }
+        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, proxy: None }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -113,10 +116,27 @@ impl Wires {
                     continue;
                 }
                 let now = self.now;
-                if let Some((_, node)) = self.nodes.iter_mut().find(|n| n.0 == to) {
+                let proxied = self.proxied(from, to, &t.bytes);
+                if let Some((other, mut bytes)) = proxied {
+                    if Some(bytes.len()) <= self.proxy {
+                        self.node(other).handle_datagram(now, addr(5), 1, &mut bytes);
+                    }
+                } else if let Some((_, node)) = self.nodes.iter_mut().find(|n| n.0 == to) {
                     node.handle_datagram(now, addr(from), 1, &mut t.bytes);
                 }
             }
+        }
+    }
+
+    /// What the proxy takes hold of, and for whom it is: what is sent to its address, and packets to be relayed, out of their
+    /// hop headers.
+    fn proxied(&mut self, from: u8, to: u8, bytes: &[u8]) -> Option<(u8, Vec<u8>)> {
+        let other = [(1, 4), (4, 1)].into_iter().find(|pair| pair.0 == from && self.proxy.is_some())?.1;
+        let inner = bytes.get(packet::HOP_HEADER..).filter(|inner| inner.first() == Some(&packet::DATA));
+        let tag = self.node(other).id().tag().0.to_be_bytes();
+        match inner.filter(|_| to == 2 && bytes[0] == packet::HOP && bytes[16..24] == tag) {
+            Some(inner) => Some((other, inner.to_vec())),
+            None => (to == 5).then(|| (other, bytes.to_vec())),
         }
     }
 

@@ -8,6 +8,7 @@
 //! is lost; a node that has only unfeasible routes asks the origin for a new sequence number (§3.8.2). A route in use
 //! that gets worse stays in use meanwhile: it lowers no feasibility distance and raises none.
 
+mod doubt;
 mod neighbor;
 mod origin;
 mod places;
@@ -37,8 +38,6 @@ const UNPROVEN_LIFE: Duration = Duration::from_secs(30);
 const REPEAT: Duration = Duration::from_secs(10);
 /// One neighbour may have brought so many of the origins: the rest of the table is for others.
 const MAX_BROUGHT: usize = MAX_ORIGINS / 4 * 3;
-/// A way by which packets were seen not to arrive is the last choice for so long.
-const DISTRUST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 /// Ordinary changes wait so long for company, and up to eight times as long while they keep coming; retractions don't
 /// wait.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
@@ -108,7 +107,7 @@ pub struct Counters {
     pub introductions_expired: u64,
     /// Sequence-number requests beyond what a neighbour may send.
     pub requests_refused: u64,
-    /// Ways by which packets were seen not to arrive.
+    /// Ways by which packets were seen not to arrive, or which fell away again and again.
     pub distrusted: u64,
 }
 
@@ -196,7 +195,6 @@ impl Routing {
         self.forget_sent(n);
         self.neighbors[n.slot()] = None;
         self.costs[n.slot()] = 0;
-        self.origins.iter_mut().for_each(|o| o.distrusted.retain(|d| d.0 != n));
     }
 
     /// The neighbour started its outgoing channel afresh: what it had said no longer counts.
@@ -322,7 +320,7 @@ impl Routing {
             let origin = &self.origins[o as usize];
             if origin.announcement.is_some() && origin.expires <= now {
                 self.drop_announcement(now, o);
-            } else if origin.announcement.is_some() && self.is_starved(o) {
+            } else if origin.announcement.is_some() && self.is_starved(now, o) {
                 self.request(now, o);
             } else if origin.announcement.is_none() {
                 if origin.refused == 0 && now.since(origin.since) > UNPROVEN_LIFE {
@@ -394,32 +392,6 @@ impl Routing {
         self.origin(id).map(|o| self.origins[o as usize].fd)
     }
 
-    /// Packets for `id` were seen not to arrive by way of `via`: other neighbours that offer a route are preferred for a
-    /// while. This changes no feasibility distance, so no loop can come of it.
-    pub fn distrust(&mut self, now: Instant, id: &NodeId, via: &NodeId) {
-        if let (Some(o), Some(n)) = (self.origin(id), self.find_neighbor(via)) {
-            self.distrust_way(now, o, n);
-        }
-    }
-
-    fn distrust_way(&mut self, now: Instant, o: u32, n: NeighborId) {
-        let all = &mut self.origins[o as usize].distrusted;
-        let before = all.iter().position(|d| d.0 == n).map(|i| all.swap_remove(i));
-        let life = before.map_or(DISTRUST.0, |(.., life)| (life * 2).min(DISTRUST.1));
-        all.push((n, now + life, life));
-        self.counters.distrusted += 1;
-        self.reselect(now, o);
-        if self.origins[o as usize].selected.is_none_or(|s| s.neighbor == n) {
-            self.request(now, o);
-        }
-    }
-
-    /// Until when a way is the last choice; the beginning of time: it isn't.
-    fn distrusted_until(&self, now: Instant, o: u32, n: NeighborId) -> Instant {
-        let distrusted = &self.origins[o as usize].distrusted;
-        distrusted.iter().filter(|(who, until, _)| *who == n && *until > now).map(|d| d.1).max().unwrap_or_default()
-    }
-
     /// What a metric counts when ways are compared: what one's own link to a node costs was measured, and what others say
     /// that they cost was not. So a relay has to promise half of it.
     fn weight(&self, o: u32, n: NeighborId, metric: Metric) -> Metric {
@@ -480,7 +452,7 @@ impl Routing {
             let usable = metric < INFINITY && is_feasible(origin.fd, learned.seqno.min(signed), learned.metric);
             let stands = metric_add(current.metric, self.costs[s.neighbor.slot()]) == s.metric
                 && current.seqno.min(signed) == s.seqno
-                && origin.distrusted.is_empty();
+                && !origin.has_doubts(now);
             let (new, old) = (self.weight(o, n, metric), self.weight(o, s.neighbor, s.metric));
             if stands && !(usable && is_clearly_better(new, old)) {
                 return;
@@ -508,7 +480,13 @@ impl Routing {
         if after == before {
             return;
         }
+        let is_other = before.map(|s| s.neighbor) != after.map(|s| s.neighbor);
+        if let Some(left) = before.filter(|_| is_other) {
+            self.note_fall(now, o, left);
+        }
+        let chosen = after.filter(|_| is_other).map(|s| (now, self.learned(s.neighbor, o).metric));
         let origin = &mut self.origins[o as usize];
+        origin.chosen = chosen.unwrap_or(origin.chosen);
         origin.selected = after;
         if let Some(s) = after {
             debug_assert!(s.seqno >= origin.fd.0);
@@ -516,7 +494,7 @@ impl Routing {
             origin.request_after = Instant::default();
             origin.request_wait = REQUEST_FIRST;
         }
-        if before.map(|s| s.neighbor) != after.map(|s| s.neighbor) {
+        if is_other {
             self.events.push(Event::Changed(o));
             let left = kept.and_then(|kept| Some(Event::Left(o, self.neighbor(kept.neighbor)?.id)));
             self.events.extend(left);
@@ -525,17 +503,17 @@ impl Routing {
         let learned = after.map(|s| (s.seqno, self.learned(s.neighbor, o).metric));
         let is_worse = before.zip(after).is_some_and(|(b, a)| is_clearly_better(b.metric, a.metric));
         if learned.is_none_or(|(seqno, metric)| !is_feasible((seqno, self.origins[o as usize].fd.1), seqno, metric))
-            || is_worse && self.is_starved(o)
+            || is_worse && self.is_starved(now, o)
         {
             self.request(now, o);
         }
     }
 
     /// Whether a new sequence number would bring a route, or one that is clearly better (RFC 8966 §3.8.2.2).
-    fn is_starved(&self, o: u32) -> bool {
+    fn is_starved(&self, now: Instant, o: u32) -> bool {
         let origin = &self.origins[o as usize];
         let Some(selected) = origin.selected else { return true };
-        let trusted = |n: NeighborId| origin.distrusted.iter().all(|d| d.0 != n);
+        let trusted = |n: NeighborId| self.distrusted_until(now, o, n) == Instant::default();
         let offers = origin.learned.iter().zip(&self.costs).zip(self.ids());
         let offers = offers.filter(|((learned, _), n)| learned.metric < INFINITY && trusted(*n));
         let weights = offers.map(|((learned, cost), n)| self.weight(o, n, metric_add(learned.metric, *cost)));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ASK_AGAIN, NeighborId, REQUEST_FIRST,
+    doubt::Doubt,
     neighbor::{Learned, Sent},
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(super) struct Origin {
     /// The feasibility distance; retained when the route is lost.
     pub fd: (SeqNo, Metric),
     pub selected: Option<Selected>,
+    /// When its neighbour was chosen, and the metric that it offered then.
+    pub chosen: (Instant, Metric),
     /// No request of ours for this origin before this time.
     pub request_after: Instant,
     pub request_wait: Duration,
@@ -53,8 +56,8 @@ pub(super) struct Origin {
     pub learned: Vec<Learned>,
     /// What each neighbour was told.
     pub sent: Vec<Sent>,
-    /// Neighbours by which packets were seen not to arrive, until when they are the last choice, and how long that was.
-    pub distrusted: Vec<(NeighborId, Instant, Duration)>,
+    /// Neighbours whose offers are the last choice, or may soon be.
+    pub doubts: Vec<Doubt>,
 }
 
 impl Origin {
@@ -101,6 +104,7 @@ impl Origin {
             expires: Instant::default(),
             fd: (0, INFINITY),
             selected: None,
+            chosen: (Instant::default(), INFINITY),
             request_after: Instant::default(),
             request_wait: REQUEST_FIRST,
             renewed: 0,
@@ -108,7 +112,7 @@ impl Origin {
             requesters: Vec::new(),
             learned: Vec::new(),
             sent: Vec::new(),
-            distrusted: Vec::new(),
+            doubts: Vec::new(),
         }
     }
 }

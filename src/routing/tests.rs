@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod flapping;
 mod liars;
 
 use super::*;

@@ -291,7 +291,9 @@ impl Routing {
                     // Not the origin's own words: what this neighbour offers doesn't count, and is the last choice when it offers it
                     // again. Otherwise whoever forges and offers by turns would make everybody's routes come and go.
                     learned.metric = INFINITY;
-                    self.distrust_way(now, o, n);
+                    if let Some(who) = self.neighbor(n).map(|n| n.id) {
+                        self.distrust_way(now, o, &who);
+                    }
                     self.ask_next(now, o);
                     return Err(refusal);
                 };

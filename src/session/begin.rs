@@ -81,7 +81,7 @@ impl Sessions {
         if !waiting {
             return Ok(());
         }
-        let Some(Whole { message, .. }) = self.reassembly.add(now, via, f) else { return Ok(()) };
+        let Some(Whole { message, .. }) = self.reassembly.add(now, (via, neighbor), f) else { return Ok(()) };
         let Some(mut initiator) = self.initiators.remove(&f.receiver) else { return Ok(()) };
         initiator.remote_index = f.sender;
         let (payload, noise_static) = match initiator.read_second(&message) {

@@ -52,7 +52,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    fn unproven((via, neighbor): Way) -> Option<Self> {
+    pub fn unproven((via, neighbor): Way) -> Option<Self> {
         match via {
             Via::Direct(from) => Some(Self::Address(place::network(from.ip(), 32, 64))),
             Via::Relayed(_) => neighbor.map(Self::Neighbor),

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{Via, cookie::mac2_key};
+use super::{
+    Via,
+    budget::{Source, Way},
+    cookie::mac2_key,
+};
 use crate::{
     crypto::HmacKey,
     types::{Duration, Instant},
@@ -13,7 +17,10 @@ use crate::{
 
 const BODY: usize = MAX_HANDSHAKE_DATAGRAM - HANDSHAKE_HEADER;
 const MAX_PARTIAL: usize = 256;
-const KEEP: Duration = Duration::from_secs(5);
+/// And from one source that has shown nothing, so that one alone pushes nobody else's out.
+const MAX_PARTIAL_OF_ONE: usize = 16;
+/// Enough for what one try lost to come with the next or the one after it.
+const KEEP: Duration = Duration::from_millis(1500);
 
 /// The longest handshake message.
 pub(super) const MAX_HANDSHAKE: usize = BODY * MAX_FRAGMENTS as usize;
@@ -58,6 +65,7 @@ struct Partial {
     /// The mac1 of the first piece.
     first: [u8; 16],
     since: Instant,
+    source: Option<Source>,
 }
 
 /// A message put together.
@@ -79,20 +87,28 @@ type HandshakeKindKey = u8;
 
 impl Reassembly {
     /// Adds a fragment; returns the message once it is whole. Retransmitted fragments fill the gaps of earlier ones.
-    pub fn add(&mut self, now: Instant, via: Via, fragment: &HandshakeFragment<'_>) -> Option<Whole> {
+    pub fn add(&mut self, now: Instant, way: Way, fragment: &HandshakeFragment<'_>) -> Option<Whole> {
         if fragment.fragments == 1 {
             let message = fragment.body.to_vec();
             return Some(Whole { len: HANDSHAKE_HEADER + message.len(), first: fragment.mac1, message });
         }
-        let key = (via, fragment.sender, fragment.kind.byte());
-        if !self.partial.contains_key(&key) && self.partial.len() >= MAX_PARTIAL {
-            let oldest = self.partial.iter().min_by_key(|(k, p)| (p.since, k.1)).map(|(k, _)| *k)?;
-            self.partial.remove(&oldest);
+        let key = (way.0, fragment.sender, fragment.kind.byte());
+        let source = Source::unproven(way);
+        if !self.partial.contains_key(&key) {
+            let of_source = self.partial.values().filter(|p| p.source == source).count();
+            if of_source >= MAX_PARTIAL_OF_ONE || self.partial.len() >= MAX_PARTIAL {
+                // Whoever sends too much makes room for itself.
+                let spare = |p: &Partial| of_source < MAX_PARTIAL_OF_ONE || p.source == source;
+                let oldest = self.partial.iter().filter(|(_, p)| spare(p)).min_by_key(|(k, p)| (p.since, k.1));
+                let oldest = *oldest?.0;
+                self.partial.remove(&oldest);
+            }
         }
         let entry = self.partial.entry(key).or_insert_with(|| Partial {
             pieces: vec![None; usize::from(fragment.fragments)],
             first: [0; 16],
             since: now,
+            source,
         });
         if entry.pieces.len() != usize::from(fragment.fragments) {
             return None;
@@ -120,5 +136,41 @@ impl Reassembly {
     /// How many messages wait for fragments.
     pub fn len(&self) -> usize {
         self.partial.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn one_source_pushes_nobody_elses_fragments_out() {
+        let mut reassembly = Reassembly::default();
+        let from = |i: u32| (Via::Direct(SocketAddr::from(([192, 0, 2, 1 + i as u8], 7))), None);
+        let mut add = |at: u64, way: Way, sender: u32, fragment: u8| {
+            let kind = HandshakeKind::Xx2;
+            let f = HandshakeFragment {
+                kind,
+                fragment,
+                fragments: 2,
+                sender,
+                receiver: 0,
+                mac1: [0; 16],
+                mac2: [0; 16],
+                body: b"x",
+            };
+            reassembly.add(Instant(at), way, &f).is_some()
+        };
+        add(0, from(0), 1, 0);
+        for i in 0..1000 {
+            add(1, from(1), i, 0);
+        }
+        assert!(add(2, from(0), 1, 1), "that of another source waits");
+        assert!(!add(2, from(1), 0, 1) && add(2, from(1), 999, 1), "the oldest of the same source go");
+        assert!(reassembly.len() <= MAX_PARTIAL_OF_ONE + 1);
+        reassembly.expire(Instant(1) + KEEP);
+        assert_eq!(reassembly.len(), 1);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     crypto::{AeadKey, Cipher, HeaderKey, TAG_LEN, hkdf_sha256},
     types::{NodeId, NodeTag},
     wire::{
-        frame::Level,
+        frame::{FRAME, Level},
         packet::{self, DATA_HEADER, HOP_HEADER, HopHeader},
     },
 };
@@ -78,6 +78,9 @@ pub struct Transport {
     window: ReplayWindow,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+    /// Of those, of frames.
+    sent_frames: AtomicU64,
+    received_frames: AtomicU64,
     asleep: AtomicBool,
     confirmed: AtomicBool,
     /// The peer is no member yet: nothing is passed on for it.
@@ -126,6 +129,8 @@ impl Transport {
             window: ReplayWindow::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            sent_frames: AtomicU64::new(0),
+            received_frames: AtomicU64::new(0),
             // The first packet on a new session is news.
             asleep: AtomicBool::new(true),
             confirmed: AtomicBool::new(false),
@@ -229,7 +234,11 @@ impl Transport {
         out.extend_from_slice(&header);
         let start = out.len();
         plaintext(out);
-        self.sent_bytes.fetch_add((out.len() - start) as u64, Ordering::Relaxed);
+        let len = (out.len() - start) as u64;
+        self.sent_bytes.fetch_add(len, Ordering::Relaxed);
+        if out.get(start) == Some(&FRAME) {
+            self.sent_frames.fetch_add(len, Ordering::Relaxed);
+        }
         let tag = self.send.seal(counter, &header, &mut out[start..]);
         out.extend_from_slice(&tag);
     }
@@ -242,7 +251,11 @@ impl Transport {
             return Err(Rejected::Replayed);
         }
         self.received_bytes.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(DATA_HEADER..DATA_HEADER + len)
+        let plaintext = DATA_HEADER..DATA_HEADER + len;
+        if datagram[plaintext.clone()].first() == Some(&FRAME) {
+            self.received_frames.fetch_add(len as u64, Ordering::Relaxed);
+        }
+        Ok(plaintext)
     }
 
     /// The authenticated header that carries a datagram to this neighbour on its way from `src` to `dst`.
@@ -292,6 +305,13 @@ impl Transport {
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of users' packets sealed so far, and opened so far.
+    #[must_use]
+    pub fn users_bytes(&self) -> (u64, u64) {
+        let (sent, received) = (self.sent_frames.load(Ordering::Relaxed), self.received_frames.load(Ordering::Relaxed));
+        (self.sent_bytes().saturating_sub(sent), self.received_bytes().saturating_sub(received))
     }
 
     /// Packets sealed so far.

@@ -1,5 +1,7 @@
 //! A budget that fills up again with time.
 
+use std::{collections::HashMap, hash::Hash};
+
 use super::{Duration, Instant};
 
 /// A token bucket: so many at once, and one more after each pause. It is the generic cell rate algorithm (ITU-T I.371):
@@ -53,6 +55,34 @@ impl Bucket {
     }
 }
 
+/// A bucket for each of many. Those that are full are forgotten when it is time to; beyond a number of others nobody is held
+/// back, and nothing more is kept.
+#[derive(Debug)]
+pub struct Buckets<K> {
+    most: usize,
+    rate: (u32, Duration),
+    all: HashMap<K, Bucket>,
+}
+
+impl<K: Hash + Eq> Buckets<K> {
+    /// At most `most` of them, each of `rate`: so many tokens at once, and one more after each pause.
+    #[must_use]
+    pub fn new(most: usize, rate: (u32, Duration)) -> Self {
+        Self { most, rate, all: HashMap::new() }
+    }
+
+    /// Takes a token of one, if there is one.
+    pub fn take(&mut self, now: Instant, who: K) -> bool {
+        if self.all.len() >= self.most && !self.all.contains_key(&who) {
+            self.all.retain(|_, bucket| !bucket.is_full(now));
+            if self.all.len() >= self.most {
+                return true;
+            }
+        }
+        self.all.entry(who).or_insert_with(|| Bucket::new(self.rate.0, self.rate.1)).take(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +106,20 @@ mod tests {
             (0..9).filter(|_| bucket.take(start + Duration::from_secs(60))).count(),
             3,
             "never more than a burst"
+        );
+    }
+
+    #[test]
+    fn each_of_many_has_its_own_bucket() {
+        let mut buckets = Buckets::new(2, (2, Duration::from_secs(1)));
+        let mut take = |at: u64, who: u8| buckets.take(Instant(at * 1_000_000), who);
+        assert_eq!([take(9, 1), take(9, 1), take(9, 1), take(9, 2)], [true, true, false, true]);
+        assert_eq!([take(9, 3), take(9, 3), take(9, 3)], [true; 3], "no room to hold it back");
+        assert_eq!([take(10, 1), take(10, 1)], [true, false]);
+        assert_eq!(
+            [take(12, 3), take(12, 3), take(12, 3)],
+            [true, true, false],
+            "in the place of who has taken nothing for long"
         );
     }
 }

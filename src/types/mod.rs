@@ -13,7 +13,7 @@ mod prefix;
 mod service;
 mod time;
 
-pub use bucket::Bucket;
+pub use bucket::{Bucket, Buckets};
 pub use exit::{ExitChoice, is_country};
 pub use hash::{QuickMap, QuickState};
 pub use id::{NodeId, NodeTag, ParseNodeIdError};

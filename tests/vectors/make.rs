@@ -447,7 +447,13 @@ fn frames() -> Vec<Message> {
         ("probe", Kind::Probe(proto::Probe { id: 1, wish: 1, padding: vec![0; 3], looking: true })),
         (
             "answer to a probe",
-            Kind::ProbeReply(proto::ProbeReply { id: 1, observed: endpoint.clone(), wish: 2, stun_port: 3478 }),
+            Kind::ProbeReply(proto::ProbeReply {
+                id: 1,
+                observed: endpoint.clone(),
+                wish: 2,
+                stun_port: 3478,
+                ..Default::default()
+            }),
         ),
         (
             "segment",

@@ -2,10 +2,11 @@
 
 use super::*;
 
-/// Nodes 1 and 4, which reach each other by the relays 2 and 3 only.
-fn two_relays() -> Wires {
+/// Nodes 1 and 4, which reach each other by the relays 2 and 3 only; how much dearer 3 is than 2.
+fn two_relays_at(more: u32) -> Wires {
     let network = network(None);
-    let mut nodes: Vec<(u8, Node)> = (1..=4).map(|i| (i, node_with(i, &network, |_| {}))).collect();
+    let cost = |i| if i == 3 { more } else { 0 };
+    let mut nodes: Vec<(u8, Node)> = (1..=4).map(|i| (i, node_with(i, &network, |c| c.cost = cost(i)))).collect();
     for end in [0, 3] {
         nodes[end].1.set_bootstrap(Instant(0), &[addr(2), addr(3)]);
     }
@@ -13,6 +14,10 @@ fn two_relays() -> Wires {
     w.cut.push((1, 4));
     w.run(Duration::from_secs(5));
     w
+}
+
+fn two_relays() -> Wires {
+    two_relays_at(0)
 }
 
 fn next(w: &mut Wires, from: u8, to: u8) -> u8 {
@@ -67,4 +72,43 @@ fn nobody_is_asked_while_nothing_is_sent() {
     w.run(Duration::from_secs(60));
     let relayed = w.tape.iter().filter(|t| t.2[0] == packet::HOP).count();
     assert_eq!(relayed, 0);
+}
+
+#[test]
+fn a_relay_that_swallows_and_reconnects_stays_left() {
+    for every in [2, 3, 5] {
+        let mut w = two_relays_at(5000);
+        stream(&mut w, 3);
+        assert_eq!(next(&mut w, 1, 4), 2, "the better one");
+        w.dark.push((2, 4));
+        let mut arrived = 0;
+        for second in 0..60 {
+            if second % every == 0 {
+                let now = w.now;
+                w.node(2).reconnect(now);
+                w.carry();
+            }
+            arrived += stream(&mut w, 1)[0];
+        }
+        assert!(arrived >= 2600, "reconnecting every {every} s: {arrived} of 3000 arrived");
+    }
+}
+
+#[test]
+fn who_passes_probes_alone_is_not_taken_for_a_direct_way_for_long() {
+    let mut w = two_relays_at(5000);
+    stream(&mut w, 3);
+    assert_eq!(next(&mut w, 1, 4), 2);
+    w.proxy = Some(2000);
+    stream(&mut w, 5);
+    let far = w.node(4).id();
+    let link = |w: &mut Wires| w.node(1).peers.get(&far).and_then(|p| p.link.as_ref()).filter(|l| l.up).map(|l| l.addr);
+    assert_eq!(link(&mut w), Some(addr(5)), "the ends think that they have a link");
+    // From now on nothing longer than an answer to a probe passes there, and nothing by the relay.
+    w.proxy = Some(90);
+    w.dark.push((2, 4));
+    let arrived = stream(&mut w, 60);
+    assert!(arrived[10..].iter().all(|n| *n >= 45), "packets a second: {arrived:?}");
+    assert_eq!((link(&mut w), next(&mut w, 1, 4)), (None, 3));
+    assert_eq!(w.node(1).counters.places_left, 1);
 }

@@ -6,8 +6,8 @@ use super::*;
 use crate::wire::proto::Introduction;
 
 /// What a neighbour may bring: a page of the book, one of a node that is turned away, or something made up.
-struct Liars {
-    book: Book,
+pub(super) struct Liars {
+    pub book: Book,
     expired: HashSet<Vec<u8>>,
     judged: usize,
 }
@@ -34,17 +34,17 @@ impl Judge for Liars {
 }
 
 /// A node (0), what it hears of the node 3 from the neighbours 1 and 2, and the node 4, which is a neighbour too.
-struct Scene {
-    node: Routing,
-    liars: Liars,
-    now: Instant,
-    neighbors: [NeighborId; 3],
+pub(super) struct Scene {
+    pub node: Routing,
+    pub liars: Liars,
+    pub now: Instant,
+    pub neighbors: [NeighborId; 3],
 }
 
-const SLOT: u32 = 5;
+pub(super) const SLOT: u32 = 5;
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut book = Book::new(5);
         let mut node = Routing::new(book.page(0, 10), Instant(0));
         let neighbors = [1, 2, 4].map(|i: usize| node.neighbor_up(Instant(0), book.identities[i].id(), 10));
@@ -54,7 +54,7 @@ impl Scene {
         scene
     }
 
-    fn say(&mut self, who: usize, update: &RouteUpdate) -> Vec<Refusal> {
+    pub fn say(&mut self, who: usize, update: &RouteUpdate) -> Vec<Refusal> {
         self.node.handle_update(self.now, self.neighbors[who], update, &mut self.liars)
     }
 
@@ -63,20 +63,20 @@ impl Scene {
         self.offer_at(who, seqno, 7);
     }
 
-    fn offer_at(&mut self, who: usize, seqno: SeqNo, metric: Metric) {
+    pub fn offer_at(&mut self, who: usize, seqno: SeqNo, metric: Metric) {
         let id = self.liars.book.identities[3].id();
         let introductions = vec![Introduction { slot: SLOT, node_id: id.0.to_vec() }];
         let (slots, seqnos, metrics) = (vec![SLOT], vec![seqno], vec![metric]);
         self.say(who, &RouteUpdate { introductions, slots, seqnos, metrics, ..Default::default() });
     }
 
-    fn bring(&mut self, who: usize, announcement: &[u8]) -> Vec<Refusal> {
+    pub fn bring(&mut self, who: usize, announcement: &[u8]) -> Vec<Refusal> {
         let body = Body { slot: SLOT, announcement: announcement.to_vec(), record: vec![] };
         self.say(who, &RouteUpdate { bodies: vec![body], ..Default::default() })
     }
 
     /// Whether the neighbour is asked for the announcement now.
-    fn asked(&mut self, who: usize) -> bool {
+    pub fn asked(&mut self, who: usize) -> bool {
         let mut asked = false;
         while let Some(update) = self.node.next_update(self.now, self.neighbors[who]) {
             asked |= update.wants.contains(&SLOT) || update.wants_record.contains(&SLOT);

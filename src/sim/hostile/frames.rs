@@ -28,6 +28,7 @@ fn any_frame(hand: &mut Hand<'_>) -> Kind {
             observed: if hand.rng.chance(0.5) { encode_endpoint(hand.outsider()) } else { hand.any_bytes(20) },
             wish: hand.below(5) as i32,
             stun_port: number % 80_000,
+            received: wide,
         }),
         2 => Kind::Segment(proto::Segment {
             epoch: wide,

@@ -1,0 +1,127 @@
+//! Ways that are the last choice: by which packets were seen not to arrive, or which were taken and fell away again and
+//! again. This changes no feasibility distance, so no loop can come of it.
+//!
+//! A route that is better than all others for a moment lowers the feasibility distance, and then the others can't be
+//! taken before the origin has a new sequence number (RFC 8966 §3.5.1): whoever offers and withdraws by turns would keep
+//! everybody without a route. What is the last choice is not selected as long as there is another, and lowers nothing.
+
+use super::{NeighborId, Routing, Selected, is_clearly_better, origin::Origin};
+use crate::types::{Duration, INFINITY, Instant, NodeId};
+
+/// A way is the last choice for so long: the first time, and at the most.
+const DISTRUST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+/// A way that has been taken for so long may get worse.
+const SETTLED: Duration = Duration::from_secs(60);
+/// One that fell away sooner, twice in so long, is the last choice.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Of how many neighbours something is remembered for one origin; the one that has been good for longest is forgotten.
+const MAX_DOUBTS: usize = 16;
+
+/// What is remembered of a neighbour's offer of one origin. By its NodeId: it may have gone and come again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doubt {
+    who: NodeId,
+    /// Until when it is the last choice, and how long that was.
+    until: Instant,
+    life: Duration,
+    /// When it fell away too soon.
+    fell: Option<Instant>,
+}
+
+impl Doubt {
+    fn is_over(&self, now: Instant) -> bool {
+        let is_old = self.life == Duration::ZERO || now > self.until + DISTRUST.1;
+        is_old && self.fell.is_none_or(|at| now.since(at) >= REMEMBERED)
+    }
+
+    fn distrust(&mut self, now: Instant) {
+        self.life = (self.life * 2).clamp(DISTRUST.0, DISTRUST.1);
+        self.until = now + self.life;
+    }
+}
+
+impl Origin {
+    fn doubt(&mut self, now: Instant, who: NodeId) -> Option<&mut Doubt> {
+        self.doubts.retain(|d| d.who == who || !d.is_over(now));
+        if !self.doubts.iter().any(|d| d.who == who) {
+            if self.doubts.len() >= MAX_DOUBTS {
+                let best = self.doubts.iter().enumerate().min_by_key(|(_, d)| d.until.max(d.fell.unwrap_or_default()));
+                let best = best.map_or(0, |(i, _)| i);
+                self.doubts.swap_remove(best);
+            }
+            self.doubts.push(Doubt { who, until: Instant::default(), life: Duration::ZERO, fell: None });
+        }
+        self.doubts.iter_mut().find(|d| d.who == who)
+    }
+
+    /// Until when an offer is the last choice; the beginning of time: it isn't.
+    pub fn doubted_until(&self, now: Instant, who: &NodeId) -> Instant {
+        let doubt = self.doubts.iter().find(|d| d.who == *who && d.until > now);
+        doubt.map_or_else(Instant::default, |d| d.until)
+    }
+
+    pub fn has_doubts(&self, now: Instant) -> bool {
+        self.doubts.iter().any(|d| d.until > now)
+    }
+}
+
+impl Routing {
+    /// Packets for `id` were seen not to arrive by way of `via`: other neighbours that offer a route are preferred for a
+    /// while.
+    pub fn distrust(&mut self, now: Instant, id: &NodeId, via: &NodeId) {
+        if let Some(o) = self.origin(id) {
+            self.distrust_way(now, o, via);
+        }
+    }
+
+    pub(super) fn distrust_way(&mut self, now: Instant, o: u32, via: &NodeId) {
+        let Some(doubt) = self.origins[o as usize].doubt(now, *via) else { return };
+        doubt.distrust(now);
+        self.counters.distrusted += 1;
+        self.reselect(now, o);
+        let selected = self.origins[o as usize].selected;
+        if selected.is_none_or(|s| self.neighbor(s.neighbor).is_some_and(|n| n.id == *via)) {
+            self.request(now, o);
+        }
+    }
+
+    pub(super) fn distrusted_until(&self, now: Instant, o: u32, n: NeighborId) -> Instant {
+        let origin = &self.origins[o as usize];
+        match self.neighbor(n).filter(|_| !origin.doubts.is_empty()) {
+            Some(neighbor) => origin.doubted_until(now, &neighbor.id),
+            None => Instant::default(),
+        }
+    }
+
+    /// Whether a neighbour other than `id` itself offers a route to it.
+    #[must_use]
+    pub fn is_offered_beside(&self, id: &NodeId) -> bool {
+        let Some(o) = self.origin(id) else { return false };
+        self.ids().any(|n| {
+            self.learned(n, o).metric < INFINITY && self.neighbor(n).is_some_and(|neighbor| neighbor.id != *id)
+        })
+    }
+
+    /// The way that was selected is left for another, or for none. Whether its neighbour made it worse soon after it was taken,
+    /// though somebody else offers one, too: the second time it becomes the last choice. What a node says of itself needs no
+    /// such doubt: it is always feasible.
+    pub(super) fn note_fall(&mut self, now: Instant, o: u32, left: Selected) {
+        let origin = &self.origins[o as usize];
+        let Some(who) = self.neighbor(left.neighbor).map(|n| n.id).filter(|who| *who != origin.id) else { return };
+        let (since, promised) = origin.chosen;
+        let is_worse = is_clearly_better(promised, self.learned(left.neighbor, o).metric);
+        if !is_worse || now.since(since) >= SETTLED {
+            return;
+        }
+        let offers = |n: NeighborId| n != left.neighbor && self.learned(n, o).metric < INFINITY;
+        if !self.ids().any(|n| offers(n) && self.distrusted_until(now, o, n) == Instant::default()) {
+            return;
+        }
+        let Some(doubt) = self.origins[o as usize].doubt(now, who) else { return };
+        let is_second = doubt.fell.replace(now).is_some_and(|at| now.since(at) < REMEMBERED);
+        if is_second || doubt.life > Duration::ZERO {
+            doubt.distrust(now);
+            self.counters.distrusted += 1;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A neighbour that offers a way and withdraws it, by turns, keeps nobody from having the honest one.
+
+use super::{
+    liars::{SLOT, Scene},
+    *,
+};
+
+/// What the liar (the first neighbour) does when its way was taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trick {
+    None,
+    /// Says that it has lost it.
+    Withdraw,
+    /// Says that it has become much worse.
+    Worsen,
+    /// Its link goes down and comes up again.
+    Reconnect,
+}
+
+/// The share of a minute in which there is a route; the honest neighbour has one, and the origin answers requests in 50 ms, at
+/// most once a second.
+fn share_with_a_route(trick: Trick) -> (f64, u64) {
+    let mut s = Scene::new();
+    (10..200).for_each(|seqno| drop(s.liars.book.page(3, seqno)));
+    let (id, liar) = (s.liars.book.identities[3].id(), s.liars.book.identities[1].id());
+    let mut seqno = 10;
+    s.offer_at(1, seqno, 5000);
+    let (mut with, mut total) = (0, 0);
+    let (mut answer, mut answered): (Option<Instant>, _) = (None, Instant(0));
+    let begin = s.now;
+    while s.now.since(begin) < Duration::from_secs(60) {
+        s.now = s.now + Duration::from_millis(10);
+        s.node.handle_timeout(s.now);
+        if s.asked(1) {
+            let page = s.liars.book.page(3, seqno);
+            s.bring(1, &page.bytes);
+        }
+        while let Some(request) = s.node.next_request(s.neighbors[1]) {
+            if request.seqno > seqno && answer.is_none() {
+                answer = Some((s.now + Duration::from_millis(50)).max(answered + Duration::from_secs(1)));
+            }
+        }
+        if answer.is_some_and(|at| at <= s.now) {
+            (answer, answered) = (None, s.now);
+            seqno += 1;
+            s.offer_at(1, seqno, 5000);
+        }
+        while s.node.next_request(s.neighbors[0]).is_some() {}
+        let origin = s.node.origin(&id).unwrap();
+        let selected = s.node.next_hop(origin);
+        if selected == Some(liar) && total % 5 == 0 {
+            let worse = |metric| RouteUpdate {
+                slots: vec![SLOT],
+                seqnos: vec![seqno],
+                metrics: vec![metric],
+                ..Default::default()
+            };
+            match trick {
+                Trick::None => {}
+                Trick::Withdraw => drop(s.say(0, &worse(INFINITY))),
+                Trick::Worsen => drop(s.say(0, &worse(1_000_000))),
+                Trick::Reconnect => {
+                    s.node.neighbor_down(s.now, s.neighbors[0]);
+                    s.neighbors[0] = s.node.neighbor_up(s.now, liar, 10);
+                }
+            }
+        } else if selected.is_some() && selected != Some(liar) && trick != Trick::None {
+            s.offer_at(0, seqno, 0);
+        }
+        total += 1;
+        // A way through the liar is none: it swallows.
+        with += u32::from(s.node.next_hop(origin).is_some_and(|hop| hop != liar));
+    }
+    (f64::from(with) / f64::from(total), s.node.counters.distrusted)
+}
+
+#[test]
+fn a_way_that_comes_and_goes_is_the_last_choice() {
+    assert_eq!(share_with_a_route(Trick::None), (1.0, 0));
+    for trick in [Trick::Withdraw, Trick::Worsen, Trick::Reconnect] {
+        let (share, distrusted) = share_with_a_route(trick);
+        assert!(share > 0.95 && distrusted >= 1, "{trick:?}: a route for {share} of the time, {distrusted}");
+    }
+}
+
+#[test]
+fn what_is_seen_of_a_way_outlives_its_link() {
+    let mut s = Scene::new();
+    let (id, liar) = (s.liars.book.identities[3].id(), s.liars.book.identities[1].id());
+    s.offer_at(0, 10, 0);
+    s.offer_at(1, 10, 5);
+    let page = s.liars.book.page(3, 10);
+    for who in [0, 1] {
+        if s.asked(who) {
+            s.bring(who, &page.bytes);
+        }
+    }
+    let origin = s.node.origin(&id).unwrap();
+    let honest = Some(s.liars.book.identities[2].id());
+    assert_eq!(s.node.next_hop(origin), Some(liar));
+    s.node.distrust(s.now, &id, &liar);
+    for _ in 0..5 {
+        assert_eq!(s.node.next_hop(origin), honest);
+        s.node.neighbor_down(s.now, s.neighbors[0]);
+        s.now = s.now + Duration::from_secs(1);
+        s.neighbors[0] = s.node.neighbor_up(s.now, liar, 10);
+        s.offer_at(0, 10, 0);
+    }
+    s.now = s.now + Duration::from_secs(400);
+    s.offer_at(1, 10, 5000);
+    s.offer_at(0, 10, 0);
+    assert_eq!(s.node.next_hop(origin), Some(liar), "after its time it is tried again");
+}
