@@ -178,7 +178,8 @@ impl Channel {
             return out;
         }
         if segment.epoch != self.peer_epoch {
-            if !self.epochs.take(now) {
+            // More of the newest, which we are not in: the first one was paid for, and we start afresh at most once for all.
+            if segment.epoch > self.newest && !self.epochs.take(now) {
                 return out;
             }
             self.newest = segment.epoch;
@@ -386,6 +387,37 @@ mod tests {
             restarts += u64::from(channel.receive(Instant(1000 * i), segment).peer_restarted);
         }
         assert!((9..=u64::from(EPOCHS.0) + 10).contains(&restarts), "{restarts} in 10 s");
+    }
+
+    #[test]
+    fn what_is_still_in_flight_keeps_no_new_epoch_from_being_heard() {
+        let now = Instant(1_000_000);
+        let mut channel = Channel::new(now);
+        let before = channel.epoch;
+        for seq in 1..=WINDOW {
+            let late = Segment { epoch: 500, peer_epoch: 77, seq, payload: vec![1], ..Segment::default() };
+            assert_eq!(channel.receive(now, late), Received::default(), "it was for our earlier self");
+        }
+        assert_eq!(channel.epoch, before, "and makes nobody start afresh");
+        let fresh = Segment { epoch: 501, peer_epoch: before, seq: 1, payload: vec![2], ..Segment::default() };
+        assert_eq!(channel.receive(now, fresh).messages, [vec![2]]);
+    }
+
+    #[test]
+    fn each_time_that_we_start_afresh_costs_the_neighbour_a_token() {
+        let now = Instant(1_000_000);
+        let mut channel = Channel::new(now);
+        let mut restarts = 0;
+        for epoch in 1..=100u64 {
+            // It takes something that we say in each epoch, and then says that it knows us not.
+            channel.send(b"fact");
+            channel.poll(now);
+            for (peer_epoch, ack) in [(77, 0), (channel.epoch, 1), (channel.epoch, 1), (77, 0)] {
+                let segment = Segment { epoch, peer_epoch, ack, ..Segment::default() };
+                restarts += u32::from(channel.receive(now, segment).resend_all);
+            }
+        }
+        assert!(restarts < EPOCHS.0, "{restarts}");
     }
 
     #[test]

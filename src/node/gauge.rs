@@ -92,6 +92,9 @@ impl Node {
         let Some(gauge) = self.gauge.take() else { return };
         let counter = gauge.counter();
         for (peer, offer) in gauge.waiting {
+            if self.peers.get(&peer).is_none() {
+                continue;
+            }
             self.puncher.note_counter(now, peer, counter);
             match offer {
                 None => self.send_offer(peer, counter),

@@ -319,7 +319,7 @@ impl Node {
         peer.neighbor = Some(self.routing.neighbor_up(now, id, cost));
         self.tell_behind(&id);
         self.discovery.linked(now, id, addr);
-        self.puncher.end(now, &id);
+        self.puncher.meet(now, &id);
         self.tables_dirty = true;
         self.counters.links_up += 1;
         self.events.push_back(Event::LinkUp { peer: id, addr: path::plain(addr) });

@@ -323,7 +323,7 @@ impl Routing {
             } else if origin.announcement.is_some() && self.is_starved(now, o) {
                 self.request(now, o);
             } else if origin.announcement.is_none() {
-                if origin.refused == 0 && now.since(origin.since) > UNPROVEN_LIFE {
+                if self.is_stale(now, o) {
                     self.unbind(o);
                 }
                 self.free_if_unused(o);

@@ -1,9 +1,11 @@
 //! Places in the table: who has one, who makes room, and what gives one back.
 
-use super::{Judge, Learned, MAX_BROUGHT, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, Routing, Slot, WINDOW};
+use super::{
+    Judge, Learned, MAX_BROUGHT, MAX_ORIGINS, NO_SLOT, NeighborId, Origin, Routing, Slot, UNPROVEN_LIFE, WINDOW,
+};
 use crate::{
     identity::Refusal,
-    types::{Instant, NodeId},
+    types::{INFINITY, Instant, NodeId},
     wire::proto::Introduction,
 };
 
@@ -36,6 +38,24 @@ impl Routing {
         if !in_use && self.index.get(&id) == Some(&o) {
             self.release(o);
         }
+    }
+
+    /// The same as soon as the last slot that stood for it stands for another. Who has had a route is named to others by its
+    /// number, and its feasibility distance counts: it goes in its time.
+    fn free_if_only_spoken_of(&mut self, o: u32) {
+        let origin = &self.origins[o as usize];
+        if origin.announcement.is_none() && origin.fd == (0, INFINITY) {
+            self.free_if_unused(o);
+        }
+    }
+
+    /// Whether slots may no longer keep the place of an origin without an announcement: there was none in time, or it has
+    /// expired long ago. Those that were turned away have their own bound.
+    pub(super) fn is_stale(&self, now: Instant, o: u32) -> bool {
+        let origin = &self.origins[o as usize];
+        let has_expired = origin.expires != Instant::default();
+        let end = if has_expired { origin.expires } else { origin.since };
+        (has_expired || origin.refused == 0) && now.since(end) > UNPROVEN_LIFE
     }
 
     /// Takes an origin out of the table; nothing refers to it.
@@ -168,19 +188,18 @@ impl Routing {
             neighbor.turned_away += 1;
         } else {
             self.bind_slot(now, n, slot, Slot::Ignored);
-            self.free_if_unused(o);
         }
     }
 
-    /// Whether a neighbour may bring one more node that nobody has met: it may fill a share of the table, not all of it.
+    /// Whether a neighbour may bring one more node that nobody has met: it may fill a share of the table, not all of it. Those
+    /// whose announcements have expired count as long as they have their places.
     pub(super) fn may_bring(&self, n: NeighborId, id: &NodeId) -> bool {
-        let is_known = self.origin(id).is_some_and(|o| self.announcement(o).is_some());
-        // Looked at only when the table is nearly full.
-        if is_known || self.index.len() < MAX_BROUGHT {
-            return true;
-        }
         let who = self.neighbor(n).map(|n| n.id);
-        self.origins.iter().filter(|o| !o.met && o.bringer == who && o.announcement.is_some()).count() < MAX_BROUGHT
+        let counts = |o: &Origin| !o.met && o.bringer.is_some() && o.bringer == who;
+        let is_known =
+            self.origin(id).is_some_and(|o| self.announcement(o).is_some() || counts(&self.origins[o as usize]));
+        // Looked at only when the table is nearly full.
+        is_known || self.index.len() < MAX_BROUGHT || self.origins.iter().filter(|o| counts(o)).count() < MAX_BROUGHT
     }
 
     pub(super) fn new_origin(&mut self, now: Instant, id: NodeId, right: Right) -> Option<u32> {
@@ -218,6 +237,7 @@ impl Routing {
                 neighbor.unproven -= u32::from(gone.unproven);
             }
             self.reselect(now, old);
+            self.free_if_only_spoken_of(old);
         }
         let Some(o) = bound.origin() else { return };
         let learned = self.origins[o as usize].learned_mut(n);

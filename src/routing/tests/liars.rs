@@ -186,6 +186,69 @@ fn starting_afresh_gives_no_more_places() {
     assert!(s.node.places() < 10, "{} places", s.node.places());
 }
 
+/// A neighbour that introduces ever others, all as the same slot.
+#[test]
+fn one_slot_is_one_place_whomever_it_stands_for() {
+    let mut s = Scene::new();
+    let page = s.liars.book.page(3, 10);
+    let node_id = |i: u32| crate::crypto::sha256(&[&i.to_be_bytes()]).to_vec();
+    for i in 0..18_000 {
+        let introductions = vec![Introduction { slot: 7, node_id: node_id(i) }];
+        s.say(0, &RouteUpdate { introductions, ..Default::default() });
+        if i == 9000 {
+            s.offer(1, 10);
+            let introductions = vec![Introduction { slot: 7, node_id: page.id.0.to_vec() }];
+            s.say(0, &RouteUpdate { introductions, ..Default::default() });
+        }
+        assert!(s.node.places() <= 3, "{} places", s.node.places());
+    }
+    assert!(s.until_asked(1, 1).is_some(), "whom another neighbour speaks of too keeps its place");
+    s.bring(1, &page.bytes);
+    assert_eq!((s.seqno(), s.node.counters.table_full), (10, 0));
+    assert_eq!(s.node.neighbor(s.neighbors[0]).unwrap().unproven, 1);
+    let free: HashSet<u32> = s.node.free.iter().copied().collect();
+    assert_eq!(free.len(), s.node.free.len(), "each is given back once");
+    assert!(s.node.index.iter().all(|(id, o)| s.node.origins[*o as usize].id == *id && !free.contains(o)));
+}
+
+/// A slot that stands for it keeps nobody's place whose announcement has expired, and it finds another when it is back.
+#[test]
+fn who_has_expired_gives_its_place_back() {
+    let mut s = Scene::new();
+    let pages = [10, 11].map(|seqno| s.liars.book.page(3, seqno));
+    s.offer(1, 10);
+    assert!(s.until_asked(1, 1).is_some());
+    s.bring(1, &pages[0].bytes);
+    let before = s.node.places();
+    let later = |s: &mut Scene, seconds: u64| {
+        s.now = s.now + Duration::from_secs(seconds);
+        s.node.handle_timeout(s.now);
+        while s.neighbors.into_iter().any(|n| s.node.next_update(s.now, n).is_some()) {}
+    };
+    later(&mut s, 7201);
+    assert_eq!((s.seqno(), s.node.places()), (0, before));
+    (0..8).for_each(|_| later(&mut s, 5));
+    assert_eq!(s.node.places(), before - 1);
+    s.offer(1, 11);
+    assert!(s.until_asked(1, 1).is_some());
+    s.bring(1, &pages[1].bytes);
+    assert_eq!(s.seqno(), 11);
+}
+
+#[test]
+fn who_has_expired_counts_against_its_bringer() {
+    let mut s = Scene::new();
+    let id = |i: u32| NodeId(crate::crypto::sha256(&[&i.to_be_bytes()]));
+    let liar = s.node.neighbor(s.neighbors[0]).map(|n| n.id);
+    for i in 0..MAX_BROUGHT as u32 {
+        let o = s.node.new_origin(s.now, id(i), places::Right::Talk).unwrap();
+        s.node.origins[o as usize].bringer = liar;
+    }
+    let [liar, honest, _] = s.neighbors;
+    assert!(!s.node.may_bring(liar, &id(u32::MAX)) && s.node.may_bring(honest, &id(u32::MAX)));
+    assert!(s.node.may_bring(liar, &id(0)), "it may bring the next announcement of one that it has brought");
+}
+
 /// A better way lacks only the present number, with which neighbours don't hurry: it is asked for that, and the origin signs nothing.
 #[test]
 fn a_better_way_that_is_late_is_asked_for_with_the_present_number() {
