@@ -25,7 +25,7 @@ use super::{
     resolv::HostResolver,
     retired::{self, Retired},
     routes::MeshRoutes,
-    state::StateFile,
+    state::{Saving, StateFile},
     tunnel::Tunnel,
     unix_now,
 };
@@ -42,7 +42,6 @@ use crate::{
 };
 
 const BEACON: Duration = Duration::from_secs(30);
-const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Items taken from the data plane before the node's timers are looked at again.
 const BURST: usize = 256;
 
@@ -95,7 +94,7 @@ pub(super) struct Control {
     pub names_error: Option<String>,
     /// When this host's network has changed, until the servers are looked for.
     pub names_due: Option<time::Instant>,
-    save_at: Option<time::Instant>,
+    saving: Saving,
     refusals: HashMap<std::mem::Discriminant<Refusal>, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
@@ -140,7 +139,7 @@ impl Control {
             members_changed: false,
             names_error: None,
             names_due: None,
-            save_at: None,
+            saving: Saving::default(),
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
             outside,
@@ -187,7 +186,7 @@ impl Control {
             self.carry_out();
             let now = self.clock.now();
             let wake = self.clock.at(self.node.poll_timeout(now));
-            let save_at = self.save_at.unwrap_or(wake + Duration::from_secs(3600));
+            let save_at = self.saving.at.unwrap_or(wake + Duration::from_secs(3600));
             tokio::select! {
                 biased;
                 _ = terminate.recv() => self.stopping = true,
@@ -258,9 +257,9 @@ impl Control {
 
     fn handle_input(&mut self, input: Input) {
         let now = self.clock.now();
+        input.looked_at();
         match input {
             Input::Frame { session, how, plaintext } => {
-                session.leave_queue();
                 self.node.handle_frame(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
@@ -273,7 +272,6 @@ impl Control {
                 self.node.settle(now);
             }
             Input::Claimed { session, how, plaintext } => {
-                session.leave_queue();
                 self.node.handle_claimed(now, &session, how, &plaintext);
                 self.node.settle(now);
             }
@@ -411,9 +409,8 @@ impl Control {
         match event {
             Event::Deliver(packet) => self.shared.deliver(&packet),
             Event::AddressesChanged => self.change_addresses(),
-            Event::StateChanged => {
-                self.save_at.get_or_insert(time::Instant::now() + SAVE_AFTER);
-            }
+            Event::StateChanged => self.saving.hurry(time::Instant::now()),
+            Event::PeersChanged => self.saving.wait(time::Instant::now()),
             Event::EchoReply { id, from } => {
                 let name = self.name_of(&from);
                 self.pending.pong(id, &from, name);
@@ -496,7 +493,7 @@ impl Control {
     }
 
     fn save(&mut self) {
-        self.save_at = None;
+        self.saving.done(time::Instant::now());
         if let Err(e) = self.files.save(&self.node, self.clock.now()) {
             tracing::warn!(error = %e, "cannot save the state");
         }

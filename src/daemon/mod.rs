@@ -46,8 +46,6 @@ use crate::{
     types::{Instant, IpPrefix, UnixTime},
 };
 
-/// Items that may wait for the control loop.
-const CONTROL_QUEUE: usize = 4096;
 /// What says that it answers a question of ours, and may wait.
 const ANSWER_QUEUE: usize = 128;
 /// Packets that the kernel may queue on the TUN device.
@@ -147,7 +145,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let files = state::StateFile::new(&config.state_dir);
     let state = files.load();
     let mut node = make_node(&config, &state, stun_port, clock.now())?;
-    let (to_control, inputs) = mpsc::channel(CONTROL_QUEUE);
+    let (to_control, inputs) = mpsc::channel(dataplane::QUEUE);
     let (to_answers, answers) = mpsc::channel(ANSWER_QUEUE);
     let (tables, queues) = (node.snapshot(), (to_control, to_answers));
     let gate = config.network.gate().clone();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use prost::Message as _;
+use tokio::time::{self, Duration};
 
 use crate::{
     identity::{InviteKey, keyfile},
@@ -16,11 +17,41 @@ use crate::{
     wire::proto,
 };
 
+/// A change is saved after so long, with what comes meanwhile.
+const SAVE_AFTER: Duration = Duration::from_secs(2);
+/// What others say of themselves is saved at most so often: they give themselves new numbers all the time.
+const PEERS_EVERY: Duration = Duration::from_secs(60);
 /// Known peers kept.
 const MAX_PEERS: usize = 1000;
 
 pub(super) struct StateFile {
     path: PathBuf,
+}
+
+/// When the state is to be saved.
+#[derive(Default)]
+pub(super) struct Saving {
+    pub at: Option<time::Instant>,
+    last: Option<time::Instant>,
+}
+
+impl Saving {
+    /// Something has changed that this node must not forget.
+    pub fn hurry(&mut self, now: time::Instant) {
+        let at = now + SAVE_AFTER;
+        self.at = Some(self.at.map_or(at, |before| before.min(at)));
+    }
+
+    /// Something has changed that can wait.
+    pub fn wait(&mut self, now: time::Instant) {
+        let rest = self.last.map_or(now, |last| last + PEERS_EVERY);
+        self.at.get_or_insert(rest.max(now + SAVE_AFTER));
+    }
+
+    /// It is saved.
+    pub fn done(&mut self, now: time::Instant) {
+        (self.at, self.last) = (None, Some(now));
+    }
 }
 
 /// The state as it was read.
@@ -106,5 +137,37 @@ impl StateFile {
                 .collect(),
         };
         keyfile::write_secret(&self.path, &store.encode_to_vec()).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Others change ten times a second for ten minutes; whether this node does once in a while; how often that is saved.
+    fn saved(own: impl Fn(u32) -> bool) -> (u32, Duration) {
+        let (start, mut saving) = (time::Instant::now(), Saving::default());
+        let (mut count, mut longest, mut since) = (0, Duration::ZERO, None);
+        for tenth in 0..6000u32 {
+            let now = start + Duration::from_millis(100) * tenth;
+            saving.wait(now);
+            if own(tenth) {
+                saving.hurry(now);
+                since.get_or_insert(now);
+            }
+            if saving.at.is_some_and(|at| at <= now) {
+                saving.done(now);
+                count += 1;
+                longest = longest.max(since.take().map_or(Duration::ZERO, |since| now - since));
+            }
+        }
+        (count, longest)
+    }
+
+    #[test]
+    fn what_others_say_is_saved_once_a_minute_and_ones_own_at_once() {
+        assert_eq!(saved(|_| false), (10, Duration::ZERO));
+        let (count, longest) = saved(|tenth| tenth % 900 == 450);
+        assert!((10..=18).contains(&count) && longest == SAVE_AFTER, "{count} times, after {longest:?}");
     }
 }

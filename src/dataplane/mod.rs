@@ -35,8 +35,11 @@ use crate::{
     wire::{frame::Level, ip, turn, vnet::VnetHeader},
 };
 
-/// Frames of one session that may wait for the control side: a sixteenth of its queue.
-const MAX_FRAMES: u64 = 256;
+/// What may wait for the control side.
+pub const QUEUE: usize = 4096;
+/// Frames of one session that may: what a channel has in flight, and some more. All sessions and claims of one peer together
+/// take less than an eighth of the queue.
+const MAX_FRAMES: u64 = 40;
 
 /// What the threads hand to the control side.
 #[derive(Debug)]
@@ -57,6 +60,18 @@ pub enum Input {
     Activity(Arc<Transport>),
     /// The system refused to send to this address.
     SendError(SocketAddr),
+}
+
+impl Input {
+    /// The control side looks at it: more of its kind from the same session may wait.
+    pub fn looked_at(&self) {
+        match self {
+            Self::Frame { session, .. } | Self::Claimed { session, .. } => session.leave_queue(),
+            Self::Opened { session, .. } => session.moved.lower(),
+            Self::Marked { session, .. } => session.marked.lower(),
+            Self::Porter(_) | Self::Packet(_) | Self::Activity(_) | Self::SendError(_) => {}
+        }
+    }
 }
 
 /// What says that it answers a question of ours. Anybody can send such a thing: it has a queue of its own, so that it is at
@@ -180,10 +195,15 @@ impl Shared {
 
     /// [`Self::tell`] of what a session's peer sent, which has its share of the queue: nobody's frames keep another's probes out.
     fn tell_frame(&self, session: &Transport, input: Input) {
-        if !session.join_queue(MAX_FRAMES) {
+        if !tell_frame(&self.to_control, session, input) {
             self.counters.drop(Drop::QueueFull);
-        } else if self.to_control.try_send(input).is_err() {
-            session.leave_queue();
+        }
+    }
+
+    /// [`Self::tell`] that a session's peer is somewhere else, or has its keys now. Nothing is lost if the control side has yet to
+    /// look at what it was told before: the next packet from there tells it.
+    fn tell_place(&self, input: Input) {
+        if !tell_once(&self.to_control, input) {
             self.counters.drop(Drop::QueueFull);
         }
     }
@@ -217,6 +237,28 @@ impl Shared {
             Counters::add(&self.counters.tun_errors, 1);
         }
     }
+}
+
+/// Whether there was room for a frame.
+fn tell_frame(queue: &mpsc::Sender<Input>, session: &Transport, input: Input) -> bool {
+    if !session.join_queue(MAX_FRAMES) {
+        return false;
+    }
+    let has_room = queue.try_send(input).is_ok();
+    if !has_room {
+        session.leave_queue();
+    }
+    has_room
+}
+
+/// Whether there was room for what is told once, or none is needed.
+fn tell_once(queue: &mpsc::Sender<Input>, input: Input) -> bool {
+    let is_news = match &input {
+        Input::Opened { session, .. } => session.moved.raise(),
+        Input::Marked { session, .. } => session.marked.raise(),
+        _ => true,
+    };
+    !is_news || queue.try_send(input).map_err(|e| e.into_inner().looked_at()).is_ok()
 }
 
 /// Starts a thread per queue of the TUN device, one per socket, one for all scouts and two for what waits. They end with the process.
@@ -270,4 +312,65 @@ pub fn accept_streams(shared: &Arc<Shared>, listener: TcpListener) -> io::Result
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Via;
+
+    fn arrival(port: u16) -> Arrival {
+        let via = Via::Direct(SocketAddr::from(([192, 0, 2, 1], port)));
+        Arrival { via, by: None, newest: true, interface: 1 }
+    }
+
+    #[test]
+    fn what_one_session_says_of_its_place_waits_once_until_it_is_looked_at() {
+        let (queue, mut inputs) = mpsc::channel(QUEUE);
+        let [session, _] = Transport::pair(1).map(Arc::new);
+        let opened = |port| Input::Opened { session: Arc::clone(&session), how: arrival(port) };
+        let marked = |port| Input::Marked { session: Arc::clone(&session), how: arrival(port) };
+        assert!((0..10_000).all(|port| tell_once(&queue, opened(port)) && tell_once(&queue, marked(port))));
+        assert_eq!(inputs.len(), 2);
+        while let Ok(input) = inputs.try_recv() {
+            input.looked_at();
+        }
+        assert!(tell_once(&queue, opened(7)) && tell_once(&queue, marked(8)));
+        assert!(
+            matches!(inputs.try_recv(), Ok(Input::Opened { how, .. }) if how.via == arrival(7).via),
+            "where it is now"
+        );
+        assert!(matches!(inputs.try_recv(), Ok(Input::Marked { how, .. }) if how.via == arrival(8).via));
+        // What found no room is told later.
+        let (full, mut rest) = mpsc::channel(1);
+        let [other, _] = Transport::pair(2).map(Arc::new);
+        let opened = || Input::Opened { session: Arc::clone(&other), how: arrival(7) };
+        assert!(full.try_send(Input::Packet(vec![])).is_ok() && !tell_once(&full, opened()));
+        assert!(rest.try_recv().is_ok() && tell_once(&full, opened()) && rest.try_recv().is_ok());
+    }
+
+    #[test]
+    fn one_peer_leaves_seven_eighths_of_the_queue_to_others_and_a_window_of_segments_finds_room() {
+        let (queue, mut inputs) = mpsc::channel(QUEUE);
+        let sessions: Vec<_> = (0..12).map(|i| Transport::pair(i).map(Arc::new)[0].clone()).collect();
+        let frame = |session: &Arc<Transport>| Input::Frame {
+            session: Arc::clone(session),
+            how: arrival(7),
+            plaintext: vec![],
+        };
+        for session in &sessions {
+            let taken = (0..1000).filter(|_| tell_frame(&queue, session, frame(session))).count();
+            assert!(taken >= 32, "{taken}");
+            for _ in 0..1000 {
+                let (session, how) = (Arc::clone(session), arrival(7));
+                assert!(tell_once(&queue, Input::Opened { session: Arc::clone(&session), how }));
+                assert!(tell_once(&queue, Input::Marked { session, how }));
+            }
+        }
+        assert!(inputs.len() <= QUEUE / 8, "{}", inputs.len());
+        while let Ok(input) = inputs.try_recv() {
+            input.looked_at();
+        }
+        assert!(sessions.iter().all(|session| tell_frame(&queue, session, frame(session))));
+    }
 }

@@ -164,8 +164,12 @@ impl<'a> Receiver<'a> {
             Ingress::Mark { mark: Mark::Begin(Level::Link), session, via, counter, newest, .. } => {
                 self.finish(buffer);
                 shared.links.begin(session, (counter, from), |link, waiting| self.release(tables, link, waiting));
-                let how = Arrival { via, by: None, newest, interface };
-                shared.tell(Input::Marked { session: Arc::clone(session), how });
+                if newest {
+                    let how = Arrival { via, by: None, newest, interface };
+                    shared.tell_place(Input::Marked { session: Arc::clone(session), how });
+                } else {
+                    self.note_place(tables, session, via, newest, interface);
+                }
             }
             Ingress::Mark { mark: Mark::End(Level::Link), session, .. } => {
                 self.finish(buffer);
@@ -265,7 +269,7 @@ impl<'a> Receiver<'a> {
                 }
                 if newest && !tables.is_at(session.local_index, from) {
                     let how = Arrival { via: Via::Direct(from), by: None, newest, interface };
-                    shared.tell(Input::Opened { session: Arc::clone(session), how });
+                    shared.tell_place(Input::Opened { session: Arc::clone(session), how });
                 }
             }
             Ingress::Claimed { session, at, how } => {
@@ -322,7 +326,7 @@ impl<'a> Receiver<'a> {
         let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
         if moved || !session.is_confirmed() {
             let how = Arrival { via, by: None, newest, interface };
-            self.shared.tell(Input::Opened { session: Arc::clone(session), how });
+            self.shared.tell_place(Input::Opened { session: Arc::clone(session), how });
         }
     }
 

@@ -165,8 +165,10 @@ pub enum Event {
         address: IpAddr,
         by: NodeId,
     },
-    /// Known peers, invitations or revocations changed: save them.
+    /// This node's own number or address, invitations or revocations changed: save them.
     StateChanged,
+    /// What is known of others changed, which matters little: save it now and then.
+    PeersChanged,
     /// The answer to [`Node::ping`].
     EchoReply {
         id: u64,

@@ -260,7 +260,7 @@ impl Node {
                 peer.info = known;
                 self.ask_whether_restarted(now, id);
             }
-            self.events.push_back(Event::StateChanged);
+            self.events.push_back(Event::PeersChanged);
         }
     }
 

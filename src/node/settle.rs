@@ -67,7 +67,11 @@ impl Node {
     pub(super) fn tick_hold(&mut self, now: Instant) {
         self.book.tick(now);
         let is_heard = self.peers.values().any(Peer::is_up);
+        let was_held = self.hold.is_held(now);
         self.hold.tick(now, is_heard);
+        if self.hold.is_held(now) && !was_held {
+            self.events.push_back(Event::StateChanged);
+        }
         self.settle_address(now);
     }
 

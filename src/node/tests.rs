@@ -1,5 +1,7 @@
 //! Two and three nodes wired back to back: what only a whole node can show.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     crypto::SigningKey,
@@ -59,12 +61,14 @@ struct Wires {
     /// The relay 2 makes the ends 1 and 4 believe that each is at the address 5, where it stands and passes on what is no longer
     /// than this.
     proxy: Option<usize>,
+    /// Who has something to save, and whether it is its own.
+    saves: BTreeSet<(u8, bool)>,
 }
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        let (delivered, tape, cut, dark, lost, certified) = Default::default();
-        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, proxy: None }
+        let (delivered, tape, cut, dark, lost, certified, saves, proxy) = Default::default();
+        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, saves, proxy }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -95,6 +99,8 @@ impl Wires {
                     match event {
                         Event::Deliver(packet) => self.delivered.push((*i, packet)),
                         Event::Certified(certificate) => self.certified.push((*i, certificate)),
+                        Event::StateChanged => _ = self.saves.insert((*i, true)),
+                        Event::PeersChanged => _ = self.saves.insert((*i, false)),
                         _ => {}
                     }
                 }
@@ -189,6 +195,19 @@ fn packets_pass_replays_and_forgeries_are_counted_and_do_not() {
     assert_eq!(w.node(2).counters.dropped(forward::Drop::UnknownSession), 1);
     w.carry();
     assert_eq!(w.delivered.len(), 1);
+}
+
+#[test]
+fn ones_own_number_and_hold_are_to_be_saved_at_once_and_what_others_say_is_not() {
+    let mut w = pair();
+    w.run(Duration::from_secs(30));
+    w.saves.clear();
+    w.node(2).set_announced(vec!["192.168.77.0/24".parse().unwrap()], String::new(), vec![]);
+    w.run(Duration::from_secs(20));
+    assert_eq!(w.saves, [(1, false), (2, true)].into());
+    w.saves.clear();
+    w.run(Duration::from_secs(20));
+    assert_eq!(w.saves, [(1, true), (2, true)].into(), "both hold their addresses from now on");
 }
 
 #[test]

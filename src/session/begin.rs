@@ -6,7 +6,7 @@ use super::{
     Event, Gatekeeper, Outcome, Outgoing, PROVEN_TRIES, Refusal, Sessions, Via,
     budget::Way,
     check_version,
-    fragment::{self, Whole},
+    fragment::{self, Holder, Whole},
     handshake::{Initiator, retry_after},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Handshakes that this node has begun and not ended.
-const MAX_INITIATORS: usize = 512;
+pub(super) const MAX_INITIATORS: usize = 512;
 /// After so many tries without an answer a handshake begins anew, with fresh keys: the first message may have been read, and
 /// forgotten since; or somebody has copied it and was faster.
 pub(super) const FRESH_AFTER: u32 = 4;
@@ -81,7 +81,9 @@ impl Sessions {
         if !waiting {
             return Ok(());
         }
-        let Some(Whole { message, .. }) = self.reassembly.add(now, (via, neighbor), f) else { return Ok(()) };
+        let Some(Whole { message, .. }) = self.reassembly.add(now, Holder::Handshake(f.receiver), via, f) else {
+            return Ok(());
+        };
         let Some(mut initiator) = self.initiators.remove(&f.receiver) else { return Ok(()) };
         initiator.remote_index = f.sender;
         let (payload, noise_static) = match initiator.read_second(&message) {

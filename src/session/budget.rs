@@ -52,11 +52,16 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub fn unproven((via, neighbor): Way) -> Option<Self> {
+    fn unproven((via, neighbor): Way) -> Option<Self> {
         match via {
             Via::Direct(from) => Some(Self::Address(place::network(from.ip(), 32, 64))),
             Via::Relayed(_) => neighbor.map(Self::Neighbor),
         }
+    }
+
+    /// Who may be blamed for what came this way; `proven`: it has shown a cookie.
+    pub fn of(way: Way, proven: bool) -> Option<Self> {
+        if proven { Self::proven(way).map(|[one, _]| one) } else { Self::unproven(way) }
     }
 
     /// The one itself, and that of which it is a part.

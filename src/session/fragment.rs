@@ -2,11 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Via,
-    budget::{Source, Way},
-    cookie::mac2_key,
-};
+use super::{MAX_HALF_OPEN, Via, begin::MAX_INITIATORS, budget::Source, cookie::mac2_key};
 use crate::{
     crypto::HmacKey,
     types::{Duration, Instant},
@@ -16,9 +12,13 @@ use crate::{
 };
 
 const BODY: usize = MAX_HANDSHAKE_DATAGRAM - HANDSHAKE_HEADER;
-const MAX_PARTIAL: usize = 256;
-/// And from one source that has shown nothing, so that one alone pushes nobody else's out.
-const MAX_PARTIAL_OF_ONE: usize = 16;
+/// First messages that wait for fragments.
+const MAX_FIRST: usize = 256;
+/// And from one source, so that one alone pushes nobody else's out.
+const MAX_FIRST_OF_ONE: usize = 16;
+/// Messages for handshakes that wait for them, and for one of those: on its way there is somebody who knows its number.
+const MAX_AWAITED: usize = MAX_INITIATORS + MAX_HALF_OPEN;
+const MAX_AWAITED_BY_ONE: usize = 2;
 /// Enough for what one try lost to come with the next or the one after it.
 const KEEP: Duration = Duration::from_millis(1500);
 
@@ -60,12 +60,34 @@ pub(super) fn header_of(fragment: &HandshakeFragment<'_>) -> [u8; 12] {
     handshake_header(fragment.kind, fragment.fragment, fragment.fragments, fragment.sender, fragment.receiver)
 }
 
+/// At whose expense a message waits for its fragments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// A first message: of whoever sends it.
+    Source(Option<Source>),
+    /// A later one: of our handshake with this index, which waits for it.
+    Handshake(u32),
+}
+
+impl Holder {
+    /// So many of this kind, and of this one.
+    fn most(self) -> (usize, usize) {
+        match self {
+            Self::Source(_) => (MAX_FIRST, MAX_FIRST_OF_ONE),
+            Self::Handshake(_) => (MAX_AWAITED, MAX_AWAITED_BY_ONE),
+        }
+    }
+
+    fn is_alike(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
 struct Partial {
     pieces: Vec<Option<Vec<u8>>>,
     /// The mac1 of the first piece.
     first: [u8; 16],
     since: Instant,
-    source: Option<Source>,
 }
 
 /// A message put together.
@@ -80,35 +102,28 @@ pub(super) struct Whole {
 /// Puts messages together. Only fragments with a sound mac1 come here.
 #[derive(Default)]
 pub(super) struct Reassembly {
-    partial: HashMap<(Via, u32, HandshakeKindKey), Partial>,
+    partial: HashMap<Key, Partial>,
 }
 
-type HandshakeKindKey = u8;
+/// Fragments at the expense of different holders are never of the same message: nobody who shows nothing spoils that of who
+/// has shown a cookie.
+type Key = (Holder, Via, u32, u8);
 
 impl Reassembly {
     /// Adds a fragment; returns the message once it is whole. Retransmitted fragments fill the gaps of earlier ones.
-    pub fn add(&mut self, now: Instant, way: Way, fragment: &HandshakeFragment<'_>) -> Option<Whole> {
+    pub fn add(&mut self, now: Instant, holder: Holder, via: Via, fragment: &HandshakeFragment<'_>) -> Option<Whole> {
         if fragment.fragments == 1 {
             let message = fragment.body.to_vec();
             return Some(Whole { len: HANDSHAKE_HEADER + message.len(), first: fragment.mac1, message });
         }
-        let key = (way.0, fragment.sender, fragment.kind.byte());
-        let source = Source::unproven(way);
+        let key = (holder, via, fragment.sender, fragment.kind.byte());
         if !self.partial.contains_key(&key) {
-            let of_source = self.partial.values().filter(|p| p.source == source).count();
-            if of_source >= MAX_PARTIAL_OF_ONE || self.partial.len() >= MAX_PARTIAL {
-                // Whoever sends too much makes room for itself.
-                let spare = |p: &Partial| of_source < MAX_PARTIAL_OF_ONE || p.source == source;
-                let oldest = self.partial.iter().filter(|(_, p)| spare(p)).min_by_key(|(k, p)| (p.since, k.1));
-                let oldest = *oldest?.0;
-                self.partial.remove(&oldest);
-            }
+            self.make_room(holder);
         }
         let entry = self.partial.entry(key).or_insert_with(|| Partial {
             pieces: vec![None; usize::from(fragment.fragments)],
             first: [0; 16],
             since: now,
-            source,
         });
         if entry.pieces.len() != usize::from(fragment.fragments) {
             return None;
@@ -129,6 +144,21 @@ impl Reassembly {
         Some(Whole { len: len + message.len(), message, first })
     }
 
+    /// For one more of this holder. Whoever sends too much makes room for itself.
+    fn make_room(&mut self, holder: Holder) {
+        let (most, most_of_one) = holder.most();
+        let alike = self.partial.keys().filter(|k| k.0.is_alike(holder)).count();
+        let of_one = self.partial.keys().filter(|k| k.0 == holder).count();
+        if of_one < most_of_one && alike < most {
+            return;
+        }
+        let spare = |k: &Key| if of_one < most_of_one { k.0.is_alike(holder) } else { k.0 == holder };
+        let oldest = self.partial.iter().filter(|(k, _)| spare(k)).min_by_key(|(k, p)| (p.since, k.2));
+        if let Some(oldest) = oldest.map(|(k, _)| *k) {
+            self.partial.remove(&oldest);
+        }
+    }
+
     pub fn expire(&mut self, now: Instant) {
         self.partial.retain(|_, p| now.since(p.since) < KEEP);
     }
@@ -144,33 +174,70 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::types::{NodeId, NodeTag};
+
+    fn add(r: &mut Reassembly, at: u64, (holder, via): (Holder, Via), sender: u32, fragment: u8) -> Option<Vec<u8>> {
+        let (kind, receiver, macs) = (HandshakeKind::Xx1, 0, [0; 16]);
+        let body: &[u8] = if matches!(holder, Holder::Source(None)) { b"y" } else { b"x" };
+        let (mac1, mac2) = (macs, macs);
+        let f = HandshakeFragment { kind, fragment, fragments: 2, sender, receiver, mac1, mac2, body };
+        r.add(Instant(at), holder, via, &f).map(|whole| whole.message)
+    }
+
+    fn direct(host: u8) -> Via {
+        Via::Direct(SocketAddr::from(([192, 0, 2, host], 7)))
+    }
+
+    /// A node with this tag, behind the same relay as all others here.
+    fn first(tag: u64, proven: bool) -> (Holder, Via) {
+        let via = Via::Relayed(NodeTag(tag));
+        (Holder::Source(Source::of((via, Some(NodeId([1; 32]))), proven)), via)
+    }
 
     #[test]
     fn one_source_pushes_nobody_elses_fragments_out() {
-        let mut reassembly = Reassembly::default();
-        let from = |i: u32| (Via::Direct(SocketAddr::from(([192, 0, 2, 1 + i as u8], 7))), None);
-        let mut add = |at: u64, way: Way, sender: u32, fragment: u8| {
-            let kind = HandshakeKind::Xx2;
-            let f = HandshakeFragment {
-                kind,
-                fragment,
-                fragments: 2,
-                sender,
-                receiver: 0,
-                mac1: [0; 16],
-                mac2: [0; 16],
-                body: b"x",
-            };
-            reassembly.add(Instant(at), way, &f).is_some()
-        };
-        add(0, from(0), 1, 0);
+        let mut r = Reassembly::default();
+        let from = |host: u8| (Holder::Source(Source::of((direct(host), None), false)), direct(host));
+        add(&mut r, 0, from(1), 1, 0);
         for i in 0..1000 {
-            add(1, from(1), i, 0);
+            add(&mut r, 1, from(2), i, 0);
         }
-        assert!(add(2, from(0), 1, 1), "that of another source waits");
-        assert!(!add(2, from(1), 0, 1) && add(2, from(1), 999, 1), "the oldest of the same source go");
-        assert!(reassembly.len() <= MAX_PARTIAL_OF_ONE + 1);
-        reassembly.expire(Instant(1) + KEEP);
-        assert_eq!(reassembly.len(), 1);
+        assert!(add(&mut r, 2, from(1), 1, 1).is_some(), "that of another source waits");
+        let mut second = |sender: u32| add(&mut r, 2, from(2), sender, 1).is_some();
+        assert!(!second(0) && second(999), "the oldest of the same source go");
+        assert!(r.len() <= MAX_FIRST_OF_ONE + 1);
+        r.expire(Instant(1) + KEEP);
+        assert_eq!(r.len(), 1);
+    }
+
+    #[test]
+    fn whoever_shows_a_cookie_has_places_of_its_own_behind_the_same_relay() {
+        let mut r = Reassembly::default();
+        add(&mut r, 0, first(1, true), 1, 0);
+        for i in 0..1000 {
+            add(&mut r, 1, first(u64::from(i), false), i, 0);
+            add(&mut r, 1, first(2, true), i, 0);
+        }
+        assert!(add(&mut r, 2, first(1, false), 1, 1).is_none(), "and nobody else adds to what it sends");
+        assert_eq!(add(&mut r, 2, first(1, true), 1, 1), Some(b"xx".to_vec()));
+        assert!(r.len() <= 2 * MAX_FIRST_OF_ONE + 1);
+    }
+
+    #[test]
+    fn first_messages_push_out_nothing_that_is_waited_for() {
+        let mut r = Reassembly::default();
+        let later = |index: u32| (Holder::Handshake(index), Via::Relayed(NodeTag(1)));
+        for index in 0..MAX_AWAITED as u32 {
+            add(&mut r, 0, later(index), 1, 0);
+        }
+        for tag in 0..2000 {
+            add(&mut r, 1, first(tag, true), 1, 0);
+        }
+        assert_eq!(r.len(), MAX_AWAITED + MAX_FIRST);
+        assert!((0..MAX_AWAITED as u32).all(|index| add(&mut r, 2, later(index), 1, 1).is_some()));
+        for sender in 0..1000 {
+            add(&mut r, 3, later(7), sender, 0);
+        }
+        assert_eq!(r.len(), MAX_AWAITED_BY_ONE + MAX_FIRST, "who knows one's number hurts that one alone");
     }
 }

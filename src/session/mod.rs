@@ -25,15 +25,15 @@ use std::{
 
 pub use replay::ReplayWindow;
 pub use seen::SEEN_GENERATION;
-pub use transport::{Arrivals, Rejected, Transport};
+pub use transport::{Arrivals, Notice, Rejected, Transport};
 
 use zeroize::Zeroizing;
 
 use self::{
     begin::FRESH_AFTER,
-    budget::{Budget, Way},
+    budget::{Budget, Source, Way},
     cookie::CookieJar,
-    fragment::{Reassembly, Whole},
+    fragment::{Holder, Reassembly, Whole},
     handshake::{Initiator, Keys, Responder, offer, read_first},
     seen::Seen,
 };
@@ -291,7 +291,7 @@ impl Sessions {
         let outcome = match f.kind {
             HandshakeKind::Xx1 | HandshakeKind::Ik1 => self.first(now, (via, neighbor), f, &header, gate),
             HandshakeKind::Xx2 | HandshakeKind::Ik2 => self.second(now, (via, neighbor), f, gate),
-            HandshakeKind::Xx3 => self.third(now, (via, neighbor), f, gate),
+            HandshakeKind::Xx3 => self.third(now, via, f, gate),
         };
         match outcome {
             Ok(()) => {}
@@ -336,7 +336,8 @@ impl Sessions {
             self.transmits.push_back(Outgoing { via, by: neighbor, bytes });
             return Ok(());
         }
-        let Some(Whole { message, first: mac1, len }) = self.reassembly.add(now, way, f) else { return Ok(()) };
+        let holder = Holder::Source(Source::of(way, proven));
+        let Some(Whole { message, first: mac1, len }) = self.reassembly.add(now, holder, via, f) else { return Ok(()) };
         let Some(source) = self.budget.take(now, way, proven) else {
             self.counters.over_budget += 1;
             return Ok(());
@@ -418,17 +419,18 @@ impl Sessions {
     fn third(
         &mut self,
         now: Instant,
-        way: Way,
+        via: Via,
         f: &HandshakeFragment<'_>,
         gate: &mut dyn Gatekeeper,
     ) -> Result<(), Option<Refusal>> {
-        let via = way.0;
         let key = (via, f.sender);
         let waiting = self.responders.get(&key).is_some_and(|r| !r.complete && r.local_index == f.receiver);
         if !waiting {
             return Ok(());
         }
-        let Some(Whole { message, .. }) = self.reassembly.add(now, way, f) else { return Ok(()) };
+        let Some(Whole { message, .. }) = self.reassembly.add(now, Holder::Handshake(f.receiver), via, f) else {
+            return Ok(());
+        };
         let Some(half) = self.responders.get_mut(&key) else { return Ok(()) };
         let Ok((payload, noise_static, hash)) = half.read_third(&message) else { return Err(None) };
         match check_version(self.versions, &payload).and_then(|()| gate.admit(&payload, &noise_static, &hash)) {

@@ -1,6 +1,9 @@
 //! The replay window: which counters of a session have been seen (RFC 6479 §2 in spirit, lock-free in form).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Counters per block.
 const BLOCK: u64 = 32;
@@ -9,16 +12,11 @@ const BLOCKS: u64 = 320;
 
 /// A sliding window over 64-bit counters. Each word holds the number of its block and one bit per counter of the
 /// block, so that a compare-and-swap decides alone whether a counter is new: any number of threads may ask.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ReplayWindow {
-    words: Box<[AtomicU64]>,
+    /// From the first packet on: of most sessions that somebody only says to have made, none ever comes.
+    words: OnceLock<Box<[AtomicU64]>>,
     newest: AtomicU64,
-}
-
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        Self { words: (0..BLOCKS).map(|_| AtomicU64::new(0)).collect(), newest: AtomicU64::new(0) }
-    }
 }
 
 impl ReplayWindow {
@@ -34,7 +32,8 @@ impl ReplayWindow {
         // Block numbers start from 1, so that a zero word means "nothing seen".
         let block = counter / BLOCK + 1;
         let bit = 1 << (counter % BLOCK);
-        let word = &self.words[(block % BLOCKS) as usize];
+        let words = self.words.get_or_init(|| (0..BLOCKS).map(|_| AtomicU64::new(0)).collect());
+        let word = &words[(block % BLOCKS) as usize];
         let mut current = word.load(Ordering::Relaxed);
         loop {
             let held = current >> BLOCK;

@@ -61,6 +61,23 @@ impl Arrivals {
     }
 }
 
+/// Something that the owner of a session is told of once, until it looks.
+#[derive(Debug, Default)]
+pub struct Notice(AtomicBool);
+
+impl Notice {
+    /// Whether the owner is to be told now. From then on it isn't, until it has looked.
+    #[must_use]
+    pub fn raise(&self) -> bool {
+        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    /// The owner looks, or could not be told.
+    pub fn lower(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// The keys, counters and replay window of one session. Shared by the threads that move its packets; takes no lock.
 #[derive(Debug)]
 pub struct Transport {
@@ -88,6 +105,10 @@ pub struct Transport {
     traffic: AtomicU64,
     /// What waits of it for the owner.
     queued: AtomicU64,
+    /// The peer is somewhere else, or has its keys now.
+    pub moved: Notice,
+    /// It says itself that it is somewhere else.
+    pub marked: Notice,
     link: Arrivals,
     route: Arrivals,
 }
@@ -137,6 +158,8 @@ impl Transport {
             guest: AtomicBool::new(false),
             traffic: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            moved: Notice::default(),
+            marked: Notice::default(),
             link: Arrivals::default(),
             route: Arrivals::default(),
         }
