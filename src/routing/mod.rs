@@ -31,7 +31,7 @@ use crate::{
 /// At most so many origins are known at a time.
 pub const MAX_ORIGINS: usize = 16_384;
 /// Introductions that a neighbour may send before any of them was shown to be of a node.
-const WINDOW: u32 = 32;
+const WINDOW: u32 = 16;
 /// An introduction whose announcement has not come in so long is forgotten.
 const UNPROVEN_LIFE: Duration = Duration::from_secs(30);
 /// All introductions are asked for again, and told again, at most so often.
