@@ -12,6 +12,7 @@ mod doubt;
 mod neighbor;
 mod origin;
 mod places;
+mod requests;
 mod update;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
 /// At most so many origins are known at a time.
 pub const MAX_ORIGINS: usize = 16_384;
 /// Introductions that a neighbour may send before any of them was shown to be of a node.
-const WINDOW: u32 = 16;
+const WINDOW: u32 = 8;
 /// An introduction whose announcement has not come in so long is forgotten.
 const UNPROVEN_LIFE: Duration = Duration::from_secs(30);
 /// All introductions are asked for again, and told again, at most so often.
@@ -126,6 +127,8 @@ pub struct Routing {
     next_expiry: Instant,
     /// Origins whose newest announcement we lack though somebody advertises it.
     lacking: BTreeSet<u32>,
+    /// Whose turn it is to be asked beside the best.
+    turn: usize,
     /// This node forwards for nobody: it advertises only itself.
     stub: bool,
     pub counters: Counters,
@@ -160,6 +163,7 @@ impl Routing {
             woken: Vec::new(),
             next_expiry: now + Duration::from_secs(60),
             lacking: BTreeSet::new(),
+            turn: 0,
             stub,
             counters: Counters::default(),
         }

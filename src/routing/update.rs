@@ -1,20 +1,20 @@
-//! Updates and requests: making them, and acting on a neighbour's.
+//! Updates: making them, and acting on a neighbour's.
 
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, REQUEST_HOPS, REQUEST_MAX, Routing,
-    Slot, is_feasible, neighbor::Asked, places::Right,
+    ASK_AGAIN, Event, Judge, LAZY_DELAY, Learned, NO_SLOT, NeighborId, REPEAT, Routing, Slot, is_feasible,
+    neighbor::Asked, places::Right,
 };
 use crate::{
     identity::{Refusal, Verified, signed_seqno},
-    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo, metric_add},
+    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
     wire::proto::{Body, Introduction, RouteUpdate, SeqnoRequest},
 };
 
 /// Bytes after which an update is closed; a single introduction may exceed it.
 const UPDATE_BYTES: usize = 1000;
-const MAX_REQUESTS: usize = 256;
+pub(super) const MAX_REQUESTS: usize = 256;
 /// Announcements that a neighbour may have asked for at a time; it asks again for what did not come.
 const MAX_WANTED: usize = 512;
 /// After so many useless answers about an origin a neighbour is asked about it in its turn only.
@@ -58,7 +58,7 @@ impl Routing {
     }
 
     /// What there is to say of an origin goes out at `due` at the latest.
-    fn enqueue(&mut self, n: NeighborId, o: u32, due: Instant) {
+    pub(super) fn enqueue(&mut self, n: NeighborId, o: u32, due: Instant) {
         let queued = std::mem::replace(&mut self.origins[o as usize].sent_mut(n).queued, true);
         let Some(neighbor) = self.neighbor_mut(n) else { return };
         if !queued {
@@ -455,104 +455,6 @@ impl Routing {
         let origin = &self.origins[o as usize];
         if origin.selected.is_none() && metric < INFINITY && !is_feasible(origin.fd, seqno, metric) {
             self.request(now, o);
-        }
-    }
-
-    /// A route with a sequence number goes at once to whoever asked for it through us.
-    fn hurry_requested(&mut self, now: Instant, o: u32) {
-        let origin = &mut self.origins[o as usize];
-        let answered = origin.forwarded.is_some_and(|(wanted, _)| origin.selected.is_some_and(|s| s.seqno >= wanted));
-        if answered {
-            origin.forwarded = None;
-            for n in std::mem::take(&mut origin.requesters) {
-                self.advertise_to(now, o, n, true);
-            }
-        }
-    }
-
-    /// Asks the neighbours that have a route for a new sequence number of its origin (RFC 8966 §3.8.2.1).
-    pub(super) fn request(&mut self, now: Instant, o: u32) {
-        let origin = &mut self.origins[o as usize];
-        if now < origin.request_after {
-            self.next_expiry = self.next_expiry.min(origin.request_after);
-            return;
-        }
-        let (fd, id) = (origin.fd, origin.id);
-        let offers = self.ids().zip(&self.costs).map(|(n, cost)| (self.learned(n, o), *cost, n));
-        let offers = offers.filter(|(learned, ..)| learned.metric < INFINITY);
-        let mut offers: Vec<_> = offers
-            .map(|(learned, cost, n)| (self.weight(o, n, metric_add(learned.metric, cost)), n, learned))
-            .collect();
-        if offers.is_empty() {
-            return;
-        }
-        offers.sort_unstable_by_key(|(weight, n, _)| (*weight, *n));
-        for (_, n, learned) in offers.into_iter().take(3) {
-            // What only has an old number is wanted with the present one: that takes no signature.
-            let is_late = learned.seqno < fd.0 && learned.metric < fd.1;
-            let seqno = if is_late { fd.0 } else { fd.0.saturating_add(1) };
-            self.pass_request(n, SeqnoRequest { origin: id.0.to_vec(), seqno, hops: REQUEST_HOPS });
-        }
-        let origin = &mut self.origins[o as usize];
-        origin.request_after = now + origin.request_wait;
-        origin.request_wait = (origin.request_wait * 2).min(REQUEST_MAX);
-        self.next_expiry = self.next_expiry.min(origin.request_after);
-    }
-
-    fn pass_request(&mut self, n: NeighborId, request: SeqnoRequest) {
-        if let Some(neighbor) = self.neighbor_mut(n)
-            && neighbor.requests.len() < MAX_REQUESTS
-        {
-            neighbor.requests.push_back(request);
-            self.wake(n);
-        }
-    }
-
-    /// Acts on a neighbour's request (RFC 8966 §3.8.1.2).
-    pub fn handle_request(&mut self, now: Instant, n: NeighborId, request: &SeqnoRequest) {
-        if self.neighbor_mut(n).is_some_and(|neighbor| !neighbor.takes_request(now)) {
-            self.counters.requests_refused += 1;
-            return;
-        }
-        let Some(o) = NodeId::from_slice(&request.origin).and_then(|id| self.origin(&id)) else { return };
-        if o == 0 {
-            if self.announcement(0).is_some_and(|own| request.seqno > own.seqno) {
-                self.events.push(Event::NeedSeqno);
-            } else {
-                self.origins[0].sent_mut(n).forced = true;
-                self.enqueue(n, 0, now);
-            }
-            return;
-        }
-        let origin = &mut self.origins[o as usize];
-        // Nobody needs more than one beyond what the origin has signed, and it gives no more.
-        let wanted = request.seqno.min(origin.signed().saturating_add(1));
-        match origin.selected {
-            Some(s) if s.seqno >= wanted => {
-                origin.sent_mut(n).forced = true;
-                self.enqueue(n, o, now);
-                return;
-            }
-            _ => {}
-        }
-        if !origin.requesters.contains(&n) && origin.requesters.len() < MAX_REQUESTS {
-            origin.requesters.push(n);
-        }
-        let recent = origin
-            .forwarded
-            .is_some_and(|(seqno, when)| seqno >= wanted && now.since(when) < Duration::from_millis(500));
-        if recent || request.hops == 0 {
-            return;
-        }
-        origin.forwarded = Some((wanted, now));
-        let next = SeqnoRequest { seqno: wanted, hops: request.hops.min(REQUEST_HOPS) - 1, ..request.clone() };
-        let selected = origin.selected.map(|s| s.neighbor).filter(|s| *s != n);
-        let target = selected.or_else(|| {
-            let offers = self.ids().filter(|m| *m != n).map(|m| (self.learned(m, o).metric, m));
-            offers.filter(|(metric, _)| *metric < INFINITY).min().map(|(_, m)| m)
-        });
-        if let Some(target) = target {
-            self.pass_request(target, next);
         }
     }
 }
