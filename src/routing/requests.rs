@@ -18,7 +18,13 @@ const AROUND: u32 = 3;
 
 impl Routing {
     /// Who offers a way to an origin, the best first and who is in doubt last; of these the first, and others by turns.
-    fn to_ask(&mut self, now: Instant, o: u32, but: Option<NeighborId>, most: usize) -> Vec<(NeighborId, Learned)> {
+    fn whom_to_ask(
+        &mut self,
+        now: Instant,
+        o: u32,
+        but: Option<NeighborId>,
+        most: usize,
+    ) -> Vec<(NeighborId, Learned)> {
         let offers = self.ids().zip(&self.costs).filter(|(n, _)| Some(*n) != but);
         let offers = offers.map(|(n, cost)| (self.learned(n, o), *cost, n));
         let mut offers: Vec<(Instant, Metric, NeighborId, Learned)> = offers
@@ -58,7 +64,7 @@ impl Routing {
             return;
         }
         let (fd, id) = (origin.fd, origin.id);
-        let offers = self.to_ask(now, o, None, ASKED_AT_ONCE);
+        let offers = self.whom_to_ask(now, o, None, ASKED_AT_ONCE);
         if offers.is_empty() {
             return;
         }
@@ -122,7 +128,7 @@ impl Routing {
         origin.forwarded = Some((wanted, now));
         let next = SeqnoRequest { seqno: wanted, hops: request.hops.min(REQUEST_HOPS) - 1, ..request.clone() };
         let selected = origin.selected.map(|s| s.neighbor).filter(|s| *s != n);
-        let others = self.to_ask(now, o, Some(n), PASSED_ON_TO);
+        let others = self.whom_to_ask(now, o, Some(n), PASSED_ON_TO);
         let others = others.into_iter().map(|(m, _)| m).filter(|m| Some(*m) != selected);
         for (i, m) in selected.into_iter().chain(others).take(PASSED_ON_TO).enumerate() {
             // The one on the way goes all the way; the other one is to come around who is next, no more.

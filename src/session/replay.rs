@@ -14,10 +14,15 @@ const BLOCKS: u64 = 320;
 /// block, so that a compare-and-swap decides alone whether a counter is new: any number of threads may ask.
 #[derive(Debug, Default)]
 pub struct ReplayWindow {
-    /// From the first packet on: of most sessions that somebody only says to have made, none ever comes.
+    /// One bit for each of the first counters.
+    first: AtomicU64,
+    /// The others, from the first of them on: most sessions that somebody makes, or only says to have made, never get so far.
     words: OnceLock<Box<[AtomicU64]>>,
     newest: AtomicU64,
 }
+
+/// Counters that have their own bits.
+const FIRST: u64 = 64;
 
 impl ReplayWindow {
     /// Counters at or above this are refused; the session is replaced long before.
@@ -28,6 +33,12 @@ impl ReplayWindow {
     pub fn accept(&self, counter: u64) -> bool {
         if counter >= Self::LIMIT {
             return false;
+        }
+        if counter < FIRST {
+            let is_old = self.newest() > counter + BLOCK * (BLOCKS - 1);
+            let is_new = !is_old && self.first.fetch_or(1 << counter, Ordering::Relaxed) & 1 << counter == 0;
+            self.newest.fetch_max(counter, Ordering::Relaxed);
+            return is_new;
         }
         // Block numbers start from 1, so that a zero word means "nothing seen".
         let block = counter / BLOCK + 1;
@@ -83,6 +94,16 @@ mod tests {
         assert!(!window.accept(9_785), "its block has made way for that of 20,000");
         assert!(!window.accept(ReplayWindow::LIMIT));
         assert!(window.accept(ReplayWindow::LIMIT - 1));
+    }
+
+    #[test]
+    fn the_first_counters_are_told_apart_without_the_window() {
+        let window = ReplayWindow::default();
+        assert!((0..FIRST).rev().all(|counter| window.accept(counter)) && !(0..FIRST).any(|c| window.accept(c)));
+        assert!(window.words.get().is_none() && window.is_newest(FIRST - 1));
+        let window = ReplayWindow::default();
+        assert!(window.accept(FIRST) && window.accept(3) && window.accept(10_211) && window.accept(4));
+        assert!(window.accept(10_214) && !window.accept(5), "too old");
     }
 
     proptest! {
