@@ -162,13 +162,14 @@ impl Node {
 
     pub(super) fn send_probe(&mut self, now: Instant, id: NodeId, addr: SocketAddr) {
         let wish = self.wish(&id);
+        let is_direct = self.relay_towards(&id).is_none();
         let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.refuses(now, addr)) else { return };
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
         let id = link.sent_probe(now, addr);
         let looking = link.up && addr != link.addr;
         if addr == link.addr {
-            peer.passage.asks(id, transport.local_index, transport.users_bytes().0);
+            peer.passage.asks(is_direct, id, (transport.local_index, transport.users_bytes().0));
         }
         let probe = proto::Probe { id, wish: wish.into(), looking, ..Default::default() };
         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
@@ -474,8 +475,10 @@ impl Node {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
+                        let is_direct = self.relay_towards(&id).is_none();
                         if let Some(peer) = self.peers.get_mut(&id) {
-                            peer.passage.asks(probe_id, transport.local_index, transport.users_bytes().0);
+                            let sent = (transport.local_index, transport.users_bytes().0);
+                            peer.passage.asks(is_direct, probe_id, sent);
                         }
                         let probe = proto::Probe { id: probe_id, wish, ..Default::default() };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));

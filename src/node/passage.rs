@@ -15,12 +15,14 @@ const ENOUGH: u64 = 400;
 /// The share of packets that arrive is poor below so great a part of that of probes. What overloads a path or its other end
 /// loses both alike.
 const PART: u64 = 3;
-/// Windows in a row until a place is left.
-const POOR: u32 = 3;
+/// Where so much a second arrives, it is only the rest that is too much: what limits bytes loses long packets and spares probes.
+const PLENTY: u64 = 128 * 1024;
+/// What a poor window counts, and what takes a good one to make up for; at the limit a place is left.
+const POOR: (u32, u32) = (2, 6);
 /// It is not gone back to for so long: the first time, and at the most.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 const MAX_REFUSED: usize = 8;
-const MAX_ASKED: usize = 64;
+const MAX_ASKED: usize = 16;
 
 /// How much of what was sent arrived, from one answer to another.
 #[derive(Debug, Default)]
@@ -64,8 +66,13 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    /// A probe goes out over the link.
-    pub fn asks(&mut self, id: u32, session: u32, sent: u64) {
+    /// A probe goes out over the link. `is_direct`: so do the packets that are sent now. What goes by a relay goes on the same
+    /// session, and says nothing of the link.
+    pub fn asks(&mut self, is_direct: bool, id: u32, (session, sent): (u32, u64)) {
+        if !is_direct {
+            self.restart();
+            return;
+        }
         if self.asked.len() >= MAX_ASKED {
             self.asked.pop_front();
         }
@@ -84,11 +91,12 @@ impl Passage {
         let is_due = now.since(self.begun) >= WINDOW;
         let since = self.tally.count((session, sent), received, |sent, _| is_due && sent >= ENOUGH);
         let Some((sent, arrived)) = since else { return false };
-        let probes = self.probes;
+        let (probes, seconds) = (self.probes, now.since(self.begun).as_secs().max(1));
         self.begin(now);
-        let is_poor = u128::from(arrived * PART) * u128::from(probes.0) < u128::from(sent) * u128::from(probes.1);
-        self.poor = if is_poor { self.poor + 1 } else { 0 };
-        self.poor >= POOR
+        let [arrived, sent, asked, answered] = [arrived, sent, probes.0, probes.1].map(u128::from);
+        let is_poor = arrived * u128::from(PART) * asked < sent * answered && arrived < u128::from(PLENTY * seconds);
+        self.poor = if is_poor { self.poor + POOR.0 } else { self.poor.saturating_sub(1) };
+        self.poor >= POOR.1
     }
 
     fn begin(&mut self, now: Instant) {
@@ -104,6 +112,10 @@ impl Passage {
     /// The place is left.
     pub fn refuse(&mut self, now: Instant, addr: SocketAddr) {
         self.restart();
+        if now > self.until + REFUSED.1 {
+            self.refused.clear();
+            self.life = Duration::ZERO;
+        }
         if self.refused.len() >= MAX_REFUSED {
             self.refused.pop_front();
         }
@@ -151,7 +163,7 @@ mod tests {
             let id = i as u32;
             sent += 100 * packets;
             received += packets * arrive;
-            passage.asks(id, 1, sent);
+            passage.asks(true, id, (1, sent));
             if i % 10 < probes && passage.answered(now, id, received) {
                 return Some(i / 10);
             }
@@ -168,11 +180,42 @@ mod tests {
     }
 
     #[test]
+    fn a_path_for_every_other_second_is_found_out() {
+        let mut passage = Passage::default();
+        let (mut sent, mut received, mut found) = (0, 0, None);
+        for i in 0..600u64 {
+            let now = Instant(1_000_000_000 + 100_000 * i);
+            sent += 5000;
+            received += if i / 11 % 2 == 0 { 5000 } else { 0 };
+            passage.asks(true, i as u32, (1, sent));
+            if passage.answered(now, i as u32, received) {
+                found.get_or_insert(i / 10);
+            }
+        }
+        assert!(found.is_some_and(|s| s <= 30), "{found:?}");
+    }
+
+    #[test]
+    fn what_goes_by_a_relay_says_nothing_of_the_link() {
+        let mut passage = Passage::default();
+        let mut sent = 0;
+        for i in 0..600u64 {
+            let now = Instant(1_000_000_000 + 100_000 * i);
+            // Packets go straight for half a second of every two, and those that don't are swallowed.
+            let is_direct = i % 20 < 5;
+            sent += if is_direct { 0 } else { 5000 };
+            passage.asks(is_direct, i as u32, (1, sent));
+            assert!(!passage.answered(now, i as u32, 0));
+        }
+    }
+
+    #[test]
     fn a_path_that_loses_both_alike_is_kept() {
         for (probes, arrive) in [(10, 100), (10, 60), (7, 60), (5, 30), (3, 20), (1, 10)] {
             assert_eq!(found(&mut Passage::default(), 60, probes, 500, arrive), None, "{probes} {arrive}");
         }
         assert_eq!(found(&mut Passage::default(), 60, 10, 0, 0), None, "nothing to tell from");
+        assert_eq!(found(&mut Passage::default(), 60, 10, 15_000, 10), None, "1.5 of 15 Mbyte/s, by who limits bytes");
     }
 
     #[test]

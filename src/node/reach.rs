@@ -30,13 +30,14 @@ const URGENT: u32 = 2;
 const BEGIN_BY: Duration = Duration::from_millis(1500);
 /// Bytes sent between two answers that tell something of what is lost; and that do if hardly any of them came.
 const ENOUGH: (u64, u64) = (1500, 400);
-/// Answers one after the other that tell of more than a third lost.
-const POOR: u32 = 2;
+/// What an answer counts that tells of more than a third lost, and what takes a better one to make up for; at the limit the way is
+/// given up.
+const POOR: (u32, u32) = (2, 4);
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
-/// Ways that were left with questions open, and for how long that is remembered: who comes and goes is asked on.
-const MAX_LEFT: usize = 8;
-const LEFT_FOR: Duration = Duration::from_secs(300);
+/// Ways of which something is known, and for how long.
+const MAX_WAYS: usize = 8;
+const KNOWN_FOR: Duration = Duration::from_secs(300);
 
 /// A question on its way: its number, the neighbour and the session that it went by, and what had been sent on that before.
 #[derive(Debug, Clone, Copy)]
@@ -47,45 +48,49 @@ struct Asked {
     sent: u64,
 }
 
-/// What one end knows of the way to the other.
+/// What is known against a way by one neighbour: questions without an answer, and poor answers; and when it was asked last.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    hop: NodeId,
+    unanswered: u32,
+    poor: u32,
+    at: Instant,
+}
+
+/// What one end knows of the ways to the other.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     next: u32,
     asked: VecDeque<Asked>,
-    unanswered: u32,
-    /// When the next question is due, if one is open.
+    /// When the next question is due, if one is open, and by which neighbour that went.
     due: Option<Instant>,
-    /// By which neighbour the open questions went.
     hop: Option<NodeId>,
-    /// The neighbours by which earlier questions went unanswered when the way changed: how many, and when.
-    left: VecDeque<(NodeId, u32, Instant)>,
+    /// It outlives a change of the way: who comes and goes is asked on.
+    ways: VecDeque<Way>,
     /// The session, and what users had sent on it.
     seen: (u32, u64),
     /// By which neighbour what is counted went.
     counted: Option<NodeId>,
     tally: Tally,
-    poor: u32,
     /// Since when packets wait for a session.
     waits: Option<Instant>,
 }
 
 impl Reach {
+    /// Nothing is asked any more.
     fn settle(&mut self) {
-        self.unanswered = 0;
-        self.due = None;
-        self.hop = None;
+        (self.due, self.hop) = (None, None);
     }
 
-    /// Nothing is asked any more, though answers may be missing.
-    fn leave(&mut self, now: Instant) {
-        if let Some(before) = self.hop.filter(|_| self.unanswered > 0) {
-            self.left.retain(|(who, ..)| *who != before);
-            if self.left.len() >= MAX_LEFT {
-                self.left.pop_front();
+    fn way(&mut self, now: Instant, hop: NodeId) -> Option<&mut Way> {
+        self.ways.retain(|way| now.since(way.at) < KNOWN_FOR);
+        if !self.ways.iter().any(|way| way.hop == hop) {
+            if self.ways.len() >= MAX_WAYS {
+                self.ways.pop_front();
             }
-            self.left.push_back((before, self.unanswered, now));
+            self.ways.push_back(Way { hop, unanswered: 0, poor: 0, at: now });
         }
-        self.settle();
+        self.ways.iter_mut().find(|way| way.hop == hop)
     }
 
     /// Whether users' packets went by this session since the last look.
@@ -94,41 +99,43 @@ impl Reach {
         sent > if before.0 == session { before.1 } else { 0 }
     }
 
-    /// The next question goes by `hop`: how many before it went that way without an answer.
-    fn turn_to(&mut self, now: Instant, hop: NodeId) {
-        if self.hop == Some(hop) {
-            return;
-        }
-        self.leave(now);
-        let left = self.left.iter().find(|(who, _, at)| *who == hop && now.since(*at) < LEFT_FOR);
-        (self.hop, self.unanswered) = (Some(hop), left.map_or(0, |l| l.1));
+    /// A question goes by `hop`. Returns how many before it went that way without an answer.
+    fn asks(&mut self, now: Instant, hop: NodeId) -> u32 {
+        self.hop = Some(hop);
         if self.counted != Some(hop) {
             // What was lost on another way says nothing of this one.
-            (self.counted, self.tally, self.poor) = (Some(hop), Tally::default(), 0);
+            (self.counted, self.tally) = (Some(hop), Tally::default());
         }
+        let Some(way) = self.way(now, hop) else { return 0 };
+        way.at = now;
+        way.unanswered += 1;
+        way.unanswered - 1
     }
 
-    /// Takes in an answer: whether the way loses too much.
-    fn answered(&mut self, id: u32, received: u64) -> bool {
-        let Some(at) = self.asked.iter().position(|a| a.id == id) else { return false };
-        let Some(Asked { session, sent, hop, .. }) = self.asked.remove(at) else { return false };
+    /// Takes in an answer; returns the neighbour by which the question went, if that way loses too much.
+    fn answered(&mut self, now: Instant, id: u32, received: u64) -> Option<NodeId> {
+        let at = self.asked.iter().position(|a| a.id == id)?;
+        let Asked { session, sent, hop, .. } = self.asked.remove(at)?;
         // The earlier ones are settled with it.
         self.asked.retain(|a| a.hop != hop || a.id.wrapping_sub(id) < u32::MAX / 2);
-        self.left.retain(|(who, ..)| *who != hop);
-        if self.hop.is_some_and(|now| now != hop) {
-            return false;
+        self.way(now, hop)?.unanswered = 0;
+        if self.hop == Some(hop) {
+            self.settle();
         }
-        self.settle();
+        if self.counted != Some(hop) {
+            return None;
+        }
         let enough = |sent, arrived| sent >= if arrived < sent / 4 { ENOUGH.1 } else { ENOUGH.0 };
-        let Some((sent, arrived)) = self.tally.count((session, sent), received, enough) else { return false };
-        self.poor = if arrived < sent / 3 * 2 { self.poor + 1 } else { 0 };
-        self.poor >= POOR
+        let (sent, arrived) = self.tally.count((session, sent), received, enough)?;
+        let way = self.way(now, hop)?;
+        way.poor = if arrived < sent / 3 * 2 { way.poor + POOR.0 } else { way.poor.saturating_sub(1) };
+        (way.poor >= POOR.1).then_some(hop)
     }
 }
 
 impl Node {
     /// The neighbour by which packets for `id` go, unless that is the node itself.
-    fn relay_towards(&self, id: &NodeId) -> Option<NodeId> {
+    pub(super) fn relay_towards(&self, id: &NodeId) -> Option<NodeId> {
         self.routing.next_hop(self.routing.origin(id)?).filter(|hop| hop != id)
     }
 
@@ -136,7 +143,7 @@ impl Node {
     pub(super) fn look_after(&mut self, now: Instant, id: NodeId) {
         let Some(hop) = self.relay_towards(&id) else {
             if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due.is_some() || p.reach.waits.is_some()) {
-                peer.reach.leave(now);
+                peer.reach.settle();
                 peer.reach.waits = None;
             }
             return;
@@ -165,17 +172,16 @@ impl Node {
         let Some(transport) = peer.transport() else { return };
         let (session, sent) = (transport.local_index, transport.users_bytes().0);
         let reach = &mut peer.reach;
-        reach.turn_to(now, hop);
+        let unanswered = reach.asks(now, hop);
         reach.next = reach.next.wrapping_add(1);
         if reach.asked.len() >= REMEMBERED {
             reach.asked.pop_front();
         }
         reach.asked.push_back(Asked { id: reach.next, hop, session, sent });
-        let question = proto::Reach { id: reach.next, urgent: reach.unanswered >= URGENT };
+        let question = proto::Reach { id: reach.next, urgent: unanswered >= URGENT };
         let wait = Duration::from_micros(4 * u64::from(promised)) + PATIENCE;
         let due = now + wait.min(MAX_PATIENCE);
         reach.due = Some(due);
-        reach.unanswered += 1;
         self.asking.insert((due, id));
         self.send_reach(now, id, Kind::Reach(question));
     }
@@ -196,7 +202,7 @@ impl Node {
             let hop = self.relay_towards(&id);
             let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due == Some(due)) else { continue };
             let asked_by = peer.reach.hop;
-            let unanswered = peer.reach.unanswered;
+            let unanswered = hop.and_then(|hop| peer.reach.way(now, hop)).map_or(0, |way| way.unanswered);
             match hop {
                 // The way has changed meanwhile: what was asked says nothing of the new one.
                 Some(hop) if asked_by != Some(hop) => self.ask(now, id, hop),
@@ -205,7 +211,7 @@ impl Node {
                     self.give_up_way(now, id, hop);
                 }
                 Some(hop) => self.ask(now, id, hop),
-                None => peer.reach.leave(now),
+                None => peer.reach.settle(),
             }
         }
     }
@@ -215,8 +221,8 @@ impl Node {
         self.counters.ways_given_up += 1;
         self.routing.distrust(now, &id, &hop);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        (peer.reach.poor, peer.reach.tally) = (0, Tally::default());
-        peer.reach.left.retain(|(who, ..)| *who != hop);
+        peer.reach.tally = Tally::default();
+        peer.reach.ways.retain(|way| way.hop != hop);
         self.discovery.insist(now, id);
     }
 
@@ -245,8 +251,7 @@ impl Node {
     /// The answer.
     pub(super) fn on_reached(&mut self, now: Instant, id: NodeId, answer: &proto::Reached) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let is_poor = peer.reach.answered(answer.id, answer.received);
-        if let (true, Some(hop)) = (is_poor, self.relay_towards(&id)) {
+        if let Some(hop) = peer.reach.answered(now, answer.id, answer.received) {
             self.give_up_way(now, id, hop);
         }
     }
@@ -257,12 +262,18 @@ mod tests {
     use super::*;
 
     const HOP: NodeId = NodeId([1; 32]);
+    const OTHER: NodeId = NodeId([2; 32]);
 
-    /// Answers to questions that were asked after so many bytes had been sent.
-    fn tell(reach: &mut Reach, session: u32, sent: u64, received: u64) -> bool {
+    /// Answers to questions by a way that were asked after so many bytes had been sent: who is given up.
+    fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Option<NodeId> {
         reach.next += 1;
-        reach.asked.push_back(Asked { id: reach.next, hop: HOP, session, sent });
-        reach.answered(reach.next, received)
+        reach.asks(Instant(0), hop);
+        reach.asked.push_back(Asked { id: reach.next, hop, session, sent });
+        reach.answered(Instant(0), reach.next, received)
+    }
+
+    fn tell(reach: &mut Reach, session: u32, sent: u64, received: u64) -> bool {
+        tell_by(reach, HOP, session, sent, received).is_some()
     }
 
     #[test]
@@ -280,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn who_passes_everything_by_turns_only_is_found_out_too() {
+        let mut reach = Reach::default();
+        let (mut sent, mut received) = (0, 0);
+        let found = (0..10).position(|i| {
+            sent += 2_000;
+            received += if i % 2 == 0 { 2_000 } else { 0 };
+            tell(&mut reach, 1, sent, received)
+        });
+        assert!(found.is_some_and(|i| i <= 6), "{found:?}");
+    }
+
+    #[test]
     fn few_bytes_tell_nothing_unless_hardly_any_came() {
         let mut reach = Reach::default();
         tell(&mut reach, 1, 0, 0);
@@ -293,16 +316,16 @@ mod tests {
     #[test]
     fn a_late_answer_counts_and_a_made_up_one_does_not() {
         let mut reach = Reach::default();
-        reach.asked.extend((1..=3).map(|id| Asked { id, hop: HOP, session: 1, sent: 0 }));
-        (reach.unanswered, reach.due) = (3, Some(Instant(9)));
-        assert!(!reach.answered(7, u64::MAX));
-        assert_eq!((reach.unanswered, reach.asked.len()), (3, 3));
-        assert!(!reach.answered(2, 0));
-        assert_eq!(
-            (reach.unanswered, reach.due, reach.asked.len()),
-            (0, None, 1),
-            "the earlier ones are settled with it"
-        );
+        for id in 1..=3 {
+            reach.asks(Instant(0), HOP);
+            reach.asked.push_back(Asked { id, hop: HOP, session: 1, sent: 0 });
+        }
+        reach.due = Some(Instant(9));
+        let unanswered = |reach: &mut Reach| reach.way(Instant(0), HOP).unwrap().unanswered;
+        assert_eq!(reach.answered(Instant(0), 7, u64::MAX), None);
+        assert_eq!((unanswered(&mut reach), reach.asked.len()), (3, 3));
+        assert_eq!(reach.answered(Instant(0), 2, 0), None);
+        assert_eq!((unanswered(&mut reach), reach.due, reach.asked.len()), (0, None, 1), "with the earlier ones");
     }
 
     #[test]
@@ -315,17 +338,28 @@ mod tests {
     /// Two ways by turns, of which one never answers.
     #[test]
     fn questions_by_a_way_that_comes_and_goes_add_up() {
-        let (mut reach, other) = (Reach::default(), NodeId([2; 32]));
+        let mut reach = Reach::default();
         for i in 0..TRIES {
-            reach.turn_to(Instant(0), HOP);
-            assert_eq!(reach.unanswered, i);
-            reach.unanswered += 1;
-            reach.turn_to(Instant(0), other);
-            assert_eq!(reach.unanswered, 0, "of the other one");
-            reach.asked.push_back(Asked { id: i, hop: other, session: 1, sent: 0 });
-            reach.answered(i, 0);
+            assert_eq!(reach.asks(Instant(0), HOP), i);
+            tell_by(&mut reach, OTHER, 1, 0, 0);
+            assert_eq!(reach.way(Instant(0), OTHER).unwrap().unanswered, 0, "of the other one");
         }
-        reach.turn_to(Instant(0) + LEFT_FOR, HOP);
-        assert_eq!(reach.unanswered, 0, "long ago");
+        assert_eq!(reach.asks(Instant(0) + KNOWN_FOR, HOP), 0, "long ago");
+    }
+
+    /// The answer comes when packets go another way already.
+    #[test]
+    fn a_poor_answer_is_held_against_the_way_that_was_asked() {
+        let mut reach = Reach::default();
+        tell_by(&mut reach, HOP, 1, 0, 0);
+        tell_by(&mut reach, HOP, 1, 2_000, 0);
+        reach.asks(Instant(0), HOP);
+        reach.asked.push_back(Asked { id: 99, hop: HOP, session: 1, sent: 4_000 });
+        reach.settle();
+        assert_eq!(reach.answered(Instant(0), 99, 0), Some(HOP));
+        tell_by(&mut reach, HOP, 1, 6_000, 0);
+        reach.asked.push_back(Asked { id: 100, hop: HOP, session: 1, sent: 8_000 });
+        reach.asks(Instant(0), OTHER);
+        assert_eq!(reach.answered(Instant(0), 100, 0), None, "another way is counted by now");
     }
 }

@@ -6,7 +6,7 @@
 //! everybody without a route. What is the last choice is not selected as long as there is another, and lowers nothing.
 
 use super::{NeighborId, Routing, Selected, is_clearly_better, origin::Origin};
-use crate::types::{Duration, INFINITY, Instant, NodeId};
+use crate::types::{Duration, INFINITY, Instant, NodeId, metric_add};
 
 /// A way is the last choice for so long: the first time, and at the most.
 const DISTRUST: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
@@ -14,14 +14,16 @@ const DISTRUST: (Duration, Duration) = (Duration::from_secs(300), Duration::from
 const SETTLED: Duration = Duration::from_secs(60);
 /// One that fell away sooner, twice in so long, is the last choice.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Of how many neighbours something is remembered for one origin; the one that has been good for longest is forgotten.
-const MAX_DOUBTS: usize = 16;
+/// Of how many neighbours something is remembered for one origin, more than there are; the one that has been good for longest is
+/// forgotten.
+const MAX_DOUBTS: usize = 64;
 
 /// What is remembered of a neighbour's offer of one origin. By its NodeId: it may have gone and come again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Doubt {
     who: NodeId,
-    /// Until when it is the last choice, and how long that was.
+    /// Since when and until when it is the last choice, and how long that was.
+    since: Instant,
     until: Instant,
     life: Duration,
     /// When it fell away too soon.
@@ -36,7 +38,7 @@ impl Doubt {
 
     fn distrust(&mut self, now: Instant) {
         self.life = (self.life * 2).clamp(DISTRUST.0, DISTRUST.1);
-        self.until = now + self.life;
+        (self.since, self.until) = (now, now + self.life);
     }
 }
 
@@ -45,19 +47,21 @@ impl Origin {
         self.doubts.retain(|d| d.who == who || !d.is_over(now));
         if !self.doubts.iter().any(|d| d.who == who) {
             if self.doubts.len() >= MAX_DOUBTS {
-                let best = self.doubts.iter().enumerate().min_by_key(|(_, d)| d.until.max(d.fell.unwrap_or_default()));
+                let key = |d: &Doubt| (d.until > now, d.until.max(d.fell.unwrap_or_default()));
+                let best = self.doubts.iter().enumerate().min_by_key(|(_, d)| key(d));
                 let best = best.map_or(0, |(i, _)| i);
                 self.doubts.swap_remove(best);
             }
-            self.doubts.push(Doubt { who, until: Instant::default(), life: Duration::ZERO, fell: None });
+            let never = Instant::default();
+            self.doubts.push(Doubt { who, since: never, until: never, life: Duration::ZERO, fell: None });
         }
         self.doubts.iter_mut().find(|d| d.who == who)
     }
 
-    /// Until when an offer is the last choice; the beginning of time: it isn't.
-    pub fn doubted_until(&self, now: Instant, who: &NodeId) -> Instant {
-        let doubt = self.doubts.iter().find(|d| d.who == *who && d.until > now);
-        doubt.map_or_else(Instant::default, |d| d.until)
+    /// Since when an offer is the last choice, if it is.
+    pub fn doubted_since(&self, now: Instant, who: &NodeId) -> Option<Instant> {
+        let doubt = self.doubts.iter().find(|d| d.who == *who && d.until > now)?;
+        Some(doubt.since)
     }
 
     pub fn has_doubts(&self, now: Instant) -> bool {
@@ -85,12 +89,11 @@ impl Routing {
         }
     }
 
-    pub(super) fn distrusted_until(&self, now: Instant, o: u32, n: NeighborId) -> Instant {
+    /// Since when a neighbour's offer is the last choice, if it is.
+    pub(super) fn distrusted_since(&self, now: Instant, o: u32, n: NeighborId) -> Option<Instant> {
         let origin = &self.origins[o as usize];
-        match self.neighbor(n).filter(|_| !origin.doubts.is_empty()) {
-            Some(neighbor) => origin.doubted_until(now, &neighbor.id),
-            None => Instant::default(),
-        }
+        let neighbor = self.neighbor(n).filter(|_| !origin.doubts.is_empty())?;
+        origin.doubted_since(now, &neighbor.id)
     }
 
     /// Whether a neighbour other than `id` itself offers a route to it.
@@ -109,12 +112,14 @@ impl Routing {
         let origin = &self.origins[o as usize];
         let Some(who) = self.neighbor(left.neighbor).map(|n| n.id).filter(|who| *who != origin.id) else { return };
         let (since, promised) = origin.chosen;
-        let is_worse = is_clearly_better(promised, self.learned(left.neighbor, o).metric);
+        // With the cost of the link: a neighbour has a hand in that, too.
+        let present = metric_add(self.learned(left.neighbor, o).metric, self.costs[left.neighbor.slot()]);
+        let is_worse = is_clearly_better(promised, present);
         if !is_worse || now.since(since) >= SETTLED {
             return;
         }
         let offers = |n: NeighborId| n != left.neighbor && self.learned(n, o).metric < INFINITY;
-        if !self.ids().any(|n| offers(n) && self.distrusted_until(now, o, n) == Instant::default()) {
+        if !self.ids().any(|n| offers(n) && self.distrusted_since(now, o, n).is_none()) {
             return;
         }
         let Some(doubt) = self.origins[o as usize].doubt(now, who) else { return };

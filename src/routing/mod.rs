@@ -471,7 +471,7 @@ impl Routing {
             return;
         }
         let before = self.origins[o as usize].selected;
-        let doubt = |s: &Selected| self.distrusted_until(now, o, s.neighbor);
+        let doubt = |s: &Selected| self.distrusted_since(now, o, s.neighbor);
         let weight = |s: &Selected| self.weight(o, s.neighbor, s.metric);
         // What was seen not to work is the last choice, and of several the one of which that was seen first.
         let best = self.feasible(o).min_by_key(|s| (doubt(s), weight(s), s.neighbor));
@@ -488,7 +488,7 @@ impl Routing {
         if let Some(left) = before.filter(|_| is_other) {
             self.note_fall(now, o, left);
         }
-        let chosen = after.filter(|_| is_other).map(|s| (now, self.learned(s.neighbor, o).metric));
+        let chosen = after.filter(|_| is_other).map(|s| (now, s.metric));
         let origin = &mut self.origins[o as usize];
         origin.chosen = chosen.unwrap_or(origin.chosen);
         origin.selected = after;
@@ -517,7 +517,7 @@ impl Routing {
     fn is_starved(&self, now: Instant, o: u32) -> bool {
         let origin = &self.origins[o as usize];
         let Some(selected) = origin.selected else { return true };
-        let trusted = |n: NeighborId| self.distrusted_until(now, o, n) == Instant::default();
+        let trusted = |n: NeighborId| self.distrusted_since(now, o, n).is_none();
         let offers = origin.learned.iter().zip(&self.costs).zip(self.ids());
         let offers = offers.filter(|((learned, _), n)| learned.metric < INFINITY && trusted(*n));
         let weights = offers.map(|((learned, cost), n)| self.weight(o, n, metric_add(learned.metric, *cost)));

@@ -162,8 +162,9 @@ pub(super) struct Neighbor {
     pub lost: bool,
     pub asked_again: Option<Instant>,
     pub told_again: Option<Instant>,
-    /// Sequence-number requests of the neighbour.
-    pub requests_taken: Bucket,
+    /// Sequence-number requests of the neighbour, and those of others that are passed on to it.
+    requests_taken: Bucket,
+    requests_passed: Bucket,
 }
 
 impl Neighbor {
@@ -193,12 +194,18 @@ impl Neighbor {
             asked_again: None,
             told_again: None,
             requests_taken: Bucket::new(REQUESTS.0, REQUESTS.1),
+            requests_passed: Bucket::new(REQUESTS.0 / 2, REQUESTS.1 * 2),
         }
     }
 
     /// Whether one more sequence-number request of the neighbour is taken.
     pub fn takes_request(&mut self, now: Instant) -> bool {
         self.requests_taken.take(now)
+    }
+
+    /// Whether one more request of another is passed on to the neighbour: half of what it takes is for this node's own.
+    pub fn passes_on(&mut self, now: Instant) -> bool {
+        self.requests_passed.take(now)
     }
 
     /// How many introductions may lack an announcement at a time: half as many more as have got one, so that the table of a large

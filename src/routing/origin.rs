@@ -21,6 +21,14 @@ pub(super) struct Selected {
     pub metric: Metric,
 }
 
+/// A request that was passed on: the number asked for, when, and how far it was to travel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forwarded {
+    pub seqno: SeqNo,
+    pub at: Instant,
+    pub hops: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Origin {
     pub id: NodeId,
@@ -41,7 +49,7 @@ pub(super) struct Origin {
     /// The feasibility distance; retained when the route is lost.
     pub fd: (SeqNo, Metric),
     pub selected: Option<Selected>,
-    /// When its neighbour was chosen, and the metric that it offered then.
+    /// When its neighbour was chosen, and the metric that it had then.
     pub chosen: (Instant, Metric),
     /// No request of ours for this origin before this time.
     pub request_after: Instant,
@@ -49,7 +57,7 @@ pub(super) struct Origin {
     /// The sequence number with which the record last changed: news that everybody wants.
     pub renewed: SeqNo,
     /// The last request that was passed on, so that it isn't passed on again at once, and for whom.
-    pub forwarded: Option<(SeqNo, Instant)>,
+    pub forwarded: Option<Forwarded>,
     pub requesters: Vec<NeighborId>,
     /// What each neighbour advertised, in the order of their places. An update asks for one origin and all neighbours,
     /// so this is kept by origin: the other way round, every cell was a cache miss.

@@ -3,7 +3,7 @@
 //! A neighbour that promises the best way may be one that lies, and pass nothing on. So besides the best, others are asked
 //! in turn.
 
-use super::{Event, Learned, NeighborId, REQUEST_HOPS, REQUEST_MAX, Routing, update::MAX_REQUESTS};
+use super::{Event, Learned, NeighborId, REQUEST_HOPS, REQUEST_MAX, Routing, origin::Forwarded, update::MAX_REQUESTS};
 use crate::{
     types::{Duration, INFINITY, Instant, Metric, NodeId, metric_add},
     wire::proto::SeqnoRequest,
@@ -15,6 +15,8 @@ const ASKED_AT_ONCE: usize = 3;
 const PASSED_ON_TO: usize = 2;
 /// How far the second of those travels.
 const AROUND: u32 = 3;
+/// The same request is passed on so often.
+const FORWARD_GAP: Duration = Duration::from_millis(500);
 
 impl Routing {
     /// Who offers a way to an origin, the best first and who is in doubt last; of these the first, and others by turns.
@@ -27,11 +29,11 @@ impl Routing {
     ) -> Vec<(NeighborId, Learned)> {
         let offers = self.ids().zip(&self.costs).filter(|(n, _)| Some(*n) != but);
         let offers = offers.map(|(n, cost)| (self.learned(n, o), *cost, n));
-        let mut offers: Vec<(Instant, Metric, NeighborId, Learned)> = offers
+        let mut offers: Vec<(Option<Instant>, Metric, NeighborId, Learned)> = offers
             .filter(|(learned, ..)| learned.metric < INFINITY)
             .map(|(learned, cost, n)| {
                 let weight = self.weight(o, n, metric_add(learned.metric, cost));
-                (self.distrusted_until(now, o, n), weight, n, learned)
+                (self.distrusted_since(now, o, n), weight, n, learned)
             })
             .collect();
         offers.sort_unstable_by_key(|(doubted, weight, n, _)| (*doubted, *weight, *n));
@@ -47,7 +49,7 @@ impl Routing {
     /// A route with a sequence number goes at once to whoever asked for it through us.
     pub(super) fn hurry_requested(&mut self, now: Instant, o: u32) {
         let origin = &mut self.origins[o as usize];
-        let answered = origin.forwarded.is_some_and(|(wanted, _)| origin.selected.is_some_and(|s| s.seqno >= wanted));
+        let answered = origin.forwarded.is_some_and(|f| origin.selected.is_some_and(|s| s.seqno >= f.seqno));
         if answered {
             origin.forwarded = None;
             for n in std::mem::take(&mut origin.requesters) {
@@ -119,21 +121,24 @@ impl Routing {
         if !origin.requesters.contains(&n) && origin.requesters.len() < MAX_REQUESTS {
             origin.requesters.push(n);
         }
-        let recent = origin
-            .forwarded
-            .is_some_and(|(seqno, when)| seqno >= wanted && now.since(when) < Duration::from_millis(500));
-        if recent || request.hops == 0 {
+        // One that travels less far says nothing of whether this one arrives.
+        let hops = request.hops.min(REQUEST_HOPS);
+        let is_repeat = |f: Forwarded| f.seqno >= wanted && now.since(f.at) < FORWARD_GAP && f.hops >= hops;
+        if origin.forwarded.is_some_and(is_repeat) || hops == 0 {
             return;
         }
-        origin.forwarded = Some((wanted, now));
-        let next = SeqnoRequest { seqno: wanted, hops: request.hops.min(REQUEST_HOPS) - 1, ..request.clone() };
+        origin.forwarded = Some(Forwarded { seqno: wanted, at: now, hops });
+        let next = SeqnoRequest { seqno: wanted, hops: hops - 1, ..request.clone() };
         let selected = origin.selected.map(|s| s.neighbor).filter(|s| *s != n);
         let others = self.whom_to_ask(now, o, Some(n), PASSED_ON_TO);
         let others = others.into_iter().map(|(m, _)| m).filter(|m| Some(*m) != selected);
-        for (i, m) in selected.into_iter().chain(others).take(PASSED_ON_TO).enumerate() {
-            // The one on the way goes all the way; the other one is to come around who is next, no more.
+        // The one on the way goes all the way; another one is to come around who is next, no more.
+        let most = if hops > AROUND { PASSED_ON_TO } else { 1 };
+        for (i, m) in selected.into_iter().chain(others).take(most).enumerate() {
             let hops = if i == 0 { next.hops } else { next.hops.min(AROUND) };
-            self.pass_request(m, SeqnoRequest { hops, ..next.clone() });
+            if self.neighbor_mut(m).is_some_and(|neighbor| neighbor.passes_on(now)) {
+                self.pass_request(m, SeqnoRequest { hops, ..next.clone() });
+            }
         }
     }
 }

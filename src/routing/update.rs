@@ -278,8 +278,16 @@ impl Routing {
                 self.enter(now, verified, Right::Brought(n));
                 Ok(())
             }
-            Err(Refusal::RecordMismatch) if body.record.is_empty() && asked == Asked::Announcement => {
-                self.ask(now, o, n, true);
+            Err(Refusal::RecordMismatch) if body.record.is_empty() => {
+                // The answer to a question without the record. If it was asked with the record since, that answer will come, unless this
+                // goes on.
+                let learned = self.origins[o as usize].learned_mut(n);
+                learned.useless = learned.useless.saturating_add(1);
+                if asked == Asked::Announcement {
+                    self.ask(now, o, n, true);
+                } else if learned.useless < MAX_USELESS {
+                    learned.asked = asked;
+                }
                 Ok(())
             }
             Err(refusal) => {

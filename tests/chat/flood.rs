@@ -182,6 +182,8 @@ async fn greedy(relay: u32) {
         .collect();
     let mut mine = connect(Ipv4Addr::new(127, 200, 0, 1)).await.unwrap();
     mine.send(bundle(vec![genesis.encode()])).await.unwrap();
+    // What others bring names it: until the relay has it, that would be refused.
+    assert!(confirmed(&mut mine, &genesis.id.0).await);
     // Twenty at once, and as many again after five seconds: from so many addresses that it takes no time.
     for (n, some) in all.chunks(16).enumerate() {
         let mut socket = connect(Ipv4Addr::new(127, 201, 0, 1 + n as u8)).await.unwrap();

@@ -15,6 +15,8 @@ enum Trick {
     Worsen,
     /// Its link goes down and comes up again.
     Reconnect,
+    /// Its link becomes much dearer: it says that it has no room for it.
+    Cost,
 }
 
 /// The share of a minute in which there is a route; the honest neighbour has one, and the origin answers requests in 50 ms, at
@@ -59,12 +61,14 @@ fn share_with_a_route(trick: Trick) -> (f64, u64) {
                 Trick::None => {}
                 Trick::Withdraw => drop(s.say(0, &worse(INFINITY))),
                 Trick::Worsen => drop(s.say(0, &worse(1_000_000))),
+                Trick::Cost => s.node.neighbor_cost(s.now, s.neighbors[0], 200_010),
                 Trick::Reconnect => {
                     s.node.neighbor_down(s.now, s.neighbors[0]);
                     s.neighbors[0] = s.node.neighbor_up(s.now, liar, 10);
                 }
             }
         } else if selected.is_some() && selected != Some(liar) && trick != Trick::None {
+            s.node.neighbor_cost(s.now, s.neighbors[0], 10);
             s.offer_at(0, seqno, 0);
         }
         total += 1;
@@ -77,7 +81,7 @@ fn share_with_a_route(trick: Trick) -> (f64, u64) {
 #[test]
 fn a_way_that_comes_and_goes_is_the_last_choice() {
     assert_eq!(share_with_a_route(Trick::None), (1.0, 0));
-    for trick in [Trick::Withdraw, Trick::Worsen, Trick::Reconnect] {
+    for trick in [Trick::Withdraw, Trick::Worsen, Trick::Reconnect, Trick::Cost] {
         let (share, distrusted) = share_with_a_route(trick);
         assert!(share > 0.95 && distrusted >= 1, "{trick:?}: a route for {share} of the time, {distrusted}");
     }
@@ -110,4 +114,66 @@ fn what_is_seen_of_a_way_outlives_its_link() {
     s.offer_at(1, 10, 5000);
     s.offer_at(0, 10, 0);
     assert_eq!(s.node.next_hop(origin), Some(liar), "after its time it is tried again");
+}
+
+/// A request that travels one hop does not keep one from being passed on that is to go all the way.
+#[test]
+fn requests_that_do_not_travel_silence_nobody() {
+    let mut s = Scene::new();
+    s.offer_at(1, 10, 5);
+    let page = s.liars.book.page(3, 10);
+    if s.asked(1) {
+        s.bring(1, &page.bytes);
+    }
+    let id = s.liars.book.identities[3].id();
+    let request = |hops| SeqnoRequest { origin: id.0.to_vec(), seqno: 11, hops };
+    s.node.handle_request(s.now, s.neighbors[0], &request(1));
+    s.now = s.now + Duration::from_millis(10);
+    s.node.handle_request(s.now, s.neighbors[2], &request(64));
+    let passed: Vec<u32> = std::iter::from_fn(|| s.node.next_request(s.neighbors[1])).map(|r| r.hops).collect();
+    assert_eq!(passed, [0, 63]);
+    s.node.handle_request(s.now, s.neighbors[2], &request(64));
+    assert!(s.node.next_request(s.neighbors[1]).is_none(), "once in a while");
+}
+
+/// The answer to the first question, which was without the record, comes when it has been asked for the record, too.
+#[test]
+fn a_late_answer_without_the_record_is_no_forgery() {
+    let mut s = Scene::new();
+    s.offer_at(1, 10, 5);
+    let page = s.liars.book.page(3, 10);
+    assert!(s.asked(1));
+    s.bring(1, &page.bytes);
+    s.offer_at(1, 11, 5);
+    assert!(s.asked(1));
+    s.now = s.now + Duration::from_millis(1300);
+    s.node.handle_timeout(s.now);
+    assert!(s.asked(1), "again");
+    assert_eq!(s.bring(1, b"another record"), []);
+    let page = s.liars.book.page(3, 11);
+    assert_eq!(s.bring(1, &page.bytes), []);
+    let origin = s.node.origin(&s.liars.book.identities[3].id()).unwrap();
+    assert_eq!(s.node.announcement(origin).map(|a| a.seqno), Some(11));
+    assert_eq!((s.node.next_hop(origin), s.node.counters.distrusted), (Some(s.liars.book.identities[2].id()), 0));
+}
+
+/// Of several that are in doubt, the one of which that was seen first is taken, however long it is in doubt.
+#[test]
+fn a_longer_doubt_is_no_worse_than_a_newer_one() {
+    let mut s = Scene::new();
+    let [first, second] = [1, 2].map(|i: usize| s.liars.book.identities[i].id());
+    let id = s.liars.book.identities[3].id();
+    s.offer_at(0, 10, 5);
+    s.offer_at(1, 10, 5);
+    let page = s.liars.book.page(3, 10);
+    for who in [0, 1] {
+        if s.asked(who) {
+            s.bring(who, &page.bytes);
+        }
+    }
+    let origin = s.node.origin(&id).unwrap();
+    (0..4).for_each(|_| s.node.distrust(s.now, &id, &first));
+    s.now = s.now + Duration::from_secs(1);
+    s.node.distrust(s.now, &id, &second);
+    assert_eq!(s.node.next_hop(origin), Some(first));
 }
