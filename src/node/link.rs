@@ -11,7 +11,7 @@ use std::{
 
 use super::{paths::BAD_LOSS, pmtu::PathMtu};
 use crate::{
-    crypto::Rng,
+    crypto::{Rng, sha256},
     types::{Duration, Instant, Metric, path},
     wire::proto::Wish,
 };
@@ -101,7 +101,10 @@ pub(super) struct Link {
     samples: VecDeque<Duration>,
     /// Smoothed share of probes that did not come back, 0.0 to 1.0.
     loss: f64,
-    next_id: u32,
+    /// How many probes were sent, from some number on.
+    count: u32,
+    /// What their numbers are made of: who could tell the next one would answer it before it comes.
+    secret: [u8; 16],
     advertised: Metric,
     advertised_at: Instant,
     suspect: bool,
@@ -120,14 +123,22 @@ fn path_cost(rtt: Duration, loss: f64) -> f64 {
     (HOP_COST + rtt.as_micros() as f64 / 2.0) / (delivered * delivered)
 }
 
-/// A factor between 0.4 and 1.6 for the probe of this number. The first number is random, and the next ones are spread evenly
+/// The number of the next probe.
+fn number(secret: &[u8; 16], count: &mut u32) -> u32 {
+    *count = count.wrapping_add(1);
+    let [a, b, c, d, ..] = sha256(&[b"probe", secret, &count.to_be_bytes()]);
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// A factor between 0.4 and 1.6 for a probe by its count. The first one is random, and the next ones are spread evenly
 /// by Fibonacci hashing (Knuth, TAOCP 3, 6.4).
-fn beat(id: u32) -> f64 {
-    0.4 + 1.2 * f64::from(id.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX)
+fn beat(count: u32) -> f64 {
+    0.4 + 1.2 * f64::from(count.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX)
 }
 
 impl Link {
-    pub fn new(now: Instant, addr: SocketAddr, first_id: u32) -> Self {
+    pub fn new(now: Instant, addr: SocketAddr, secret: [u8; 16]) -> Self {
+        let [a, b, c, d, ..] = secret;
         Self {
             addr,
             interface: 0,
@@ -151,7 +162,8 @@ impl Link {
             rttvar: Duration::ZERO,
             samples: VecDeque::new(),
             loss: 0.0,
-            next_id: first_id,
+            count: u32::from_be_bytes([a, b, c, d]),
+            secret,
             advertised: 0,
             advertised_at: now,
             suspect: false,
@@ -163,13 +175,14 @@ impl Link {
     }
 
     /// The link after its death: to be probed anew, with what it lost still known.
-    pub fn reborn(&self, now: Instant, first_id: u32) -> Self {
+    pub fn reborn(&self, now: Instant) -> Self {
         let unanswered = self.outstanding.iter().filter(|o| o.1 == self.addr).count();
         Self {
             interface: self.interface,
             loss: 1.0 - (1.0 - self.loss) * (1.0 - LOSS_WEIGHT).powi(unanswered as i32),
             active_until: self.active_end().max(now),
-            ..Self::new(now, self.addr, first_id)
+            count: self.count,
+            ..Self::new(now, self.addr, self.secret)
         }
     }
 
@@ -341,29 +354,26 @@ impl Link {
         self.last_probe = Some(now);
         self.in_vain = self.in_vain.saturating_add(1);
         let id = self.sent_probe(now, self.addr);
-        self.beat = if path::is_sealed(self.addr) { beat(id) } else { 1.0 };
+        self.beat = if path::is_sealed(self.addr) { beat(self.count) } else { 1.0 };
         Tick::Probe(id)
     }
 
     /// The path MTU probes to send now.
     pub fn mtu_probes(&mut self, now: Instant) -> Vec<(u32, usize)> {
         let patience = self.patience();
-        let next_id = &mut self.next_id;
-        let number = || {
-            *next_id = next_id.wrapping_add(1);
-            *next_id
-        };
+        let (secret, count) = (self.secret, &mut self.count);
+        let number = || number(&secret, count);
         if self.up { self.mtu.tick(now, patience, number) } else { Vec::new() }
     }
 
     /// Notes a probe to `addr` and returns its number.
     pub fn sent_probe(&mut self, now: Instant, addr: SocketAddr) -> u32 {
-        self.next_id = self.next_id.wrapping_add(1);
+        let id = number(&self.secret, &mut self.count);
         if self.outstanding.len() >= OUTSTANDING {
             self.outstanding.pop_front();
         }
-        self.outstanding.push_back((self.next_id, addr, now));
-        self.next_id
+        self.outstanding.push_back((id, addr, now));
+        id
     }
 
     /// A reply came back: returns the address that its probe went to, and the round trip, if we sent such a probe.

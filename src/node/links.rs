@@ -37,7 +37,7 @@ impl Node {
         via: Via,
         initiator: bool,
     ) {
-        let first_id = self.rng.next_u32();
+        let secret = self.rng.bytes();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Via::Direct(addr) = via
             && !peer.refuses(now, addr)
@@ -55,7 +55,7 @@ impl Node {
                 // A makeshift was made because UDP leads nowhere: that UDP comes in says only half.
                 Some(link) if !link.up && path::is_makeshift(addr) >= path::is_makeshift(link.addr) => link.addr = addr,
                 Some(_) => {}
-                none => *none = Some(Link::new(now, addr, first_id)),
+                none => *none = Some(Link::new(now, addr, secret)),
             }
             self.send_probe(now, id, addr);
         } else if initiator {
@@ -122,8 +122,7 @@ impl Node {
         let Via::Direct(from) = via else { return };
         let may_be_there = |p: &&mut Peer| p.grant.is_none() && !p.refuses(now, from);
         let Some(peer) = self.peers.get_mut(&id).filter(may_be_there) else { return };
-        let first_id = session.local_index;
-        let link = peer.link.get_or_insert_with(|| Link::new(now, from, first_id));
+        let link = peer.link.get_or_insert_with(|| Link::new(now, from, self.rng.bytes()));
         if link.addr == from {
             if interface != 0 {
                 link.interface = interface;
@@ -162,16 +161,16 @@ impl Node {
 
     pub(super) fn send_probe(&mut self, now: Instant, id: NodeId, addr: SocketAddr) {
         let wish = self.wish(&id);
-        let is_direct = self.relay_towards(&id).is_none();
         let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.refuses(now, addr)) else { return };
         let transport = peer.probe_transport().cloned();
         let (Some(link), Some(transport)) = (&mut peer.link, transport) else { return };
-        let id = link.sent_probe(now, addr);
-        let looking = link.up && addr != link.addr;
-        if addr == link.addr {
-            peer.passage.asks(is_direct, id, (transport.local_index, transport.users_bytes().0));
+        let number = link.sent_probe(now, addr);
+        let is_here = addr == link.addr;
+        let looking = link.up && !is_here;
+        if is_here {
+            self.count_from(&transport, number);
         }
-        let probe = proto::Probe { id, wish: wish.into(), looking, ..Default::default() };
+        let probe = proto::Probe { id: number, wish: wish.into(), looking, ..Default::default() };
         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
     }
 
@@ -349,7 +348,7 @@ impl Node {
     /// A link is no longer used. It is probed for a while longer; routing has already moved on. Returns whether it was up.
     fn take_down(&mut self, now: Instant, id: NodeId, reason: &'static str) -> bool {
         let Some(link) = self.peers.get_mut(&id).and_then(|p| p.link.as_mut()).filter(|l| l.up) else { return false };
-        *link = link.reborn(now, self.rng.next_u32());
+        *link = link.reborn(now);
         self.drop_neighbor(now, id);
         self.counters.links_down += 1;
         self.events.push_back(Event::LinkDown { peer: id, reason });
@@ -475,11 +474,7 @@ impl Node {
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
-                        let is_direct = self.relay_towards(&id).is_none();
-                        if let Some(peer) = self.peers.get_mut(&id) {
-                            let sent = (transport.local_index, transport.users_bytes().0);
-                            peer.passage.asks(is_direct, probe_id, sent);
-                        }
+                        self.count_from(&transport, probe_id);
                         let probe = proto::Probe { id: probe_id, wish, ..Default::default() };
                         self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
                     }

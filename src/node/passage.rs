@@ -6,7 +6,10 @@
 use std::{collections::VecDeque, net::SocketAddr};
 
 use super::Node;
-use crate::types::{Duration, Instant, NodeId, path};
+use crate::{
+    session::Transport,
+    types::{Duration, Instant, NodeId, path},
+};
 
 /// What is sent in this time is looked at together,
 const WINDOW: Duration = Duration::from_secs(1);
@@ -132,6 +135,14 @@ impl Passage {
 }
 
 impl Node {
+    /// A probe of this number goes out over the link of a session's peer.
+    pub(super) fn count_from(&mut self, session: &Transport, number: u32) {
+        let is_direct = self.relay_towards(&session.peer).is_none();
+        if let Some(peer) = self.peers.get_mut(&session.peer) {
+            peer.passage.asks(is_direct, number, (session.local_index, session.users_bytes().0));
+        }
+    }
+
     /// Users' packets don't arrive over a link whose probes do. If there is another way, it is given up, and the peer is looked for
     /// where it says that it is. Returns whether it was.
     pub(super) fn leave_place(&mut self, now: Instant, id: NodeId) -> bool {

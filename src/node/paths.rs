@@ -134,7 +134,7 @@ impl Node {
     /// The probes that attempts want sent.
     pub(super) fn send_punches(&mut self, now: Instant) {
         for (id, addr) in self.puncher.poll(now) {
-            let first_id = self.rng.next_u32();
+            let secret = self.rng.bytes();
             let Some(peer) = self.peers.get_mut(&id).filter(|p| !p.is_up()) else {
                 self.puncher.end(now, &id);
                 continue;
@@ -142,7 +142,7 @@ impl Node {
             if peer.refuses(now, addr) {
                 continue;
             }
-            peer.link.get_or_insert_with(|| Link::new(now, addr, first_id));
+            peer.link.get_or_insert_with(|| Link::new(now, addr, secret));
             self.send_probe(now, id, addr);
         }
     }

@@ -1,5 +1,7 @@
 use super::*;
 
+const SECRET: [u8; 16] = [7; 16];
+
 fn addr() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 9))
 }
@@ -8,7 +10,7 @@ fn addr() -> SocketAddr {
 fn death(active: bool, rtt: Duration, cut: Instant, loss: f64) -> Option<Instant> {
     let mut rng = Rng::from_seed([3; 32]);
     let mut now = Instant(0);
-    let mut link = Link::new(now, addr(), 1);
+    let mut link = Link::new(now, addr(), SECRET);
     link.up = true;
     let mut answers: VecDeque<(Instant, u32)> = VecDeque::new();
     let mut packets = 0;
@@ -47,7 +49,7 @@ fn a_busy_link_is_dead_within_300_ms_and_an_idle_one_within_seconds() {
 
 #[test]
 fn a_node_that_got_no_processor_asks_before_it_gives_a_link_up() {
-    let mut link = Link::new(Instant(0), addr(), 1);
+    let mut link = Link::new(Instant(0), addr(), SECRET);
     link.up = true;
     link.note_traffic(Instant(0), 1);
     let Tick::Probe(id) = link.tick(Instant(0)) else { panic!("a probe first") };
@@ -68,7 +70,7 @@ fn loss_alone_does_not_kill_a_busy_link() {
 #[test]
 fn a_lossy_link_is_watched_while_its_users_are_silent() {
     let mut rng = Rng::from_seed([5; 32]);
-    let mut link = Link::new(Instant(0), addr(), 1);
+    let mut link = Link::new(Instant(0), addr(), SECRET);
     link.up = true;
     let (mut answer, mut throttled) = (None, Vec::new());
     for ms in 1..25_000u64 {
@@ -98,7 +100,7 @@ fn a_lossy_link_is_watched_while_its_users_are_silent() {
 /// milliseconds that is known, and the number of deaths.
 fn found_throttled(seed: u8) -> (u64, u32) {
     let mut rng = Rng::from_seed([seed; 32]);
-    let mut link = Link::new(Instant(0), addr(), 1);
+    let mut link = Link::new(Instant(0), addr(), SECRET);
     let (mut answers, mut deaths, mut packets) = (VecDeque::new(), 0, 0);
     for ms in 1..60_000u64 {
         let now = Instant(ms * 1000);
@@ -123,7 +125,7 @@ fn found_throttled(seed: u8) -> (u64, u32) {
             Tick::Probe(id) if ms < 2000 || !rng.chance(0.45) => answers.push_back((ms + 5, id)),
             Tick::Dead if link.up => {
                 deaths += 1;
-                link = link.reborn(now, 1000 * deaths);
+                link = link.reborn(now);
             }
             _ => {}
         }
@@ -152,7 +154,7 @@ fn inside_tls_probes_are_no_clockwork() {
     }
     let sealed = path::through(addr(), path::FIRST_STREAM + 1);
     for (addr, differs) in [(addr(), false), (sealed, true)] {
-        let mut link = Link::new(now, addr, 1);
+        let mut link = Link::new(now, addr, SECRET);
         link.up = true;
         link.tick(now);
         assert_eq!(link.probe_interval(now).0 != IDLE_PROBE, differs);
@@ -162,7 +164,7 @@ fn inside_tls_probes_are_no_clockwork() {
 #[test]
 fn a_long_idle_link_is_probed_as_rarely_as_its_nat_allows() {
     let (mut now, mut last) = (Instant(0), Instant(0));
-    let mut link = Link::new(now, addr(), 1);
+    let mut link = Link::new(now, addr(), SECRET);
     link.up = true;
     link.rest = Duration::from_secs(45);
     let mut gaps = Vec::new();
@@ -190,7 +192,7 @@ fn a_link_moves_only_where_it_is_clearly_better() {
     let other = SocketAddr::from(([192, 0, 2, 2], 9));
     let moves = |here_ms: u64, there_ms: u64, lost_here: bool, lost_there: bool| {
         let mut now = Instant(0);
-        let mut link = Link::new(now, addr(), 1);
+        let mut link = Link::new(now, addr(), SECRET);
         link.come_up(now);
         (0..24).any(|i| {
             now = now + Duration::from_secs(1);
@@ -212,7 +214,7 @@ fn a_link_moves_only_where_it_is_clearly_better() {
 
 #[test]
 fn cost_has_hysteresis() {
-    let mut link = Link::new(Instant(0), addr(), 1);
+    let mut link = Link::new(Instant(0), addr(), SECRET);
     let mut now = Instant(0);
     let mut round = |link: &mut Link, rtt: u64| {
         now = now + Duration::from_secs(3);
@@ -224,4 +226,16 @@ fn cost_has_hysteresis() {
     assert_eq!(round(&mut link, 9_600), None);
     assert_eq!(round(&mut link, 2_000), Some(2_500));
     assert!((0..RTT_SAMPLES).any(|_| round(&mut link, 40_000) == Some(21_500)), "rises once old samples are gone");
+}
+
+#[test]
+fn nobody_can_tell_the_number_of_the_next_probe() {
+    let numbers = |secret| {
+        let mut link = Link::new(Instant(0), addr(), secret);
+        (0..1000).map(|_| link.sent_probe(Instant(0), addr())).collect::<Vec<u32>>()
+    };
+    let (one, other) = (numbers(SECRET), numbers([8; 16]));
+    let steps: std::collections::BTreeSet<u32> = one.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    assert!(steps.len() > 990, "no step is like another");
+    assert!(one.iter().zip(&other).all(|(a, b)| a != b));
 }

@@ -87,11 +87,9 @@ fn a_way_that_comes_and_goes_is_the_last_choice() {
     }
 }
 
-#[test]
-fn what_is_seen_of_a_way_outlives_its_link() {
-    let mut s = Scene::new();
-    let (id, liar) = (s.liars.book.identities[3].id(), s.liars.book.identities[1].id());
-    s.offer_at(0, 10, 0);
+/// Both neighbours offer a way to the node 3, the second one for 5, and its announcement is known.
+fn both_offer(s: &mut Scene, first: Metric) -> u32 {
+    s.offer_at(0, 10, first);
     s.offer_at(1, 10, 5);
     let page = s.liars.book.page(3, 10);
     for who in [0, 1] {
@@ -99,7 +97,14 @@ fn what_is_seen_of_a_way_outlives_its_link() {
             s.bring(who, &page.bytes);
         }
     }
-    let origin = s.node.origin(&id).unwrap();
+    s.node.origin(&s.liars.book.identities[3].id()).unwrap()
+}
+
+#[test]
+fn what_is_seen_of_a_way_outlives_its_link() {
+    let mut s = Scene::new();
+    let (id, liar) = (s.liars.book.identities[3].id(), s.liars.book.identities[1].id());
+    let origin = both_offer(&mut s, 0);
     let honest = Some(s.liars.book.identities[2].id());
     assert_eq!(s.node.next_hop(origin), Some(liar));
     s.node.distrust(s.now, &id, &liar);
@@ -163,15 +168,7 @@ fn a_longer_doubt_is_no_worse_than_a_newer_one() {
     let mut s = Scene::new();
     let [first, second] = [1, 2].map(|i: usize| s.liars.book.identities[i].id());
     let id = s.liars.book.identities[3].id();
-    s.offer_at(0, 10, 5);
-    s.offer_at(1, 10, 5);
-    let page = s.liars.book.page(3, 10);
-    for who in [0, 1] {
-        if s.asked(who) {
-            s.bring(who, &page.bytes);
-        }
-    }
-    let origin = s.node.origin(&id).unwrap();
+    let origin = both_offer(&mut s, 5);
     (0..4).for_each(|_| s.node.distrust(s.now, &id, &first));
     s.now = s.now + Duration::from_secs(1);
     s.node.distrust(s.now, &id, &second);
