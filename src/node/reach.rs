@@ -44,6 +44,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(300);
 struct Asked {
     id: u32,
     hop: NodeId,
+    /// How often the way had changed by then.
+    changes: u32,
     session: u32,
     sent: u64,
 }
@@ -69,8 +71,9 @@ pub(super) struct Reach {
     ways: VecDeque<Way>,
     /// The session, and what users had sent on it.
     seen: (u32, u64),
-    /// By which neighbour what is counted went.
-    counted: Option<NodeId>,
+    /// By which neighbour packets go now, and how often that has changed.
+    way_now: Option<NodeId>,
+    changes: u32,
     tally: Tally,
     /// Since when packets wait for a session.
     waits: Option<Instant>,
@@ -99,13 +102,20 @@ impl Reach {
         sent > if before.0 == session { before.1 } else { 0 }
     }
 
+    /// Packets go by this neighbour from now on, or by none. Returns whether that is a change: what was lost on another way, for
+    /// however short a time, says nothing of this one.
+    pub fn goes_by(&mut self, hop: Option<NodeId>) -> bool {
+        let has_changed = self.way_now != hop;
+        if has_changed {
+            (self.way_now, self.tally) = (hop, Tally::default());
+            self.changes = self.changes.wrapping_add(1);
+        }
+        has_changed
+    }
+
     /// A question goes by `hop`. Returns how many before it went that way without an answer.
     fn asks(&mut self, now: Instant, hop: NodeId) -> u32 {
         self.hop = Some(hop);
-        if self.counted != Some(hop) {
-            // What was lost on another way says nothing of this one.
-            (self.counted, self.tally) = (Some(hop), Tally::default());
-        }
         let Some(way) = self.way(now, hop) else { return 0 };
         way.at = now;
         way.unanswered += 1;
@@ -115,14 +125,14 @@ impl Reach {
     /// Takes in an answer; returns the neighbour by which the question went, if that way loses too much.
     fn answered(&mut self, now: Instant, id: u32, received: u64) -> Option<NodeId> {
         let at = self.asked.iter().position(|a| a.id == id)?;
-        let Asked { session, sent, hop, .. } = self.asked.remove(at)?;
+        let Asked { session, sent, hop, changes, .. } = self.asked.remove(at)?;
         // The earlier ones are settled with it.
         self.asked.retain(|a| a.hop != hop || a.id.wrapping_sub(id) < u32::MAX / 2);
         self.way(now, hop)?.unanswered = 0;
         if self.hop == Some(hop) {
             self.settle();
         }
-        if self.counted != Some(hop) {
+        if changes != self.changes {
             return None;
         }
         let enough = |sent, arrived| sent >= if arrived < sent / 4 { ENOUGH.1 } else { ENOUGH.0 };
@@ -137,6 +147,16 @@ impl Node {
     /// The neighbour by which packets for `id` go, unless that is the node itself.
     pub(super) fn relay_towards(&self, id: &NodeId) -> Option<NodeId> {
         self.routing.next_hop(self.routing.origin(id)?).filter(|hop| hop != id)
+    }
+
+    /// The way to a node may have changed.
+    pub(super) fn note_way(&mut self, o: u32, id: &NodeId) {
+        let hop = self.routing.next_hop(o);
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.reach.goes_by(hop)
+        {
+            peer.passage.restart();
+        }
     }
 
     /// Once a second: asks those to whom packets go by a relay.
@@ -177,7 +197,7 @@ impl Node {
         if reach.asked.len() >= REMEMBERED {
             reach.asked.pop_front();
         }
-        reach.asked.push_back(Asked { id: reach.next, hop, session, sent });
+        reach.asked.push_back(Asked { id: reach.next, hop, changes: reach.changes, session, sent });
         let question = proto::Reach { id: reach.next, urgent: unanswered >= URGENT };
         let wait = Duration::from_micros(4 * u64::from(promised)) + PATIENCE;
         let due = now + wait.min(MAX_PATIENCE);
@@ -267,8 +287,9 @@ mod tests {
     /// Answers to questions by a way that were asked after so many bytes had been sent: who is given up.
     fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Option<NodeId> {
         reach.next += 1;
+        reach.goes_by(Some(hop));
         reach.asks(Instant(0), hop);
-        reach.asked.push_back(Asked { id: reach.next, hop, session, sent });
+        reach.asked.push_back(Asked { id: reach.next, hop, changes: reach.changes, session, sent });
         reach.answered(Instant(0), reach.next, received)
     }
 
@@ -318,7 +339,7 @@ mod tests {
         let mut reach = Reach::default();
         for id in 1..=3 {
             reach.asks(Instant(0), HOP);
-            reach.asked.push_back(Asked { id, hop: HOP, session: 1, sent: 0 });
+            reach.asked.push_back(Asked { id, hop: HOP, changes: 0, session: 1, sent: 0 });
         }
         reach.due = Some(Instant(9));
         let unanswered = |reach: &mut Reach| reach.way(Instant(0), HOP).unwrap().unanswered;
@@ -347,19 +368,30 @@ mod tests {
         assert_eq!(reach.asks(Instant(0) + KNOWN_FOR, HOP), 0, "long ago");
     }
 
-    /// The answer comes when packets go another way already.
     #[test]
     fn a_poor_answer_is_held_against_the_way_that_was_asked() {
         let mut reach = Reach::default();
-        tell_by(&mut reach, HOP, 1, 0, 0);
-        tell_by(&mut reach, HOP, 1, 2_000, 0);
+        assert_eq!(tell_by(&mut reach, HOP, 1, 0, 0), None);
+        assert_eq!(tell_by(&mut reach, HOP, 1, 2_000, 0), None);
+        assert_eq!(tell_by(&mut reach, HOP, 1, 4_000, 0), Some(HOP));
+        // The answer comes when packets go another way already.
+        let mut reach = Reach::default();
+        (0..2).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 2_000 * i, 0), None));
         reach.asks(Instant(0), HOP);
-        reach.asked.push_back(Asked { id: 99, hop: HOP, session: 1, sent: 4_000 });
-        reach.settle();
-        assert_eq!(reach.answered(Instant(0), 99, 0), Some(HOP));
-        tell_by(&mut reach, HOP, 1, 6_000, 0);
-        reach.asked.push_back(Asked { id: 100, hop: HOP, session: 1, sent: 8_000 });
-        reach.asks(Instant(0), OTHER);
-        assert_eq!(reach.answered(Instant(0), 100, 0), None, "another way is counted by now");
+        reach.asked.push_back(Asked { id: 99, hop: HOP, changes: reach.changes, session: 1, sent: 4_000 });
+        reach.goes_by(Some(OTHER));
+        assert_eq!(reach.answered(Instant(0), 99, 0), None);
+        assert_eq!(reach.way(Instant(0), OTHER).unwrap().poor, 0);
+    }
+
+    /// Between any two questions packets go by another neighbour for a while, which swallows them.
+    #[test]
+    fn what_another_swallowed_between_two_questions_is_held_against_nobody() {
+        let mut reach = Reach::default();
+        for i in 0..20 {
+            assert_eq!(tell_by(&mut reach, HOP, 1, 10_000 * i, 200 * i), None);
+            reach.goes_by(Some(OTHER));
+            reach.goes_by(Some(HOP));
+        }
     }
 }

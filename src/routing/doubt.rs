@@ -112,8 +112,11 @@ impl Routing {
         let origin = &self.origins[o as usize];
         let Some(who) = self.neighbor(left.neighbor).map(|n| n.id).filter(|who| *who != origin.id) else { return };
         let (since, promised) = origin.chosen;
-        // With the cost of the link: a neighbour has a hand in that, too.
-        let present = metric_add(self.learned(left.neighbor, o).metric, self.costs[left.neighbor.slot()]);
+        // With the cost of the link: a neighbour has a hand in that, too. And who goes back to an older number has withdrawn what was
+        // selected.
+        let learned = self.learned(left.neighbor, o);
+        let is_older = learned.seqno.min(origin.signed()) < left.seqno;
+        let present = if is_older { INFINITY } else { metric_add(learned.metric, self.costs[left.neighbor.slot()]) };
         let is_worse = is_clearly_better(promised, present);
         if !is_worse || now.since(since) >= SETTLED {
             return;

@@ -88,6 +88,9 @@ const MAX_WINDOW: u32 = 1024;
 /// Sequence-number requests of a neighbour that are taken: so many at once, and one more after each pause.
 const REQUESTS: (u32, Duration) = (64, Duration::from_millis(50));
 
+/// Of those that are passed on, so many are few: half of these at once, and one more after each pause.
+const ASKED_OF_OTHERS: (u32, Duration) = (16, Duration::from_secs(1));
+
 impl Default for Learned {
     fn default() -> Self {
         Self { seqno: 0, metric: INFINITY, slot: NO_SLOT, unproven: false, asked: Asked::Nothing, useless: 0 }
@@ -165,6 +168,8 @@ pub(super) struct Neighbor {
     /// Sequence-number requests of the neighbour, and those of others that are passed on to it.
     requests_taken: Bucket,
     requests_passed: Bucket,
+    /// Those of the neighbour that are passed on to others.
+    asked_of_others: Bucket,
 }
 
 impl Neighbor {
@@ -195,6 +200,7 @@ impl Neighbor {
             told_again: None,
             requests_taken: Bucket::new(REQUESTS.0, REQUESTS.1),
             requests_passed: Bucket::new(REQUESTS.0 / 2, REQUESTS.1 * 2),
+            asked_of_others: Bucket::new(ASKED_OF_OTHERS.0, ASKED_OF_OTHERS.1),
         }
     }
 
@@ -203,9 +209,17 @@ impl Neighbor {
         self.requests_taken.take(now)
     }
 
-    /// Whether one more request of another is passed on to the neighbour: half of what it takes is for this node's own.
-    pub fn passes_on(&mut self, now: Instant) -> bool {
-        self.requests_passed.take(now)
+    /// Whether one more request of another is passed on to the neighbour: half of what it takes is for this node's own, and the last
+    /// half of the other half for who asks little.
+    pub fn passes_on(&mut self, now: Instant, is_quiet: bool) -> bool {
+        self.requests_passed.take_above(now, if is_quiet { 0 } else { REQUESTS.0 / 4 })
+    }
+
+    /// A request of the neighbour is to be passed on: whether it has made few of late.
+    pub fn asks_little(&mut self, now: Instant) -> bool {
+        let is_quiet = self.asked_of_others.has_above(now, ASKED_OF_OTHERS.0 / 2);
+        self.asked_of_others.take(now);
+        is_quiet
     }
 
     /// How many introductions may lack an announcement at a time: half as many more as have got one, so that the table of a large

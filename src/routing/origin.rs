@@ -21,7 +21,7 @@ pub(super) struct Selected {
     pub metric: Metric,
 }
 
-/// A request that was passed on: the number asked for, when, and how far it was to travel.
+/// A request that was to be passed on: the number asked for, when, and how far it was to travel; 0: there was no room for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Forwarded {
     pub seqno: SeqNo,

@@ -127,18 +127,22 @@ impl Routing {
         if origin.forwarded.is_some_and(is_repeat) || hops == 0 {
             return;
         }
-        origin.forwarded = Some(Forwarded { seqno: wanted, at: now, hops });
         let next = SeqnoRequest { seqno: wanted, hops: hops - 1, ..request.clone() };
         let selected = origin.selected.map(|s| s.neighbor).filter(|s| *s != n);
         let others = self.whom_to_ask(now, o, Some(n), PASSED_ON_TO);
         let others = others.into_iter().map(|(m, _)| m).filter(|m| Some(*m) != selected);
         // The one on the way goes all the way; another one is to come around who is next, no more.
         let most = if hops > AROUND { PASSED_ON_TO } else { 1 };
+        let is_quiet = self.neighbor_mut(n).is_some_and(|neighbor| neighbor.asks_little(now));
+        let mut went = 0;
         for (i, m) in selected.into_iter().chain(others).take(most).enumerate() {
             let hops = if i == 0 { next.hops } else { next.hops.min(AROUND) };
-            if self.neighbor_mut(m).is_some_and(|neighbor| neighbor.passes_on(now)) {
+            if self.neighbor_mut(m).is_some_and(|neighbor| neighbor.passes_on(now, is_quiet)) {
                 self.pass_request(m, SeqnoRequest { hops, ..next.clone() });
+                went = request.hops.min(REQUEST_HOPS);
             }
         }
+        // What found no room is not on its way: who asks again is no repeat.
+        self.origins[o as usize].forwarded = Some(Forwarded { seqno: wanted, at: now, hops: went });
     }
 }

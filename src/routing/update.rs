@@ -273,8 +273,10 @@ impl Routing {
         match judged {
             Ok(verified) => {
                 let learned = self.origins[o as usize].learned_mut(n);
+                // Who shows what it has claimed is of use, though another was faster.
+                let is_of_use = verified.seqno > known_seqno || verified.seqno >= learned.seqno;
                 show(learned, verified.seqno);
-                learned.useless = if verified.seqno > known_seqno { 0 } else { learned.useless.saturating_add(1) };
+                learned.useless = if is_of_use { 0 } else { learned.useless.saturating_add(1) };
                 self.enter(now, verified, Right::Brought(n));
                 Ok(())
             }
@@ -350,10 +352,16 @@ impl Routing {
             self.lacking.remove(&o);
             return;
         }
-        let wait = origin.ask_wait();
+        let before = origin.asked.map(|a| a.0);
+        // Whoever has not been asked in vain does not wait for those who were.
+        let is_new = |n: &NeighborId| Some(*n) != before && origin.learned(*n).useless < MAX_USELESS;
+        let wait = if offers.iter().any(is_new) { ASK_AGAIN } else { origin.ask_wait() };
         let is_patient = origin.asked.is_some_and(|(n, at)| now.since(at) < wait && offers.contains(&n));
         if !is_patient {
-            let before = origin.asked.map(|a| a.0);
+            if let Some(n) = before.filter(|n| n.slot() < self.neighbors.len()) {
+                let learned = self.origins[o as usize].learned_mut(n);
+                learned.useless = learned.useless.saturating_add(u8::from(learned.asked != Asked::Nothing));
+            }
             let next = offers.iter().find(|n| Some(**n) > before).or(offers.first());
             if let Some(n) = next {
                 self.ask(now, o, *n, true);

@@ -15,6 +15,8 @@ enum Trick {
     Worsen,
     /// Its link goes down and comes up again.
     Reconnect,
+    /// Goes back to an older sequence number.
+    Older,
     /// Its link becomes much dearer: it says that it has no room for it.
     Cost,
 }
@@ -61,6 +63,10 @@ fn share_with_a_route(trick: Trick) -> (f64, u64) {
                 Trick::None => {}
                 Trick::Withdraw => drop(s.say(0, &worse(INFINITY))),
                 Trick::Worsen => drop(s.say(0, &worse(1_000_000))),
+                Trick::Older => {
+                    let (slots, seqnos, metrics) = (vec![SLOT], vec![seqno - 1], vec![0]);
+                    s.say(0, &RouteUpdate { slots, seqnos, metrics, ..Default::default() });
+                }
                 Trick::Cost => s.node.neighbor_cost(s.now, s.neighbors[0], 200_010),
                 Trick::Reconnect => {
                     s.node.neighbor_down(s.now, s.neighbors[0]);
@@ -81,7 +87,7 @@ fn share_with_a_route(trick: Trick) -> (f64, u64) {
 #[test]
 fn a_way_that_comes_and_goes_is_the_last_choice() {
     assert_eq!(share_with_a_route(Trick::None), (1.0, 0));
-    for trick in [Trick::Withdraw, Trick::Worsen, Trick::Reconnect, Trick::Cost] {
+    for trick in [Trick::Withdraw, Trick::Worsen, Trick::Reconnect, Trick::Cost, Trick::Older] {
         let (share, distrusted) = share_with_a_route(trick);
         assert!(share > 0.95 && distrusted >= 1, "{trick:?}: a route for {share} of the time, {distrusted}");
     }
@@ -173,4 +179,58 @@ fn a_longer_doubt_is_no_worse_than_a_newer_one() {
     s.now = s.now + Duration::from_secs(1);
     s.node.distrust(s.now, &id, &second);
     assert_eq!(s.node.next_hop(origin), Some(first));
+}
+
+/// A neighbour that sends all the requests that it may leaves room for the one of another that asks now and then.
+#[test]
+fn who_asks_much_leaves_room_for_who_asks_little() {
+    let mut s = Scene::new();
+    both_offer(&mut s, 5);
+    let id = s.liars.book.identities[3].id();
+    let request = |seqno, hops| SeqnoRequest { origin: id.0.to_vec(), seqno, hops };
+    let passed = |s: &mut Scene| std::iter::from_fn(|| s.node.next_request(s.neighbors[1])).count();
+    let (mut asked, mut went) = (0, 0);
+    for tick in 0..6000u32 {
+        s.now = s.now + Duration::from_millis(10);
+        s.node.handle_timeout(s.now);
+        if tick % 5 == 0 {
+            // Ever farther, so that none is a repeat.
+            s.node.handle_request(s.now, s.neighbors[0], &request(11, 1 + tick / 5 % 50));
+        }
+        passed(&mut s);
+        if tick % 300 == 150 {
+            asked += 1;
+            s.node.handle_request(s.now, s.neighbors[2], &request(11, 64));
+            went += passed(&mut s);
+        }
+    }
+    assert!(asked == 20 && went >= 18, "{went} of {asked}");
+}
+
+/// The liar claims a number first and answers for it just before the honest neighbour does; then it claims the highest, and never
+/// answers.
+#[test]
+fn who_was_slower_than_a_liar_is_asked_at_once_all_the_same() {
+    let mut s = Scene::new();
+    both_offer(&mut s, 5);
+    for seqno in 11..16 {
+        s.offer_at(0, seqno, 5);
+        s.asked(0);
+        s.offer_at(1, seqno, 5);
+        s.now = s.now + Duration::from_millis(650);
+        s.node.handle_timeout(s.now);
+        s.asked(1);
+        let page = s.liars.book.page(3, seqno);
+        s.bring(0, &page.bytes);
+        s.bring(1, &page.bytes);
+    }
+    s.offer_at(0, SeqNo::MAX, 5);
+    for _ in 0..6000 {
+        s.now = s.now + Duration::from_millis(10);
+        s.node.handle_timeout(s.now);
+        s.asked(0);
+    }
+    s.offer_at(1, 16, 5);
+    let waited = s.until_asked(1, 60);
+    assert!(waited.is_some_and(|seconds| seconds < 1.0), "{waited:?}");
 }

@@ -85,7 +85,7 @@ impl Scene {
     }
 
     /// The honest neighbour answers as soon as it is asked; the seconds until then.
-    fn until_asked(&mut self, who: usize, limit: u64) -> Option<f64> {
+    pub fn until_asked(&mut self, who: usize, limit: u64) -> Option<f64> {
         let begin = self.now;
         while self.now.since(begin) < Duration::from_secs(limit) {
             if self.asked(who) {
