@@ -70,8 +70,11 @@ impl Node {
             session::Event::TimedOut { asked, expected } => {
                 self.door.ended(asked);
                 self.counters.handshakes_failed += 1;
+                // Another one may reach the peer, by another way.
+                let is_last = !self.door.is_connecting(expected, asked);
                 if let Some(peer) = expected.and_then(|id| self.peers.get_mut(&id))
                     && peer.transport().is_none()
+                    && is_last
                 {
                     peer.waiting.clear();
                 }

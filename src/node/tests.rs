@@ -272,6 +272,39 @@ fn a_relay_forwards_what_it_cannot_read_and_traffic_moves_when_a_link_dies() {
 }
 
 #[test]
+fn what_waits_for_one_handshake_outlives_another_that_ends_without_an_answer() {
+    let network = network(None);
+    let (a, b, c) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}), node_with(3, &network, |_| {}));
+    let mut w = Wires::new(vec![(1, a), (2, b), (3, c)]);
+    w.cut.push((1, 3));
+    w.node(1).set_bootstrap(Instant(0), &[addr(2)]);
+    w.node(3).set_bootstrap(Instant(0), &[addr(2)]);
+    w.run(Duration::from_secs(2));
+    // One to an address where nobody answers; then one through the relay, where it takes a while.
+    let (now, peer) = (w.now, w.node(3).id());
+    let key = w
+        .node(1)
+        .routing()
+        .origin(&peer)
+        .and_then(|o| w.node(1).routing().announcement(o))
+        .unwrap()
+        .record
+        .noise_static;
+    let a = w.node(1);
+    let failed = a.counters.handshakes_failed;
+    a.door.connect(now, Via::Direct(addr(9)), Some((peer, key)), 1);
+    a.pump(now);
+    w.dark.push((1, 2));
+    let packet = w.send(1, 3, 0xaa);
+    while w.node(1).counters.handshakes_failed == failed {
+        w.run(Duration::from_millis(5));
+    }
+    w.dark.clear();
+    w.run(Duration::from_secs(5));
+    assert_eq!(w.delivered, [(3, packet)]);
+}
+
+#[test]
 fn a_cut_is_noticed_at_once_by_traffic_that_begins_after_any_pause() {
     for pause_ms in (500..9_000).step_by(500) {
         let mut w = pair();
