@@ -147,7 +147,7 @@ impl Fallback {
         let connect = move || {
             for (dialer, site) in dialer.iter().flat_map(|d| sites.iter().map(move |s| (d, s))) {
                 let stream = dialer.dial(site);
-                match stream.and_then(|(s, seal)| dataplane::start_stream(&shared, s, Some(Box::new(seal)))) {
+                match stream.and_then(|(s, seal)| dataplane::start_stream(&shared, s, Some(Box::new(seal)), true)) {
                     Ok(stream) => {
                         tracing::info!(address = site.address, sni = site.sni, hello = Client::HELLO, "over TLS");
                         // The daemon may be about to stop.
@@ -161,7 +161,7 @@ impl Fallback {
             }
             for addr in addresses {
                 let stream = host::connect(&addr, CONNECT_TIME);
-                if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s, None)) {
+                if let Ok(stream) = stream.and_then(|s| dataplane::start_stream(&shared, s, None, true)) {
                     tracing::info!(%addr, "no UDP path: trying TCP");
                     // The daemon may be about to stop.
                     let _ = opened.send(News::Opened(stream.path));

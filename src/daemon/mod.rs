@@ -170,7 +170,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
         let inside = Arc::clone(&shared);
         door.serve(socket, move |socket, seal| {
             // Too many streams: the member tries again.
-            let _ = dataplane::start_stream(&inside, socket, Some(Box::new(seal)));
+            let _ = dataplane::start_stream(&inside, socket, Some(Box::new(seal)), false);
         })?;
     }
     if let Some(port) = config.tcp_port {

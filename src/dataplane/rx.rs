@@ -30,15 +30,17 @@ use crate::{
     },
 };
 
-/// Receives from a stream until it ends.
-pub(super) fn run_stream(shared: &Shared, stream: &Stream) {
+/// Receives from a stream until it ends. A stranger's, which no link came to use, concerns nobody.
+pub(super) fn run_stream(shared: &Shared, stream: &Stream, is_ours: bool) {
     let mut reader = StreamReader::default();
     let mut receiver = Receiver::new(shared);
     while reader.read(stream).is_ok() {
         receiver.take_all(&mut reader.datagrams);
     }
     stream.close();
-    shared.tell(Input::SendError(stream.path));
+    if is_ours || stream.is_proven() {
+        shared.tell(Input::SendError(stream.path));
+    }
 }
 
 /// Delivers, as long as the process lives, what has waited long enough for a link.

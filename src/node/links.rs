@@ -63,6 +63,7 @@ impl Node {
         }
         self.flush_waiting(now, id);
         if initiator && matches!(via, Via::Relayed(_)) {
+            self.came_by_relay(now, id);
             self.offer_punch(now, id);
         }
     }

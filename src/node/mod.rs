@@ -33,6 +33,7 @@ mod reach;
 mod settle;
 mod snapshot;
 mod status;
+mod ways;
 
 use std::{
     borrow::Cow,

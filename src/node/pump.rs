@@ -249,7 +249,7 @@ impl Node {
     fn on_origin_changed(&mut self, now: Instant, o: u32) {
         self.tables_dirty = true;
         let Some(known) = self.routing.announcement(o).cloned() else { return };
-        self.note_way(o, &known.id);
+        self.note_way(now, o, known.id);
         let is_new = self.by_tag.insert(known.id.tag(), known.id).is_none();
         if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
             self.shown.insert(known.id, known.seqno);

@@ -8,75 +8,64 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Node, Via, passage::Tally};
+use super::{
+    Node, Via,
+    ways::{Quality, Ways},
+};
 use crate::{
     session::Transport,
-    types::{Duration, Instant, NodeId, NodeTag},
+    types::{Bucket, Duration, Instant, NodeId, NodeTag},
     wire::{
         frame::{self, Kind},
         proto,
     },
 };
 
-/// Answers missing one after the other until a way is given up. On a way that loses a tenth in each direction, four are
-/// missing once in eight hundred times; on one that loses a third, once in ten, and another way may well be better.
-const TRIES: u32 = 4;
-/// The wait for an answer, beside twice the round trip that routing promises.
-const PATIENCE: Duration = Duration::from_millis(250);
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
 /// From so many missing on, the other end is asked to answer by its own way, too.
 const URGENT: u32 = 2;
-/// A session that does not come about by a way in so long is begun by another.
-const BEGIN_BY: Duration = Duration::from_millis(1500);
-/// Bytes sent between two answers that tell something of what is lost; and that do if hardly any of them came.
-const ENOUGH: (u64, u64) = (1500, 400);
-/// What an answer counts that tells of more than a third lost, and what takes a better one to make up for; at the limit the way is
-/// given up.
-const POOR: (u32, u32) = (2, 4);
+/// Where no session comes about by a way, seen so often a second apart, it is begun by another.
+const SILENT: u32 = 2;
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
-/// Ways of which something is known, and for how long.
-const MAX_WAYS: usize = 8;
-const KNOWN_FOR: Duration = Duration::from_secs(300);
+/// Where packets went so lately, a change of the way is looked at as soon as it comes: so often in a row, and once more after each
+/// pause.
+const IN_USE: Duration = Duration::from_secs(2);
+const HASTE: (u32, Duration) = (8, Duration::from_secs(1));
 
 /// A question on its way: its number, the neighbour and the session that it went by, and what had been sent on that before.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     id: u32,
     hop: NodeId,
-    /// How often the way had changed by then.
-    changes: u32,
     session: u32,
     sent: u64,
 }
 
-/// What is known against a way by one neighbour: questions without an answer, and poor answers; and when it was asked last.
-#[derive(Debug, Clone, Copy)]
-struct Way {
-    hop: NodeId,
-    unanswered: u32,
-    poor: u32,
-    at: Instant,
-}
-
 /// What one end knows of the ways to the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reach {
     next: u32,
     asked: VecDeque<Asked>,
     /// When the next question is due, if one is open, and by which neighbour that went.
     due: Option<Instant>,
     hop: Option<NodeId>,
-    /// It outlives a change of the way: who comes and goes is asked on.
-    ways: VecDeque<Way>,
-    /// The session, and what users had sent on it.
+    /// They outlive a change of the way: who comes and goes is asked on.
+    ways: Ways,
+    /// The session, and what users had sent on it; and when it was seen last that they do.
     seen: (u32, u64),
-    /// By which neighbour packets go now, and how often that has changed.
-    way_now: Option<NodeId>,
-    changes: u32,
-    tally: Tally,
-    /// Since when packets wait for a session.
-    waits: Option<Instant>,
+    used: Option<Instant>,
+    /// Questions at changes of the way.
+    haste: Bucket,
+    /// By which neighbour packets have been waiting for a session, and for how many looks.
+    waits: Option<(NodeId, u32)>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        let (next, asked, due, hop, ways, seen, used, waits) = Default::default();
+        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1), waits }
+    }
 }
 
 impl Reach {
@@ -85,61 +74,63 @@ impl Reach {
         (self.due, self.hop) = (None, None);
     }
 
-    fn way(&mut self, now: Instant, hop: NodeId) -> Option<&mut Way> {
-        self.ways.retain(|way| now.since(way.at) < KNOWN_FOR);
-        if !self.ways.iter().any(|way| way.hop == hop) {
-            if self.ways.len() >= MAX_WAYS {
-                self.ways.pop_front();
-            }
-            self.ways.push_back(Way { hop, unanswered: 0, poor: 0, at: now });
-        }
-        self.ways.iter_mut().find(|way| way.hop == hop)
+    fn is_more(&self, session: u32, sent: u64) -> bool {
+        sent > if self.seen.0 == session { self.seen.1 } else { 0 }
     }
 
     /// Whether users' packets went by this session since the last look.
-    fn is_active(&mut self, session: u32, sent: u64) -> bool {
-        let before = std::mem::replace(&mut self.seen, (session, sent));
-        sent > if before.0 == session { before.1 } else { 0 }
+    fn is_active(&mut self, now: Instant, session: u32, sent: u64) -> bool {
+        let is_active = self.is_more(session, sent);
+        self.seen = (session, sent);
+        self.used = if is_active { Some(now) } else { self.used };
+        is_active
     }
 
-    /// Packets go by this neighbour from now on, or by none. Returns whether that is a change: what was lost on another way, for
-    /// however short a time, says nothing of this one.
-    pub fn goes_by(&mut self, hop: Option<NodeId>) -> bool {
-        let has_changed = self.way_now != hop;
+    /// Whether to ask at once by a way that packets go from now on.
+    fn is_urgent(&mut self, now: Instant, session: u32, sent: u64) -> bool {
+        let is_used = self.is_more(session, sent) || self.used.is_some_and(|used| now.since(used) < IN_USE);
+        is_used && self.haste.take(now)
+    }
+
+    /// Packets go by this neighbour from now on, or by none; so much has been sent on that session. Returns whether that is a
+    /// change.
+    pub fn goes_by(&mut self, hop: Option<NodeId>, sent: (u32, u64)) -> bool {
+        let has_changed = self.ways.goes_by(hop, sent);
         if has_changed {
-            (self.way_now, self.tally) = (hop, Tally::default());
-            self.changes = self.changes.wrapping_add(1);
+            self.waits = None;
         }
         has_changed
     }
 
     /// A question goes by `hop`. Returns how many before it went that way without an answer.
-    fn asks(&mut self, now: Instant, hop: NodeId) -> u32 {
+    fn asks(&mut self, now: Instant, hop: NodeId, (session, sent): (u32, u64)) -> u32 {
         self.hop = Some(hop);
-        let Some(way) = self.way(now, hop) else { return 0 };
-        way.at = now;
-        way.unanswered += 1;
-        way.unanswered - 1
+        self.next = self.next.wrapping_add(1);
+        if self.asked.len() >= REMEMBERED {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(Asked { id: self.next, hop, session, sent });
+        self.ways.asks(now, hop)
     }
 
-    /// Takes in an answer; returns the neighbour by which the question went, if that way loses too much.
-    fn answered(&mut self, now: Instant, id: u32, received: u64) -> Option<NodeId> {
-        let at = self.asked.iter().position(|a| a.id == id)?;
-        let Asked { session, sent, hop, changes, .. } = self.asked.remove(at)?;
+    /// Takes in an answer; returns the neighbours of whose ways it tells something.
+    fn answered(&mut self, now: Instant, id: u32, received: u64) -> Vec<NodeId> {
+        let Some(at) = self.asked.iter().position(|a| a.id == id) else { return Vec::new() };
+        let Some(Asked { session, sent, hop, .. }) = self.asked.remove(at) else { return Vec::new() };
         // The earlier ones are settled with it.
         self.asked.retain(|a| a.hop != hop || a.id.wrapping_sub(id) < u32::MAX / 2);
-        self.way(now, hop)?.unanswered = 0;
+        self.ways.proves(now, hop);
         if self.hop == Some(hop) {
             self.settle();
         }
-        if changes != self.changes {
-            return None;
-        }
-        let enough = |sent, arrived| sent >= if arrived < sent / 4 { ENOUGH.1 } else { ENOUGH.0 };
-        let (sent, arrived) = self.tally.count((session, sent), received, enough)?;
-        let way = self.way(now, hop)?;
-        way.poor = if arrived < sent / 3 * 2 { way.poor + POOR.0 } else { way.poor.saturating_sub(1) };
-        (way.poor >= POOR.1).then_some(hop)
+        self.ways.answered(now, hop, (session, sent), received)
+    }
+
+    /// No session has come about by this way since the last look. Returns whether to begin it by another.
+    fn waits_by(&mut self, hop: NodeId) -> bool {
+        let looks = self.waits.filter(|waits| waits.0 == hop).map_or(0, |waits| waits.1) + 1;
+        self.waits = Some((hop, looks));
+        looks > SILENT
     }
 }
 
@@ -149,13 +140,28 @@ impl Node {
         self.routing.next_hop(self.routing.origin(id)?).filter(|hop| hop != id)
     }
 
-    /// The way to a node may have changed.
-    pub(super) fn note_way(&mut self, o: u32, id: &NodeId) {
+    /// The way to a node may have changed. Whoever has attracted packets shows at once that they arrive, or loses them again.
+    pub(super) fn note_way(&mut self, now: Instant, o: u32, id: NodeId) {
         let hop = self.routing.next_hop(o);
-        if let Some(peer) = self.peers.get_mut(id)
-            && peer.reach.goes_by(hop)
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let sent = peer.transport().map(|t| (t.local_index, t.users_bytes().0));
+        if !peer.reach.goes_by(hop, sent.unwrap_or_default()) {
+            return;
+        }
+        peer.passage.restart();
+        let Some((session, sent)) = sent else { return };
+        if let Some(hop) = hop.filter(|hop| *hop != id)
+            && peer.reach.is_urgent(now, session, sent)
         {
-            peer.passage.restart();
+            self.ask(now, id, hop);
+        }
+    }
+
+    /// The answer to a handshake came through relays.
+    pub(super) fn came_by_relay(&mut self, now: Instant, id: NodeId) {
+        let Some(hop) = self.relay_towards(&id) else { return };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.reach.ways.proves(now, hop);
         }
     }
 
@@ -170,18 +176,17 @@ impl Node {
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(transport) = peer.transport() else {
-            let since = *peer.reach.waits.get_or_insert(now);
             if peer.waiting.is_empty() {
                 peer.reach.waits = None;
-            } else if now.since(since) >= BEGIN_BY {
-                peer.reach.waits = Some(now);
+            } else if peer.reach.waits_by(hop) {
+                peer.reach.waits = None;
                 self.give_up_way(now, id, hop);
             }
             return;
         };
         let (session, sent) = (transport.local_index, transport.users_bytes().0);
         peer.reach.waits = None;
-        if peer.reach.is_active(session, sent) && peer.reach.due.is_none() {
+        if peer.reach.is_active(now, session, sent) && peer.reach.due.is_none() {
             self.ask(now, id, hop);
         }
     }
@@ -191,15 +196,11 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(transport) = peer.transport() else { return };
         let (session, sent) = (transport.local_index, transport.users_bytes().0);
+        let has_link = peer.is_up();
         let reach = &mut peer.reach;
-        let unanswered = reach.asks(now, hop);
-        reach.next = reach.next.wrapping_add(1);
-        if reach.asked.len() >= REMEMBERED {
-            reach.asked.pop_front();
-        }
-        reach.asked.push_back(Asked { id: reach.next, hop, changes: reach.changes, session, sent });
+        let unanswered = reach.asks(now, hop, (session, sent));
         let question = proto::Reach { id: reach.next, urgent: unanswered >= URGENT };
-        let wait = Duration::from_micros(4 * u64::from(promised)) + PATIENCE;
+        let wait = Duration::from_micros(4 * u64::from(promised)) + reach.ways.patience(hop, has_link).1;
         let due = now + wait.min(MAX_PATIENCE);
         reach.due = Some(due);
         self.asking.insert((due, id));
@@ -222,11 +223,12 @@ impl Node {
             let hop = self.relay_towards(&id);
             let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due == Some(due)) else { continue };
             let asked_by = peer.reach.hop;
-            let unanswered = hop.and_then(|hop| peer.reach.way(now, hop)).map_or(0, |way| way.unanswered);
+            let ways = &peer.reach.ways;
+            let is_silent = hop.is_some_and(|hop| ways.unanswered(hop) >= ways.patience(hop, peer.is_up()).0);
             match hop {
                 // The way has changed meanwhile: what was asked says nothing of the new one.
                 Some(hop) if asked_by != Some(hop) => self.ask(now, id, hop),
-                Some(hop) if unanswered >= TRIES => {
+                Some(hop) if is_silent => {
                     peer.reach.settle();
                     self.give_up_way(now, id, hop);
                 }
@@ -241,8 +243,7 @@ impl Node {
         self.counters.ways_given_up += 1;
         self.routing.distrust(now, &id, &hop);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.reach.tally = Tally::default();
-        peer.reach.ways.retain(|way| way.hop != hop);
+        peer.reach.ways.gives_up(now, hop);
         self.discovery.insist(now, id);
     }
 
@@ -271,30 +272,41 @@ impl Node {
     /// The answer.
     pub(super) fn on_reached(&mut self, now: Instant, id: NodeId, answer: &proto::Reached) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Some(hop) = peer.reach.answered(now, answer.id, answer.received) {
-            self.give_up_way(now, id, hop);
+        for hop in peer.reach.answered(now, answer.id, answer.received) {
+            let Some(ways) = self.peers.get(&id).map(|peer| &peer.reach.ways).filter(|_| hop != id) else { continue };
+            let has_better = || self.routing.offers_beside(now, &id, &hop).any(|other| ways.is_better(other, hop));
+            let is_left = match ways.quality(hop) {
+                Quality::Good => false,
+                Quality::Poor => has_better(),
+                Quality::Bad => true,
+            };
+            if is_left {
+                self.give_up_way(now, id, hop);
+            }
         }
+        let excused = self.peers.get(&id).map(|peer| peer.reach.ways.excused()).unwrap_or_default();
+        excused.into_iter().for_each(|(hop, since)| self.routing.forgive(now, &id, &hop, since));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::ways::KNOWN_FOR;
 
     const HOP: NodeId = NodeId([1; 32]);
     const OTHER: NodeId = NodeId([2; 32]);
 
-    /// Answers to questions by a way that were asked after so many bytes had been sent: who is given up.
-    fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Option<NodeId> {
-        reach.next += 1;
-        reach.goes_by(Some(hop));
-        reach.asks(Instant(0), hop);
-        reach.asked.push_back(Asked { id: reach.next, hop, changes: reach.changes, session, sent });
-        reach.answered(Instant(0), reach.next, received)
+    /// Answers to questions by a way that were asked after so many bytes had been sent: who is found bad.
+    fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Vec<NodeId> {
+        reach.goes_by(Some(hop), (session, sent));
+        reach.asks(Instant(0), hop, (session, sent));
+        let told = reach.answered(Instant(0), reach.next, received);
+        told.into_iter().filter(|hop| reach.ways.quality(*hop) == Quality::Bad).collect()
     }
 
     fn tell(reach: &mut Reach, session: u32, sent: u64, received: u64) -> bool {
-        tell_by(reach, HOP, session, sent, received).is_some()
+        !tell_by(reach, HOP, session, sent, received).is_empty()
     }
 
     #[test]
@@ -337,61 +349,132 @@ mod tests {
     #[test]
     fn a_late_answer_counts_and_a_made_up_one_does_not() {
         let mut reach = Reach::default();
-        for id in 1..=3 {
-            reach.asks(Instant(0), HOP);
-            reach.asked.push_back(Asked { id, hop: HOP, changes: 0, session: 1, sent: 0 });
-        }
+        (0..3).for_each(|_| _ = reach.asks(Instant(0), HOP, (1, 0)));
         reach.due = Some(Instant(9));
-        let unanswered = |reach: &mut Reach| reach.way(Instant(0), HOP).unwrap().unanswered;
-        assert_eq!(reach.answered(Instant(0), 7, u64::MAX), None);
-        assert_eq!((unanswered(&mut reach), reach.asked.len()), (3, 3));
-        assert_eq!(reach.answered(Instant(0), 2, 0), None);
-        assert_eq!((unanswered(&mut reach), reach.due, reach.asked.len()), (0, None, 1), "with the earlier ones");
+        assert!(reach.answered(Instant(0), 7, u64::MAX).is_empty());
+        assert_eq!((reach.ways.unanswered(HOP), reach.asked.len()), (3, 3));
+        assert!(reach.answered(Instant(0), 2, 0).is_empty());
+        assert_eq!((reach.ways.unanswered(HOP), reach.due, reach.asked.len()), (0, None, 1), "with the earlier ones");
     }
 
     #[test]
     fn activity_is_more_sent_on_the_same_session() {
         let mut reach = Reach::default();
         let sent = [(1, 100), (1, 100), (1, 200), (2, 1), (2, 1), (3, 0)];
-        assert_eq!(sent.map(|(session, sent)| reach.is_active(session, sent)), [true, false, true, true, false, false]);
+        assert_eq!(
+            sent.map(|(session, sent)| reach.is_active(Instant(0), session, sent)),
+            [true, false, true, true, false, false]
+        );
     }
 
     /// Two ways by turns, of which one never answers.
     #[test]
     fn questions_by_a_way_that_comes_and_goes_add_up() {
         let mut reach = Reach::default();
-        for i in 0..TRIES {
-            assert_eq!(reach.asks(Instant(0), HOP), i);
+        for i in 0..4 {
+            assert_eq!(reach.asks(Instant(0), HOP, (1, 0)), i);
             tell_by(&mut reach, OTHER, 1, 0, 0);
-            assert_eq!(reach.way(Instant(0), OTHER).unwrap().unanswered, 0, "of the other one");
+            assert_eq!(reach.ways.unanswered(OTHER), 0, "of the other one");
         }
-        assert_eq!(reach.asks(Instant(0) + KNOWN_FOR, HOP), 0, "long ago");
+        assert_eq!(reach.asks(Instant(0) + KNOWN_FOR, HOP, (1, 0)), 0, "long ago");
     }
 
     #[test]
     fn a_poor_answer_is_held_against_the_way_that_was_asked() {
         let mut reach = Reach::default();
-        assert_eq!(tell_by(&mut reach, HOP, 1, 0, 0), None);
-        assert_eq!(tell_by(&mut reach, HOP, 1, 2_000, 0), None);
-        assert_eq!(tell_by(&mut reach, HOP, 1, 4_000, 0), Some(HOP));
+        assert_eq!(tell_by(&mut reach, HOP, 1, 0, 0), []);
+        assert_eq!(tell_by(&mut reach, HOP, 1, 2_000, 0), []);
+        assert_eq!(tell_by(&mut reach, HOP, 1, 4_000, 0), [HOP]);
         // The answer comes when packets go another way already.
         let mut reach = Reach::default();
-        (0..2).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 2_000 * i, 0), None));
-        reach.asks(Instant(0), HOP);
-        reach.asked.push_back(Asked { id: 99, hop: HOP, changes: reach.changes, session: 1, sent: 4_000 });
-        reach.goes_by(Some(OTHER));
-        assert_eq!(reach.answered(Instant(0), 99, 0), None);
-        assert_eq!(reach.way(Instant(0), OTHER).unwrap().poor, 0);
+        (0..2).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 2_000 * i, 0), []));
+        reach.asks(Instant(0), HOP, (1, 4_000));
+        reach.goes_by(Some(OTHER), (1, 4_000));
+        assert_eq!(reach.answered(Instant(0), reach.next, 0), [HOP]);
+        assert_eq!((reach.ways.quality(HOP), reach.ways.quality(OTHER)), (Quality::Bad, Quality::Good));
     }
 
     /// Between any two questions packets go by another neighbour for a while, which swallows them.
     #[test]
-    fn what_another_swallowed_between_two_questions_is_held_against_nobody() {
+    fn what_another_swallowed_between_two_questions_is_held_against_that_one() {
         let mut reach = Reach::default();
+        tell_by(&mut reach, HOP, 1, 0, 0);
         for i in 0..20 {
-            assert_eq!(tell_by(&mut reach, HOP, 1, 10_000 * i, 200 * i), None);
-            reach.goes_by(Some(OTHER));
-            reach.goes_by(Some(HOP));
+            let sent = 10_000 * i + 200;
+            reach.goes_by(Some(OTHER), (1, sent));
+            reach.goes_by(Some(HOP), (1, sent + 9_800));
+            let found = tell_by(&mut reach, HOP, 1, sent + 9_800, 200 * (i + 1));
+            assert!(!found.contains(&HOP), "{i}: {found:?}");
+            assert!(i < 2 || found == [OTHER], "{i}: {found:?}");
         }
+    }
+
+    /// The way changes between any two answers, and all swallow.
+    #[test]
+    fn nobody_erases_what_was_lost_by_a_change_of_the_way() {
+        let mut reach = Reach::default();
+        tell_by(&mut reach, HOP, 1, 0, 0);
+        let by = |i: u64| if i.is_multiple_of(2) { OTHER } else { HOP };
+        let found: Vec<NodeId> = (1..6).flat_map(|i| tell_by(&mut reach, by(i), 1, 5_000 * i, 0)).collect();
+        assert!(found.contains(&HOP) && found.contains(&OTHER), "{found:?}");
+    }
+
+    /// Half of the time packets go by one that was seen to be good, and half of the time by one that swallows.
+    #[test]
+    fn who_was_seen_to_be_good_is_blamed_little_for_what_others_lose() {
+        let mut reach = Reach::default();
+        (0..8).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 5_000 * i, 5_000 * i), []));
+        let (mut sent, mut received) = (35_000, 35_000);
+        for i in 0..20 {
+            reach.goes_by(Some(OTHER), (1, sent + 5_000));
+            (sent, received) = (sent + 10_000, received + 5_000);
+            let found = tell_by(&mut reach, HOP, 1, sent, received);
+            assert!(!found.contains(&HOP) && (i == 0 || found == [OTHER]), "{i}: {found:?}");
+        }
+    }
+
+    /// Loses so many of a hundred packets: how good the way is after a minute of an answer a second.
+    fn losing(share: u64) -> (Reach, Quality) {
+        let mut reach = Reach::default();
+        (0..60).for_each(|i| _ = tell_by(&mut reach, HOP, 1, 20_000 * i, 200 * (100 - share) * i));
+        let quality = reach.ways.quality(HOP);
+        (reach, quality)
+    }
+
+    #[test]
+    fn a_way_that_loses_a_tenth_is_left_for_a_better_one_and_excused_if_there_is_none() {
+        assert_eq!([0, 4, 10, 25, 50].map(|share| losing(share).1), {
+            use Quality::{Bad, Good, Poor};
+            [Good, Good, Poor, Poor, Bad]
+        });
+        for (other, is_excused) in [(0, false), (4, false), (10, true)] {
+            let (mut reach, _) = losing(10);
+            assert!(reach.ways.is_better(OTHER, HOP), "it is worth a try");
+            reach.ways.gives_up(Instant(0), HOP);
+            let sent = 20_000 * 59;
+            for i in 0..10 {
+                tell_by(&mut reach, OTHER, 1, sent + 20_000 * i, sent / 10 * 9 + 200 * (100 - other) * i);
+            }
+            assert_eq!(!reach.ways.excused().is_empty(), is_excused, "the other one loses {other} %");
+            assert_eq!(reach.ways.is_better(OTHER, HOP), !is_excused, "and is tried again");
+        }
+    }
+
+    #[test]
+    fn what_comes_late_is_not_lost() {
+        let mut reach = Reach::default();
+        for i in 0..60 {
+            // A fifth overtakes the question, or is overtaken by it.
+            let late = if i % 2 == 0 { 2_000 } else { 0 };
+            tell(&mut reach, 1, 10_000 * i, (10_000 * i).saturating_sub(late));
+        }
+        assert_ne!(reach.ways.quality(HOP), Quality::Bad);
+        assert!(tell_by(&mut reach, HOP, 1, 610_000, u64::MAX).is_empty(), "no figure of a remote's overflows");
+    }
+
+    #[test]
+    fn silence_is_held_against_the_way_that_was_silent() {
+        let mut reach = Reach::default();
+        assert_eq!([HOP, HOP, OTHER, OTHER, OTHER].map(|hop| reach.waits_by(hop)), [false, false, false, false, true]);
     }
 }

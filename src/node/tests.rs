@@ -15,6 +15,7 @@ mod joining;
 mod owners;
 mod proof;
 mod reach;
+mod thieves;
 
 fn addr(i: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, i], 51_900))
@@ -61,14 +62,16 @@ struct Wires {
     /// The relay 2 makes the ends 1 and 4 believe that each is at the address 5, where it stands and passes on what is no longer
     /// than this.
     proxy: Option<usize>,
+    /// Hostile relays, and the longest datagram with a user's packet or a question that they pass.
+    thieves: (Vec<u8>, usize),
     /// Who has something to save, and whether it is its own.
     saves: BTreeSet<(u8, bool)>,
 }
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        let (delivered, tape, cut, dark, lost, certified, saves, proxy) = Default::default();
-        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, saves, proxy }
+        let (delivered, tape, cut, dark, lost, certified, saves, proxy, thieves) = Default::default();
+        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, saves, proxy, thieves }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -119,6 +122,11 @@ impl Wires {
                 }
                 let is_dark = self.dark.contains(&(from, to)) || self.dark.contains(&(to, from));
                 if is_dark && t.bytes.first() == Some(&packet::HOP) {
+                    continue;
+                }
+                let is_stolen = self.thieves.0.contains(&from) || self.thieves.0.contains(&to);
+                let is_sealed = t.bytes[0] == packet::HOP && t.bytes.get(packet::HOP_HEADER) == Some(&packet::DATA);
+                if is_stolen && is_sealed && t.bytes.len() > self.thieves.1 {
                     continue;
                 }
                 let now = self.now;

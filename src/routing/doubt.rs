@@ -5,7 +5,7 @@
 //! taken before the origin has a new sequence number (RFC 8966 §3.5.1): whoever offers and withdraws by turns would keep
 //! everybody without a route. What is the last choice is not selected as long as there is another, and lowers nothing.
 
-use super::{NeighborId, Routing, Selected, is_clearly_better, origin::Origin};
+use super::{NeighborId, Routing, Selected, origin::Origin};
 use crate::types::{Duration, INFINITY, Instant, NodeId, metric_add};
 
 /// A way is the last choice for so long: the first time, and at the most.
@@ -78,6 +78,23 @@ impl Routing {
         }
     }
 
+    /// What was held against `via` at that time holds for the other neighbours alike.
+    pub fn forgive(&mut self, now: Instant, id: &NodeId, via: &NodeId, since: Instant) {
+        let Some(o) = self.origin(id) else { return };
+        let is_it = |d: &&mut Doubt| d.who == *via && d.since == since && d.until > now;
+        let Some(doubt) = self.origins[o as usize].doubts.iter_mut().find(is_it) else { return };
+        (doubt.until, doubt.life) = (now, doubt.life / 2);
+        self.reselect(now, o);
+    }
+
+    /// The neighbours other than `than` that offer a way to `id` and aren't the last choice.
+    pub fn offers_beside(&self, now: Instant, id: &NodeId, than: &NodeId) -> impl Iterator<Item = NodeId> {
+        let of = move |o: u32| self.ids().filter(move |n| self.learned(*n, o).metric < INFINITY).map(move |n| (o, n));
+        let trusted =
+            self.origin(id).into_iter().flat_map(of).filter(move |(o, n)| self.distrusted_since(now, *o, *n).is_none());
+        trusted.filter_map(|(_, n)| self.neighbor(n).map(|neighbor| neighbor.id)).filter(move |who| who != than)
+    }
+
     pub(super) fn distrust_way(&mut self, now: Instant, o: u32, via: &NodeId) {
         let Some(doubt) = self.origins[o as usize].doubt(now, *via) else { return };
         doubt.distrust(now);
@@ -117,8 +134,7 @@ impl Routing {
         let learned = self.learned(left.neighbor, o);
         let is_older = learned.seqno.min(origin.signed()) < left.seqno;
         let present = if is_older { INFINITY } else { metric_add(learned.metric, self.costs[left.neighbor.slot()]) };
-        let is_worse = is_clearly_better(promised, present);
-        if !is_worse || now.since(since) >= SETTLED {
+        if present <= promised || now.since(since) >= SETTLED {
             return;
         }
         let offers = |n: NeighborId| n != left.neighbor && self.learned(n, o).metric < INFINITY;

@@ -134,6 +134,12 @@ impl Stream {
         }
     }
 
+    /// Whether a link has come to use it.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Nodes 1 and 4, which reach each other by the relays 2 and 3 only; how much dearer 3 is than 2.
-fn two_relays_at(more: u32) -> Wires {
+pub(super) fn two_relays_at(more: u32) -> Wires {
     let network = network(None);
     let cost = |i| if i == 3 { more } else { 0 };
     let mut nodes: Vec<(u8, Node)> = (1..=4).map(|i| (i, node_with(i, &network, |c| c.cost = cost(i)))).collect();
@@ -20,7 +20,7 @@ fn two_relays() -> Wires {
     two_relays_at(0)
 }
 
-fn next(w: &mut Wires, from: u8, to: u8) -> u8 {
+pub(super) fn next(w: &mut Wires, from: u8, to: u8) -> u8 {
     let id = w.node(to).id();
     let routing = w.node(from).routing();
     let hop = routing.next_hop(routing.origin(&id).unwrap()).unwrap();
@@ -28,7 +28,7 @@ fn next(w: &mut Wires, from: u8, to: u8) -> u8 {
 }
 
 /// Sends for `seconds`, a packet each 20 ms; returns how many arrived in each second.
-fn stream(w: &mut Wires, seconds: usize) -> Vec<usize> {
+pub(super) fn stream(w: &mut Wires, seconds: usize) -> Vec<usize> {
     let second = |w: &mut Wires| {
         let before = w.delivered.iter().filter(|(to, _)| *to == 4).count();
         for _ in 0..50 {
