@@ -23,6 +23,8 @@ pub enum Order {
         remote: Option<(NodeId, [u8; 32])>,
         tries: u32,
     },
+    /// The next try is due: there is another way.
+    Hurry(Via),
     /// What this node says of itself, and the invite that it joins with.
     SetOwn(Arc<Verified>, Option<Admission>),
     /// Whom to let in.
@@ -112,6 +114,7 @@ fn poll(sessions: &mut Sessions, claims: &ClaimTable) -> Option<Output> {
 fn obey(sessions: &mut Sessions, now: Instant, order: Order) {
     match order {
         Order::Connect { via, remote, tries } => sessions.connect(now, via, remote, tries),
+        Order::Hurry(via) => sessions.hurry(now, via),
         Order::SetOwn(own, admission) => sessions.set_own(&own, admission),
         Order::Confirmed(index) => sessions.confirmed(index),
         Order::Release(index) => sessions.release(index),
@@ -187,6 +190,11 @@ impl Door {
     /// Whether a handshake of ours with `peer`, or over `via`, is under way.
     pub fn is_connecting(&self, peer: Option<NodeId>, via: Via) -> bool {
         self.under_way.contains_key(&via) || peer.is_some() && self.under_way.values().any(|(with, _)| *with == peer)
+    }
+
+    /// Handshakes of ours over `via` go another way from now on: the next try is due at once.
+    pub fn hurry(&mut self, now: Instant, via: Via) {
+        self.order(now, Order::Hurry(via));
     }
 
     pub fn confirmed(&mut self, now: Instant, index: u32) {

@@ -501,6 +501,7 @@ impl Node {
         if !self.door.is_connecting(None, via) {
             self.door.connect(now, via, Some((node, info.record.noise_static)), PROVEN_TRIES);
         }
+        self.packets_wait(now, node);
     }
 
     /// Whether the tables changed since the last call. Their [`Snapshot`] has to be in force before the next datagram

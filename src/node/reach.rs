@@ -24,8 +24,8 @@ use crate::{
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
 /// From so many missing on, the other end is asked to answer by its own way, too.
 const URGENT: u32 = 2;
-/// Where no session comes about by a way, seen so often a second apart, it is begun by another.
-const SILENT: u32 = 2;
+/// A session that does not come about by a way in so long is begun by another: three tries.
+const BEGIN_BY: Duration = Duration::from_secs(1);
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
 /// Where packets went so lately, a change of the way is looked at as soon as it comes: so often in a row, and once more after each
@@ -47,7 +47,7 @@ struct Asked {
 pub(super) struct Reach {
     next: u32,
     asked: VecDeque<Asked>,
-    /// When the next question is due, if one is open, and by which neighbour that went.
+    /// When the next question is due, if one or a session is awaited, and by which neighbour.
     due: Option<Instant>,
     hop: Option<NodeId>,
     /// They outlive a change of the way: who comes and goes is asked on.
@@ -57,14 +57,12 @@ pub(super) struct Reach {
     used: Option<Instant>,
     /// Questions at changes of the way.
     haste: Bucket,
-    /// By which neighbour packets have been waiting for a session, and for how many looks.
-    waits: Option<(NodeId, u32)>,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        let (next, asked, due, hop, ways, seen, used, waits) = Default::default();
-        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1), waits }
+        let (next, asked, due, hop, ways, seen, used) = Default::default();
+        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1) }
     }
 }
 
@@ -95,11 +93,7 @@ impl Reach {
     /// Packets go by this neighbour from now on, or by none; so much has been sent on that session. Returns whether that is a
     /// change.
     pub fn goes_by(&mut self, hop: Option<NodeId>, sent: (u32, u64)) -> bool {
-        let has_changed = self.ways.goes_by(hop, sent);
-        if has_changed {
-            self.waits = None;
-        }
-        has_changed
+        self.ways.goes_by(hop, sent)
     }
 
     /// A question goes by `hop`. Returns how many before it went that way without an answer.
@@ -125,13 +119,6 @@ impl Reach {
         }
         self.ways.answered(now, hop, (session, sent), received)
     }
-
-    /// No session has come about by this way since the last look. Returns whether to begin it by another.
-    fn waits_by(&mut self, hop: NodeId) -> bool {
-        let looks = self.waits.filter(|waits| waits.0 == hop).map_or(0, |waits| waits.1) + 1;
-        self.waits = Some((hop, looks));
-        looks > SILENT
-    }
 }
 
 impl Node {
@@ -149,12 +136,39 @@ impl Node {
             return;
         }
         peer.passage.restart();
-        let Some((session, sent)) = sent else { return };
-        if let Some(hop) = hop.filter(|hop| *hop != id)
-            && peer.reach.is_urgent(now, session, sent)
-        {
+        let Some(hop) = hop.filter(|hop| *hop != id) else { return };
+        let Some((session, sent)) = sent else {
+            if !peer.waiting.is_empty() && peer.reach.haste.take(now) {
+                self.door.hurry(now, Via::Relayed(id.tag()));
+                self.await_session(now, id, hop);
+            }
+            return;
+        };
+        if peer.reach.is_urgent(now, session, sent) {
             self.ask(now, id, hop);
         }
+    }
+
+    /// Packets wait for a session.
+    pub(super) fn packets_wait(&mut self, now: Instant, id: NodeId) {
+        let is_watched = self.peers.get(&id).is_none_or(|peer| peer.reach.due.is_some());
+        if let Some(hop) = self.relay_towards(&id).filter(|_| !is_watched) {
+            self.await_session(now, id, hop);
+        }
+    }
+
+    fn await_session(&mut self, now: Instant, id: NodeId, hop: NodeId) {
+        let due = now + self.wait(&id, BEGIN_BY);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            (peer.reach.due, peer.reach.hop) = (Some(due), Some(hop));
+            self.asking.insert((due, id));
+        }
+    }
+
+    /// How long an answer may take, `beside` what routing promises.
+    fn wait(&self, id: &NodeId, beside: Duration) -> Duration {
+        let promised = self.routing.origin(id).and_then(|o| self.routing.route(o)).map_or(0, |r| r.metric);
+        (Duration::from_micros(4 * u64::from(promised)) + beside).min(MAX_PATIENCE)
     }
 
     /// The answer to a handshake came through relays.
@@ -168,40 +182,28 @@ impl Node {
     /// Once a second: asks those to whom packets go by a relay.
     pub(super) fn look_after(&mut self, now: Instant, id: NodeId) {
         let Some(hop) = self.relay_towards(&id) else {
-            if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due.is_some() || p.reach.waits.is_some()) {
+            if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due.is_some()) {
                 peer.reach.settle();
-                peer.reach.waits = None;
             }
             return;
         };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(transport) = peer.transport() else {
-            if peer.waiting.is_empty() {
-                peer.reach.waits = None;
-            } else if peer.reach.waits_by(hop) {
-                peer.reach.waits = None;
-                self.give_up_way(now, id, hop);
-            }
-            return;
-        };
+        let Some(transport) = peer.transport() else { return };
         let (session, sent) = (transport.local_index, transport.users_bytes().0);
-        peer.reach.waits = None;
         if peer.reach.is_active(now, session, sent) && peer.reach.due.is_none() {
             self.ask(now, id, hop);
         }
     }
 
     fn ask(&mut self, now: Instant, id: NodeId, hop: NodeId) {
-        let promised = self.routing.origin(&id).and_then(|o| self.routing.route(o)).map_or(0, |r| r.metric);
+        let Some(peer) = self.peers.get(&id) else { return };
+        let due = now + self.wait(&id, peer.reach.ways.patience(hop, peer.is_up()).1);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(transport) = peer.transport() else { return };
         let (session, sent) = (transport.local_index, transport.users_bytes().0);
-        let has_link = peer.is_up();
         let reach = &mut peer.reach;
         let unanswered = reach.asks(now, hop, (session, sent));
         let question = proto::Reach { id: reach.next, urgent: unanswered >= URGENT };
-        let wait = Duration::from_micros(4 * u64::from(promised)) + reach.ways.patience(hop, has_link).1;
-        let due = now + wait.min(MAX_PATIENCE);
         reach.due = Some(due);
         self.asking.insert((due, id));
         self.send_reach(now, id, Kind::Reach(question));
@@ -223,6 +225,14 @@ impl Node {
             let hop = self.relay_towards(&id);
             let Some(peer) = self.peers.get_mut(&id).filter(|p| p.reach.due == Some(due)) else { continue };
             let asked_by = peer.reach.hop;
+            if peer.transport().is_none() {
+                let waits = !peer.waiting.is_empty();
+                peer.reach.settle();
+                if let Some(hop) = hop.filter(|_| waits) {
+                    self.nobody_answers(now, id, hop, asked_by);
+                }
+                continue;
+            }
             let ways = &peer.reach.ways;
             let is_silent = hop.is_some_and(|hop| ways.unanswered(hop) >= ways.patience(hop, peer.is_up()).0);
             match hop {
@@ -236,6 +246,14 @@ impl Node {
                 None => peer.reach.settle(),
             }
         }
+    }
+
+    /// A session has not come about for long. If packets went by `hop` all the time, it is begun by another.
+    fn nobody_answers(&mut self, now: Instant, id: NodeId, hop: NodeId, asked_by: Option<NodeId>) {
+        if asked_by == Some(hop) {
+            self.give_up_way(now, id, hop);
+        }
+        self.packets_wait(now, id);
     }
 
     /// Packets for a node don't arrive by way of `hop`.
@@ -470,11 +488,5 @@ mod tests {
         }
         assert_ne!(reach.ways.quality(HOP), Quality::Bad);
         assert!(tell_by(&mut reach, HOP, 1, 610_000, u64::MAX).is_empty(), "no figure of a remote's overflows");
-    }
-
-    #[test]
-    fn silence_is_held_against_the_way_that_was_silent() {
-        let mut reach = Reach::default();
-        assert_eq!([HOP, HOP, OTHER, OTHER, OTHER].map(|hop| reach.waits_by(hop)), [false, false, false, false, true]);
     }
 }

@@ -9,8 +9,12 @@ use super::{
 };
 use crate::{
     identity::Verified,
-    types::{Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
+    types::{Bucket, Duration, INFINITY, Instant, Metric, NodeId, SeqNo},
 };
+
+/// New announcements of one node that are asked for at once, and one more after each pause. It makes none but for news of its own,
+/// and one a second on request.
+const NEWS: (u32, Duration) = (8, Duration::from_secs(1));
 
 /// A selected route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(super) struct Origin {
     pub asked: Option<(NeighborId, Instant)>,
     /// How often in vain.
     pub asks: u32,
+    /// New announcements that were taken in: each is a signature to check, and news for everybody.
+    pub news: Bucket,
     pub expires: Instant,
     /// The feasibility distance; retained when the route is lost.
     pub fd: (SeqNo, Metric),
@@ -109,6 +115,7 @@ impl Origin {
             refused: 0,
             asked: None,
             asks: 0,
+            news: Bucket::new(NEWS.0, NEWS.1),
             expires: Instant::default(),
             fd: (0, INFINITY),
             selected: None,

@@ -357,6 +357,10 @@ impl Routing {
         let is_new = |n: &NeighborId| Some(*n) != before && origin.learned(*n).useless < MAX_USELESS;
         let wait = if offers.iter().any(is_new) { ASK_AGAIN } else { origin.ask_wait() };
         let is_patient = origin.asked.is_some_and(|(n, at)| now.since(at) < wait && offers.contains(&n));
+        if !origin.news.has_above(now, 0) {
+            self.next_expiry = self.next_expiry.min(origin.news.next());
+            return;
+        }
         if !is_patient {
             if let Some(n) = before.filter(|n| n.slot() < self.neighbors.len()) {
                 let learned = self.origins[o as usize].learned_mut(n);
@@ -408,7 +412,9 @@ impl Routing {
             if origin.announcement.as_ref().is_none_or(|known| known.record.hash != verified.record.hash) {
                 origin.renewed = verified.seqno;
             }
-            origin.announcement = Some(verified);
+            if origin.announcement.replace(verified).is_some() {
+                origin.news.take(now);
+            }
             (origin.asked, origin.asks) = (None, 0);
             self.lacking.remove(&o);
             self.prove(o, true);
@@ -459,7 +465,11 @@ impl Routing {
         let is_patient = origin.asked.is_some_and(|(other, at)| now.since(at) < patience(other));
         let wait = origin.ask_wait().min(LONGEST_WAIT);
         if metric < INFINITY && seqno > origin.signed().max(origin.refused) {
-            if is_patient || learned.asked != Asked::Nothing || learned.useless >= MAX_USELESS {
+            if is_patient
+                || !origin.news.has_above(now, 0)
+                || learned.asked != Asked::Nothing
+                || learned.useless >= MAX_USELESS
+            {
                 self.lacking.insert(o);
                 self.next_expiry = self.next_expiry.min(now + wait);
             } else {

@@ -127,6 +127,13 @@ impl Sessions {
         }
     }
 
+    /// The next tries of the handshakes over `via` are due now.
+    pub fn hurry(&mut self, now: Instant, via: Via) {
+        for initiator in self.initiators.values_mut().filter(|i| i.asked == via && !i.complete) {
+            initiator.next_try = now;
+        }
+    }
+
     pub(super) fn send_initiator(&mut self, now: Instant, index: u32) {
         let Some(initiator) = self.initiators.get_mut(&index) else { return };
         if initiator.tries >= initiator.max_tries || (initiator.complete && initiator.message.is_empty()) {

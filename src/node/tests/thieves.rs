@@ -103,7 +103,7 @@ fn silence_before_there_is_a_session_is_not_held_against_who_comes_last() {
     while w.now.since(begin) < Duration::from_secs(10) {
         w.send(1, 4, 7);
         w.run(Duration::from_millis(5));
-        if !is_handed_over && w.now.since(begin) >= Duration::from_millis(1980) {
+        if !is_handed_over && w.now.since(begin) >= Duration::from_millis(950) {
             is_handed_over = true;
             say(&mut w, 2, crate::types::INFINITY);
         }

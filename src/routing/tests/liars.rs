@@ -279,3 +279,33 @@ fn who_brings_junk_is_asked_ever_more_rarely() {
     }
     assert!((2..=20).contains(&s.liars.judged), "{} looked at in 60 s", s.liars.judged);
 }
+
+/// A node signs a new announcement as soon as it is asked for the last one.
+#[test]
+fn who_makes_itself_new_all_the_time_is_asked_once_a_second() {
+    let mut s = Scene::new();
+    let (mut changed, begin) = (0, s.now);
+    let mut newest = 0;
+    for seqno in 10..3010 {
+        s.now = s.now + Duration::from_millis(1);
+        s.node.handle_timeout(s.now);
+        newest = seqno;
+        s.offer_at(0, seqno, 5);
+        if s.asked(0) {
+            let page = s.liars.book.page(3, seqno);
+            s.bring(0, &page.bytes);
+        }
+        changed += s.node.take_events().iter().filter(|e| matches!(e, Event::Changed(_))).count();
+    }
+    let seconds = s.now.since(begin).as_secs() as usize + 1;
+    assert!(
+        s.liars.judged <= 9 + seconds && changed <= 2 * (9 + seconds),
+        "{} checks and {changed} changes",
+        s.liars.judged
+    );
+    // The last one is taken in once it is its turn.
+    assert!(s.until_asked(0, 10).is_some_and(|waited| waited <= 2.0));
+    let page = s.liars.book.page(3, newest);
+    s.bring(0, &page.bytes);
+    assert_eq!(s.seqno(), newest);
+}
