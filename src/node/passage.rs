@@ -146,7 +146,7 @@ impl Node {
     /// Users' packets don't arrive over a link whose probes do. If there is another way, it is given up, and the peer is looked for
     /// where it says that it is. Returns whether it was.
     pub(super) fn leave_place(&mut self, now: Instant, id: NodeId) -> bool {
-        if !self.routing.is_offered_beside(&id) {
+        if self.routing.offers(now, &id).all(|(other, _)| other == id) {
             return false;
         }
         self.link_down(now, id, "packets do not arrive where probes do");

@@ -26,6 +26,8 @@ const MAX_PATIENCE: Duration = Duration::from_secs(2);
 const URGENT: u32 = 2;
 /// A session that does not come about by a way in so long is begun by another: three tries.
 const BEGIN_BY: Duration = Duration::from_secs(1);
+/// Ways given up that are remembered, because nothing came back by them.
+const MAX_SILENT: usize = 64;
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
 /// Where packets went so lately, a change of the way is looked at as soon as it comes: so often in a row, and once more after each
@@ -57,12 +59,16 @@ pub(super) struct Reach {
     used: Option<Instant>,
     /// Questions at changes of the way.
     haste: Bucket,
+    /// Ways that were given up, and when, because nothing came back by them, since something came by any.
+    silent: Vec<(NodeId, Instant)>,
+    /// Nothing came back by any way for a while.
+    was_away: bool,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        let (next, asked, due, hop, ways, seen, used) = Default::default();
-        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1) }
+        let (next, asked, due, hop, ways, seen, used, silent, was_away) = Default::default();
+        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1), silent, was_away }
     }
 }
 
@@ -177,6 +183,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.reach.ways.proves(now, hop);
         }
+        self.is_back(now, id);
     }
 
     /// Once a second: asks those to whom packets go by a relay.
@@ -229,7 +236,11 @@ impl Node {
                 let waits = !peer.waiting.is_empty();
                 peer.reach.settle();
                 if let Some(hop) = hop.filter(|_| waits) {
-                    self.nobody_answers(now, id, hop, asked_by);
+                    // Begun by another, if packets went by this one all the time.
+                    if asked_by == Some(hop) {
+                        self.give_up_silent(now, id, hop);
+                    }
+                    self.packets_wait(now, id);
                 }
                 continue;
             }
@@ -240,7 +251,7 @@ impl Node {
                 Some(hop) if asked_by != Some(hop) => self.ask(now, id, hop),
                 Some(hop) if is_silent => {
                     peer.reach.settle();
-                    self.give_up_way(now, id, hop);
+                    self.give_up_silent(now, id, hop);
                 }
                 Some(hop) => self.ask(now, id, hop),
                 None => peer.reach.settle(),
@@ -248,12 +259,31 @@ impl Node {
         }
     }
 
-    /// A session has not come about for long. If packets went by `hop` all the time, it is begun by another.
-    fn nobody_answers(&mut self, now: Instant, id: NodeId, hop: NodeId, asked_by: Option<NodeId>) {
-        if asked_by == Some(hop) {
-            self.give_up_way(now, id, hop);
+    /// Nothing comes back by `hop`. Where nothing does by any other way either, that is the node's doing, and held against nobody.
+    fn give_up_silent(&mut self, now: Instant, id: NodeId, hop: NodeId) {
+        self.give_up_way(now, id, hop);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let silent = &mut peer.reach.silent;
+        silent.retain(|(other, _)| *other != hop);
+        if silent.len() < MAX_SILENT {
+            silent.push((hop, now));
         }
-        self.packets_wait(now, id);
+        let is_silent = |who: &NodeId| silent.iter().any(|(other, _)| other == who);
+        if self.routing.offers(now, &id).all(|(who, _)| is_silent(&who)) {
+            peer.reach.was_away = true;
+            for (hop, since) in std::mem::take(silent) {
+                self.routing.forgive(now, &id, &hop, since);
+            }
+        }
+    }
+
+    /// Something came back by a relay: those by whom nothing did had no part in it, if nothing came by anybody.
+    fn is_back(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let silent = std::mem::take(&mut peer.reach.silent);
+        if std::mem::take(&mut peer.reach.was_away) {
+            silent.into_iter().for_each(|(hop, since)| self.routing.forgive(now, &id, &hop, since));
+        }
     }
 
     /// Packets for a node don't arrive by way of `hop`.
@@ -290,9 +320,15 @@ impl Node {
     /// The answer.
     pub(super) fn on_reached(&mut self, now: Instant, id: NodeId, answer: &proto::Reached) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        for hop in peer.reach.answered(now, answer.id, answer.received) {
+        let told = peer.reach.answered(now, answer.id, answer.received);
+        self.is_back(now, id);
+        for hop in told {
             let Some(ways) = self.peers.get(&id).map(|peer| &peer.reach.ways).filter(|_| hop != id) else { continue };
-            let has_better = || self.routing.offers_beside(now, &id, &hop).any(|other| ways.is_better(other, hop));
+            let has_better = || {
+                self.routing
+                    .offers(now, &id)
+                    .any(|(other, is_last)| !is_last && other != hop && ways.is_better(other, hop))
+            };
             let is_left = match ways.quality(hop) {
                 Quality::Good => false,
                 Quality::Poor => has_better(),

@@ -87,12 +87,11 @@ impl Routing {
         self.reselect(now, o);
     }
 
-    /// The neighbours other than `than` that offer a way to `id` and aren't the last choice.
-    pub fn offers_beside(&self, now: Instant, id: &NodeId, than: &NodeId) -> impl Iterator<Item = NodeId> {
+    /// The neighbours that offer a way to `id`, and whether it is the last choice.
+    pub fn offers(&self, now: Instant, id: &NodeId) -> impl Iterator<Item = (NodeId, bool)> {
         let of = move |o: u32| self.ids().filter(move |n| self.learned(*n, o).metric < INFINITY).map(move |n| (o, n));
-        let trusted =
-            self.origin(id).into_iter().flat_map(of).filter(move |(o, n)| self.distrusted_since(now, *o, *n).is_none());
-        trusted.filter_map(|(_, n)| self.neighbor(n).map(|neighbor| neighbor.id)).filter(move |who| who != than)
+        let all = self.origin(id).into_iter().flat_map(of);
+        all.filter_map(move |(o, n)| Some((self.neighbor(n)?.id, self.distrusted_since(now, o, n).is_some())))
     }
 
     pub(super) fn distrust_way(&mut self, now: Instant, o: u32, via: &NodeId) {
@@ -111,15 +110,6 @@ impl Routing {
         let origin = &self.origins[o as usize];
         let neighbor = self.neighbor(n).filter(|_| !origin.doubts.is_empty())?;
         origin.doubted_since(now, &neighbor.id)
-    }
-
-    /// Whether a neighbour other than `id` itself offers a route to it.
-    #[must_use]
-    pub fn is_offered_beside(&self, id: &NodeId) -> bool {
-        let Some(o) = self.origin(id) else { return false };
-        self.ids().any(|n| {
-            self.learned(n, o).metric < INFINITY && self.neighbor(n).is_some_and(|neighbor| neighbor.id != *id)
-        })
     }
 
     /// The way that was selected is left for another, or for none. Whether its neighbour made it worse soon after it was taken,

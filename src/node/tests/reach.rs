@@ -112,3 +112,19 @@ fn who_passes_probes_alone_is_not_taken_for_a_direct_way_for_long() {
     assert_eq!((link(&mut w), next(&mut w, 1, 4)), (None, 3));
     assert_eq!(w.node(1).counters.places_left, 1);
 }
+
+/// Node 4 hears nothing for a while. That is no relay's fault: afterwards the better way is in use as before.
+#[test]
+fn a_node_that_is_away_brings_doubt_on_nobody() {
+    let mut w = two_relays_at(5000);
+    assert_eq!(next(&mut w, 1, 4), 2, "the better one");
+    w.dark.extend([(2, 4), (3, 4)]);
+    stream(&mut w, 31);
+    assert!(w.node(1).counters.ways_given_up >= 4, "both were tried");
+    w.dark.clear();
+    w.delivered.clear();
+    let arrived = stream(&mut w, 10);
+    assert!(arrived[5..].iter().all(|n| *n >= 48), "packets a second: {arrived:?}");
+    assert_eq!(next(&mut w, 1, 4), 2, "the better one");
+    assert!(w.node(1).routing().counters.distrusted >= 4);
+}
