@@ -352,8 +352,8 @@ impl Control {
             while let Some(mark) = self.node.poll_mark() {
                 self.transmit(&mark);
             }
-            if self.node.take_tables_changed() {
-                let before = self.shared.tables.swap(Arc::new(self.node.snapshot()));
+            if let Some(tables) = self.node.next_snapshot(&self.shared.tables.load()) {
+                let before = self.shared.tables.swap(Arc::new(tables));
                 self.retired.push(before, self.node.take_ends());
                 self.members_changed = true;
                 self.routes.follow(self.node.announced_prefixes());

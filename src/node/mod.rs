@@ -232,7 +232,7 @@ pub struct Node {
     by_index: HashMap<u32, Arc<Transport>>,
     by_tag: HashMap<NodeTag, NodeId>,
     /// The announcement of each origin that the book and discovery have.
-    shown: HashMap<NodeId, SeqNo>,
+    shown: HashMap<NodeId, (SeqNo, [u8; 32])>,
     /// Where sessions were made: a guest has no link.
     guest_addrs: HashMap<u32, SocketAddr>,
     book: Owners,
@@ -251,6 +251,8 @@ pub struct Node {
     ends: VecDeque<Transmit>,
     events: VecDeque<Event>,
     tables_dirty: bool,
+    /// To whom packets go another way, where nothing else has changed in the tables.
+    moved: BTreeSet<NodeId>,
     pub counters: Counters,
 }
 
@@ -339,6 +341,7 @@ impl Node {
             ends: VecDeque::new(),
             events: VecDeque::new(),
             tables_dirty: true,
+            moved: BTreeSet::new(),
             counters: Counters::default(),
         };
         node.set_revocations(now, &config.revocations);
@@ -504,10 +507,11 @@ impl Node {
         self.packets_wait(now, node);
     }
 
-    /// Whether the tables changed since the last call. Their [`Snapshot`] has to be in force before the next datagram
-    /// goes out: its answer may need the session that was just made.
+    /// Whether the tables changed since the last call. Their [`Snapshot`] ([`Self::next_snapshot`]) has to be in force before the next
+    /// datagram goes out: its answer may need the session that was just made.
     pub fn take_tables_changed(&mut self) -> bool {
-        std::mem::take(&mut self.tables_dirty)
+        let has_moved = !std::mem::take(&mut self.moved).is_empty();
+        std::mem::take(&mut self.tables_dirty) || has_moved
     }
 
     /// The next datagram that has to go out before the tables of [`Self::take_tables_changed`] are in force: what they send

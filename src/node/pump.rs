@@ -236,9 +236,10 @@ impl Node {
 
     /// Gone from the table: who is no longer there is no longer wanted.
     fn on_origin_gone(&mut self, id: NodeId) {
-        self.tables_dirty = true;
+        self.moved.insert(id);
         let is_back = self.routing.origin(&id).is_some_and(|o| self.routing.announcement(o).is_some());
         if !is_back {
+            self.tables_dirty = true;
             self.by_tag.remove(&id.tag());
             self.book.remove(&id);
             self.shown.remove(&id);
@@ -247,12 +248,18 @@ impl Node {
     }
 
     fn on_origin_changed(&mut self, now: Instant, o: u32) {
-        self.tables_dirty = true;
-        let Some(known) = self.routing.announcement(o).cloned() else { return };
+        let Some(known) = self.routing.announcement(o).cloned() else {
+            // What it was is not known any more.
+            self.tables_dirty = true;
+            return;
+        };
+        self.moved.insert(known.id);
         self.note_way(now, o, known.id);
         let is_new = self.by_tag.insert(known.id.tag(), known.id).is_none();
-        if is_new || self.shown.get(&known.id) != Some(&known.seqno) {
-            self.shown.insert(known.id, known.seqno);
+        let shown = self.shown.get(&known.id);
+        if is_new || shown.is_none_or(|shown| shown.0 != known.seqno) {
+            self.tables_dirty |= is_new || shown.is_none_or(|shown| shown.1 != known.record.hash);
+            self.shown.insert(known.id, (known.seqno, known.record.hash));
             self.enter(&known);
             self.discovery.known(now, known.id, &self.around.places(&known.record.endpoints));
             self.settle_address(now);

@@ -14,20 +14,20 @@ use super::{
 use crate::{
     identity::Verified,
     session::Transport,
-    types::{IpPrefix, NodeId, NodeTag, QuickMap},
+    types::{IpPrefix, NodeId, NodeTag, QuickMap, Sharded},
 };
 
 /// The forwarding tables at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     me: Option<NodeTag>,
     claims: Arc<ClaimTable>,
-    sessions: QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>,
-    relays: QuickMap<NodeTag, (Arc<Transport>, SocketAddr)>,
+    sessions: Arc<QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>>,
+    relays: Sharded<NodeTag, (Arc<Transport>, SocketAddr)>,
     /// The owner of each address, if one of those who claim it owns it, and the way there if there is one.
-    hosts: QuickMap<IpAddr, (Option<NodeId>, Option<Arc<Destination>>)>,
-    subnets: PrefixMap<Vec<NodeId>>,
-    destinations: QuickMap<NodeId, Arc<Destination>>,
+    hosts: Sharded<IpAddr, (Option<NodeId>, Option<Arc<Destination>>)>,
+    subnets: Arc<PrefixMap<Vec<NodeId>>>,
+    destinations: Sharded<NodeId, Arc<Destination>>,
     /// What this node says of itself.
     own: Option<Arc<Verified>>,
     /// The mesh's own ranges.
@@ -53,6 +53,24 @@ impl Snapshot {
         (carries && self.is_outside(ip)).then_some(node)
     }
 
+    /// All that it says of ways, to compare it with another one.
+    #[cfg(test)]
+    pub fn outline(&self) -> std::collections::BTreeSet<String> {
+        let way = |d: &Destination| {
+            let hop = match &d.hop {
+                forward::Hop::Direct(addr) => format!("{addr}"),
+                forward::Hop::Relay(neighbor, addr) => format!("{} at {addr}", neighbor.local_index),
+            };
+            let session = d.transport.as_ref().map(|t| t.local_index);
+            format!("{} by {hop}, {session:?} over {}, {}", d.node, d.link.local_index, d.underlay)
+        };
+        let relays = self.relays.iter().map(|(tag, (t, addr))| format!("relay {tag:?}: {} at {addr}", t.local_index));
+        let host = |d: &Option<Arc<Destination>>| d.as_deref().map(way);
+        let hosts = self.hosts.iter().map(|(ip, (owner, d))| format!("host {ip}: {owner:?} {:?}", host(d)));
+        let destinations = self.destinations.iter().map(|(id, d)| format!("{id}: {}", way(d)));
+        relays.chain(hosts).chain(destinations).collect()
+    }
+
     /// The longest IP packet that the way to a node takes.
     #[must_use]
     pub fn mtu_to(&self, node: &NodeId) -> usize {
@@ -65,36 +83,53 @@ impl Node {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let me = self.identity.id();
+        let session = |(index, t): (&u32, &Arc<Transport>)| {
+            let link = self.peers.get(&t.peer).and_then(|p| p.link.as_ref());
+            (*index, (Arc::clone(t), link.map(|l| l.addr)))
+        };
         let mut snapshot = Snapshot {
             me: Some(me.tag()),
             claims: Arc::clone(&self.door.claims),
-            sessions: self
-                .by_index
-                .iter()
-                .map(|(index, t)| {
-                    let link = self.peers.get(&t.peer).and_then(|p| p.link.as_ref());
-                    (*index, (Arc::clone(t), link.map(|l| l.addr)))
-                })
-                .collect(),
-            subnets: self.book.subnets().clone(),
+            sessions: Arc::new(self.by_index.iter().map(session).collect()),
+            subnets: Arc::new(self.book.subnets().clone()),
             own: self.routing.own().cloned(),
             ranges: vec![self.network.cidr(), self.network.ula()],
             exit: self.exit().map(|id| (id, self.book.carries_out(&id, true), self.book.carries_out(&id, false))),
             ..Snapshot::default()
         };
-        for (tag, id) in &self.by_tag {
-            if let Some(relay) = self.relay(*tag) {
-                snapshot.relays.insert(*tag, (Arc::clone(relay.0), relay.1));
-            }
-            if let Some(destination) = self.destination_node(id) {
-                snapshot.destinations.insert(*id, Arc::new(destination));
-            }
-        }
+        self.by_tag.values().for_each(|id| self.freeze_way(id, &mut snapshot));
         for (ip, node) in self.book.hosts() {
             let way = node.and_then(|node| snapshot.destinations.get(&node)).cloned();
-            snapshot.hosts.insert(*ip, (node, way));
+            snapshot.hosts.set(*ip, Some((node, way)));
         }
         snapshot
+    }
+
+    /// The tables after those of `before`, if they have changed. Where only ways to some nodes have, only these are made anew: one
+    /// neighbour can let a way come and go as often as it likes.
+    pub fn next_snapshot(&mut self, before: &Snapshot) -> Option<Snapshot> {
+        let moved = std::mem::take(&mut self.moved);
+        if std::mem::take(&mut self.tables_dirty) {
+            return Some(self.snapshot());
+        }
+        if moved.is_empty() {
+            return None;
+        }
+        let mut snapshot = before.clone();
+        for id in &moved {
+            self.freeze_way(id, &mut snapshot);
+            for ip in self.book.addresses_of(id) {
+                let way = snapshot.destinations.get(id).cloned();
+                snapshot.hosts.set(ip, Some((Some(*id), way)));
+            }
+        }
+        Some(snapshot)
+    }
+
+    fn freeze_way(&self, id: &NodeId, snapshot: &mut Snapshot) {
+        let tag = id.tag();
+        snapshot.relays.set(tag, self.relay(tag).map(|(transport, addr)| (Arc::clone(transport), addr)));
+        snapshot.destinations.set(*id, self.destination_node(id).map(Arc::new));
     }
 }
 

@@ -11,6 +11,7 @@ pub mod path;
 pub mod place;
 mod prefix;
 mod service;
+mod sharded;
 mod time;
 
 pub use bucket::{Bucket, Buckets};
@@ -20,6 +21,7 @@ pub use id::{NodeId, NodeTag, ParseNodeIdError};
 pub use label::{LabelError, MAX_LABEL, check_label, label_of_host, label_or_none};
 pub use prefix::{IpPrefix, ParsePrefixError, SPECIAL4, SPECIAL6};
 pub use service::{Service, ServiceKind};
+pub use sharded::Sharded;
 pub use time::{Duration, Instant, UnixTime};
 
 /// Sequence number of an origin's announcements. Larger is newer; it never wraps, because it starts from the

@@ -112,3 +112,41 @@ fn silence_before_there_is_a_session_is_not_held_against_who_comes_last() {
     w.run(Duration::from_secs(2));
     assert_eq!((next(&mut w, 1, 4), w.node(1).counters.ways_given_up), (3, 0));
 }
+
+/// Ways come and go, links too: tables that are made anew in part are what whole ones are. A way that comes and goes alone costs a
+/// part.
+#[test]
+fn tables_made_in_part_are_what_whole_ones_are() {
+    let mut w = two_relays_at(1000);
+    let mut tables: HashMap<u8, Snapshot> = w.nodes.iter().map(|(i, node)| (*i, node.snapshot())).collect();
+    let mut parts = 0;
+    let mut rng = Rng::from_seed([9; 32]);
+    for step in 0..400 {
+        match rng.below(8) {
+            0..3 => {
+                say(&mut w, 2, if rng.chance(0.5) { crate::types::INFINITY } else { 3000 + rng.below(9000) as u32 })
+            }
+            3 => {
+                w.cut.retain(|pair| *pair != (1, 4));
+                w.run(Duration::from_secs(2));
+            }
+            4 => w.cut.push((1, 4)),
+            5 => {
+                let now = w.now;
+                w.node(3).reconnect(now);
+                w.carry();
+            }
+            _ => _ = stream(&mut w, 1),
+        }
+        for (i, node) in &mut w.nodes {
+            parts += u32::from(!node.tables_dirty && !node.moved.is_empty());
+            if let Some(after) = node.next_snapshot(&tables[i]) {
+                tables.insert(*i, after);
+            }
+            let (part, whole) = (tables[i].outline(), node.snapshot().outline());
+            let differ: Vec<_> = part.symmetric_difference(&whole).collect();
+            assert!(differ.is_empty(), "step {step}, node {i}: {differ:#?}");
+        }
+    }
+    assert!(parts >= 20, "{parts} were made in part");
+}
