@@ -17,12 +17,15 @@ use crate::{
     types::{IpPrefix, NodeId, NodeTag, QuickMap, Sharded},
 };
 
+/// By index: the session, and where its peer's link is.
+type Sessions = QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>;
+
 /// The forwarding tables at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     me: Option<NodeTag>,
     claims: Arc<ClaimTable>,
-    sessions: Arc<QuickMap<u32, (Arc<Transport>, Option<SocketAddr>)>>,
+    sessions: Arc<Sessions>,
     relays: Sharded<NodeTag, (Arc<Transport>, SocketAddr)>,
     /// The owner of each address, if one of those who claim it owns it, and the way there if there is one.
     hosts: Sharded<IpAddr, (Option<NodeId>, Option<Arc<Destination>>)>,
