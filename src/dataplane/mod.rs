@@ -31,7 +31,7 @@ use crate::{
     session::Transport,
     transport::{Seal, Sockets, Stream, StunServer, UdpTransport},
     tun::{IoVectors, Tun},
-    types::{self, Buckets, NodeId, place},
+    types::NodeId,
     wire::{frame::Level, ip, turn, vnet::VnetHeader},
 };
 
@@ -286,41 +286,29 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in a TCP connection that carries datagrams, and starts its two threads. `is_ours`: this node made it, and is told when it
-/// ends whether a link came to use it or not.
+/// Takes in a TCP connection that carries datagrams, and starts its two threads. `is_ours`: this node made it.
 pub fn start_stream(
     shared: &Arc<Shared>,
     socket: TcpStream,
     seal: Option<Box<dyn Seal>>,
     is_ours: bool,
 ) -> io::Result<Arc<Stream>> {
-    let stream = shared.sockets.add_stream(socket, seal)?;
+    let stream = shared.sockets.add_stream(socket, seal, is_ours)?;
     let thread = || thread::Builder::new().name("aegis-stream".to_owned()).stack_size(256 << 10);
     let writer = Arc::clone(&stream);
     thread().spawn(move || writer.write())?;
     let (shared, reader) = (Arc::clone(shared), Arc::clone(&stream));
-    thread().spawn(move || rx::run_stream(&shared, &reader, is_ours))?;
+    thread().spawn(move || rx::run_stream(&shared, &reader))?;
     Ok(stream)
 }
-
-/// Connections that one source may make at once, and one more after each pause: each takes two threads.
-const STREAMS: (u32, types::Duration) = (32, types::Duration::from_millis(100));
-/// Sources that are held back.
-const MAX_SOURCES: usize = 4096;
 
 /// Takes in the connections that come to `listener`.
 pub fn accept_streams(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
     let shared = Arc::clone(shared);
     let thread = thread::Builder::new().name("aegis-accept".to_owned()).stack_size(256 << 10);
     thread.spawn(move || {
-        let (begun, mut budgets) = (Instant::now(), Buckets::new(MAX_SOURCES, STREAMS));
-        let mut may_come = |socket: &TcpStream| {
-            let now = types::Instant(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-            socket.peer_addr().is_ok_and(|from| budgets.take(now, place::network(from.ip().to_canonical(), 32, 64)))
-        };
         for socket in listener.incoming() {
             match socket {
-                Ok(socket) if !may_come(&socket) => _ = shared.sockets.streams_refused.fetch_add(1, Ordering::Relaxed),
                 // Too many, or already gone: whoever it is tries again, and the next one is not kept waiting for it.
                 Ok(socket) => drop(start_stream(&shared, socket, None, false)),
                 // The system is short of descriptors or memory: asking at once again would only burn time.

@@ -31,14 +31,14 @@ use crate::{
 };
 
 /// Receives from a stream until it ends. A stranger's, which no link came to use, concerns nobody.
-pub(super) fn run_stream(shared: &Shared, stream: &Stream, is_ours: bool) {
+pub(super) fn run_stream(shared: &Shared, stream: &Stream) {
     let mut reader = StreamReader::default();
     let mut receiver = Receiver::new(shared);
     while reader.read(stream).is_ok() {
         receiver.take_all(&mut reader.datagrams);
     }
     stream.close();
-    if is_ours || stream.is_proven() {
+    if stream.is_proven() {
         shared.tell(Input::SendError(stream.path));
     }
 }

@@ -1,8 +1,8 @@
 //! Whether packets arrive that go by way of relays. Routing knows what neighbours say; a neighbour that lies, or relays
 //! nothing, is found out by the two ends alone: while packets are sent, one end asks the other now and then how much has
 //! come. No answers, or far less than was sent, and another way is preferred ([`Routing::distrust`]), and a direct one
-//! tried. What is asked looks like any other packet to a relay, so that it can't spare it; nothing is asked of who has
-//! a link, which has probes of its own.
+//! tried. A relay knows questions by their size, which gains it nothing: the answer tells how much of the rest has come.
+//! Nothing is asked of who has a link, which has probes of its own.
 //!
 //! [`Routing::distrust`]: crate::routing::Routing::distrust
 
@@ -59,7 +59,7 @@ pub(super) struct Reach {
     used: Option<Instant>,
     /// Questions at changes of the way.
     haste: Bucket,
-    /// Ways that were given up, and when, because nothing came back by them, since something came by any.
+    /// Ways that were given up, and when, because nothing came back by them; since something came back by any.
     silent: Vec<(NodeId, Instant)>,
     /// Nothing came back by any way for a while.
     was_away: bool,
@@ -94,12 +94,6 @@ impl Reach {
     fn is_urgent(&mut self, now: Instant, session: u32, sent: u64) -> bool {
         let is_used = self.is_more(session, sent) || self.used.is_some_and(|used| now.since(used) < IN_USE);
         is_used && self.haste.take(now)
-    }
-
-    /// Packets go by this neighbour from now on, or by none; so much has been sent on that session. Returns whether that is a
-    /// change.
-    pub fn goes_by(&mut self, hop: Option<NodeId>, sent: (u32, u64)) -> bool {
-        self.ways.goes_by(hop, sent)
     }
 
     /// A question goes by `hop`. Returns how many before it went that way without an answer.
@@ -138,7 +132,7 @@ impl Node {
         let hop = self.routing.next_hop(o);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let sent = peer.transport().map(|t| (t.local_index, t.users_bytes().0));
-        if !peer.reach.goes_by(hop, sent.unwrap_or_default()) {
+        if !peer.reach.ways.goes_by(hop, sent.unwrap_or_default()) {
             return;
         }
         peer.passage.restart();
@@ -353,7 +347,7 @@ mod tests {
 
     /// Answers to questions by a way that were asked after so many bytes had been sent: who is found bad.
     fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Vec<NodeId> {
-        reach.goes_by(Some(hop), (session, sent));
+        reach.ways.goes_by(Some(hop), (session, sent));
         reach.asks(Instant(0), hop, (session, sent));
         let told = reach.answered(Instant(0), reach.next, received);
         told.into_iter().filter(|hop| reach.ways.quality(*hop) == Quality::Bad).collect()
@@ -443,7 +437,7 @@ mod tests {
         let mut reach = Reach::default();
         (0..2).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 2_000 * i, 0), []));
         reach.asks(Instant(0), HOP, (1, 4_000));
-        reach.goes_by(Some(OTHER), (1, 4_000));
+        reach.ways.goes_by(Some(OTHER), (1, 4_000));
         assert_eq!(reach.answered(Instant(0), reach.next, 0), [HOP]);
         assert_eq!((reach.ways.quality(HOP), reach.ways.quality(OTHER)), (Quality::Bad, Quality::Good));
     }
@@ -455,8 +449,8 @@ mod tests {
         tell_by(&mut reach, HOP, 1, 0, 0);
         for i in 0..20 {
             let sent = 10_000 * i + 200;
-            reach.goes_by(Some(OTHER), (1, sent));
-            reach.goes_by(Some(HOP), (1, sent + 9_800));
+            reach.ways.goes_by(Some(OTHER), (1, sent));
+            reach.ways.goes_by(Some(HOP), (1, sent + 9_800));
             let found = tell_by(&mut reach, HOP, 1, sent + 9_800, 200 * (i + 1));
             assert!(!found.contains(&HOP), "{i}: {found:?}");
             assert!(i < 2 || found == [OTHER], "{i}: {found:?}");
@@ -480,7 +474,7 @@ mod tests {
         (0..8).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 5_000 * i, 5_000 * i), []));
         let (mut sent, mut received) = (35_000, 35_000);
         for i in 0..20 {
-            reach.goes_by(Some(OTHER), (1, sent + 5_000));
+            reach.ways.goes_by(Some(OTHER), (1, sent + 5_000));
             (sent, received) = (sent + 10_000, received + 5_000);
             let found = tell_by(&mut reach, HOP, 1, sent, received);
             assert!(!found.contains(&HOP) && (i == 0 || found == [OTHER]), "{i}: {found:?}");

@@ -183,6 +183,18 @@ fn pair() -> Wires {
     wires
 }
 
+/// Nodes 1 and 3, which reach each other by the relay 2 only.
+fn by_relay() -> Wires {
+    let network = network(None);
+    let (a, b, c) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}), node_with(3, &network, |_| {}));
+    let mut w = Wires::new(vec![(1, a), (2, b), (3, c)]);
+    w.cut.push((1, 3));
+    w.node(1).set_bootstrap(Instant(0), &[addr(2)]);
+    w.node(3).set_bootstrap(Instant(0), &[addr(2)]);
+    w.run(Duration::from_secs(2));
+    w
+}
+
 #[test]
 fn packets_pass_replays_and_forgeries_are_counted_and_do_not() {
     let mut w = pair();
@@ -245,13 +257,7 @@ fn a_rekey_loses_nothing() {
 
 #[test]
 fn a_relay_forwards_what_it_cannot_read_and_traffic_moves_when_a_link_dies() {
-    let network = network(None);
-    let (a, b, c) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}), node_with(3, &network, |_| {}));
-    let mut w = Wires::new(vec![(1, a), (2, b), (3, c)]);
-    w.cut.push((1, 3));
-    w.node(1).set_bootstrap(Instant(0), &[addr(2)]);
-    w.node(3).set_bootstrap(Instant(0), &[addr(2)]);
-    w.run(Duration::from_secs(2));
+    let mut w = by_relay();
     w.tape.clear();
     let packet = w.send(1, 3, 0xaa);
     w.run(Duration::from_secs(1));
@@ -281,13 +287,7 @@ fn a_relay_forwards_what_it_cannot_read_and_traffic_moves_when_a_link_dies() {
 
 #[test]
 fn what_waits_for_one_handshake_outlives_another_that_ends_without_an_answer() {
-    let network = network(None);
-    let (a, b, c) = (node_with(1, &network, |_| {}), node_with(2, &network, |_| {}), node_with(3, &network, |_| {}));
-    let mut w = Wires::new(vec![(1, a), (2, b), (3, c)]);
-    w.cut.push((1, 3));
-    w.node(1).set_bootstrap(Instant(0), &[addr(2)]);
-    w.node(3).set_bootstrap(Instant(0), &[addr(2)]);
-    w.run(Duration::from_secs(2));
+    let mut w = by_relay();
     // One to an address where nobody answers; then one through the relay, where it takes a while.
     let (now, peer) = (w.now, w.node(3).id());
     let key = w

@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Offloads, Seal, Stream, UdpTransport};
 use crate::{
-    types::{IpPrefix, path, place},
+    types::{self, Buckets, IpPrefix, path, place},
     wire::turn,
 };
 
@@ -28,6 +28,9 @@ type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
 const MAX_STREAMS: usize = 256;
 /// And from one source, behind which there may be many nodes: an IPv4 address, or an IPv6 network of 64 bits.
 const MAX_FROM_ONE: usize = 64;
+/// Those that one source may make at once, and one more after each pause: each takes two threads. So many sources are held to it.
+const STREAMS: (u32, types::Duration) = (32, types::Duration::from_millis(100));
+const MAX_SOURCES: usize = 4096;
 /// A stream that no link has come to use in this time is closed.
 const STREAM_TRIAL: Duration = Duration::from_secs(10);
 /// So long it has its place for sure: a flood can't make the daemon do more than that many streams in this time.
@@ -43,9 +46,12 @@ pub struct Sockets {
     poll: OwnedFd,
     streams: ArcSwap<BTreeMap<u32, Arc<Stream>>>,
     next_stream: AtomicU32,
+    begun: Instant,
+    /// Of the streams that others make.
+    arrivals: Mutex<Buckets<IpPrefix>>,
     turn: ArcSwapOption<SocketAddr>,
     only_streams: bool,
-    /// Streams that were not taken in: all there was room for are in use.
+    /// Streams that were not taken in: all there was room for are in use, or their source makes too many.
     pub streams_refused: AtomicU64,
     /// Streams that no link had come to use, closed for the room that a new one needs.
     pub streams_displaced: AtomicU64,
@@ -73,6 +79,8 @@ impl Sockets {
             poll,
             streams: ArcSwap::default(),
             next_stream: AtomicU32::new(path::FIRST_STREAM),
+            begun: Instant::now(),
+            arrivals: Mutex::new(Buckets::new(MAX_SOURCES, STREAMS)),
             turn: ArcSwapOption::empty(),
             only_streams: false,
             streams_refused: AtomicU64::new(0),
@@ -168,9 +176,21 @@ impl Sockets {
 
     /// Takes in a TCP connection as a carrier of datagrams. Its bytes are the caller's to read and write. Where there is no
     /// room for it, it takes the place of the oldest one that no link has come to use, of the source that has most of
-    /// these; where every one is in use or has just come it is refused.
-    pub fn add_stream(&self, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {
-        self.take_in(Instant::now(), socket, seal)
+    /// these; where every one is in use or has just come it is refused. So is one of a source that makes too many;
+    /// `is_ours`: this node made it.
+    pub fn add_stream(&self, socket: TcpStream, seal: Option<Box<dyn Seal>>, is_ours: bool) -> io::Result<Arc<Stream>> {
+        if !is_ours && !self.may_come(source(socket.peer_addr()?)) {
+            self.streams_refused.fetch_add(1, Ordering::Relaxed);
+            return Err(io::Error::other("too many streams of one source"));
+        }
+        let stream = self.take_in(Instant::now(), socket, seal)?;
+        stream.proven.fetch_or(is_ours, Ordering::Relaxed);
+        Ok(stream)
+    }
+
+    fn may_come(&self, from: IpPrefix) -> bool {
+        let now = types::Instant(u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take(now, from)
     }
 
     fn take_in(&self, now: Instant, socket: TcpStream, seal: Option<Box<dyn Seal>>) -> io::Result<Arc<Stream>> {

@@ -59,7 +59,7 @@ pub struct Stream {
     /// The peer, as a path through this stream.
     pub path: SocketAddr,
     pub since: Instant,
-    /// A link has come to use it.
+    /// This node made it, or a link has come to use it.
     pub(super) proven: AtomicBool,
     queue: Mutex<Vec<u8>>,
     filled: Condvar,
@@ -134,7 +134,7 @@ impl Stream {
         }
     }
 
-    /// Whether a link has come to use it.
+    /// Whether this node made it, or a link has come to use it.
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
@@ -243,7 +243,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
         let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), Offloads::default(), 1).unwrap();
-        let out = sockets.add_stream(TcpStream::connect(to).unwrap(), None).unwrap();
+        let out = sockets.add_stream(TcpStream::connect(to).unwrap(), None, true).unwrap();
         assert_eq!((path::plain(out.path), path::is_stream(out.path)), (to, true));
         let incoming = Stream::new(listener.accept().unwrap().0, None, 9).unwrap();
         std::thread::scope(|scope| {
