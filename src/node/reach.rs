@@ -9,7 +9,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    Node, Via,
+    Node, Peer, Via,
     ways::{Quality, Ways},
 };
 use crate::{
@@ -26,8 +26,9 @@ const MAX_PATIENCE: Duration = Duration::from_secs(2);
 const URGENT: u32 = 2;
 /// A session that does not come about by a way in so long is begun by another: three tries.
 const BEGIN_BY: Duration = Duration::from_secs(1);
-/// Ways given up that are remembered, because nothing came back by them.
+/// Ways given up that are remembered, because nothing came back by them; and of which the latest are asked once more.
 const MAX_SILENT: usize = 64;
+const MAX_TRIED: usize = 4;
 /// Questions remembered: late answers count.
 const REMEMBERED: usize = 8;
 /// Where packets went so lately, a change of the way is looked at as soon as it comes: so often in a row, and once more after each
@@ -63,12 +64,14 @@ pub(super) struct Reach {
     silent: Vec<(NodeId, Instant)>,
     /// Nothing came back by any way for a while.
     was_away: bool,
+    /// Ways that were silent, until something came back by another one. If they answer after all, that is forgiven once.
+    tried: Vec<(NodeId, Instant)>,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        let (next, asked, due, hop, ways, seen, used, silent, was_away) = Default::default();
-        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1), silent, was_away }
+        let (next, asked, due, hop, ways, seen, used, silent, was_away, tried) = Default::default();
+        Self { next, asked, due, hop, ways, seen, used, haste: Bucket::new(HASTE.0, HASTE.1), silent, was_away, tried }
     }
 }
 
@@ -96,9 +99,8 @@ impl Reach {
         is_used && self.haste.take(now)
     }
 
-    /// A question goes by `hop`. Returns how many before it went that way without an answer.
+    /// A question by `hop`. Returns how many before it went that way without an answer.
     fn asks(&mut self, now: Instant, hop: NodeId, (session, sent): (u32, u64)) -> u32 {
-        self.hop = Some(hop);
         self.next = self.next.wrapping_add(1);
         if self.asked.len() >= REMEMBERED {
             self.asked.pop_front();
@@ -107,17 +109,17 @@ impl Reach {
         self.ways.asks(now, hop)
     }
 
-    /// Takes in an answer; returns the neighbours of whose ways it tells something.
-    fn answered(&mut self, now: Instant, id: u32, received: u64) -> Vec<NodeId> {
-        let Some(at) = self.asked.iter().position(|a| a.id == id) else { return Vec::new() };
-        let Some(Asked { session, sent, hop, .. }) = self.asked.remove(at) else { return Vec::new() };
+    /// Takes in an answer; returns the neighbour that the question went by, and those of whose ways it tells something.
+    fn answered(&mut self, now: Instant, id: u32, received: u64) -> Option<(NodeId, Vec<NodeId>)> {
+        let at = self.asked.iter().position(|a| a.id == id)?;
+        let Asked { session, sent, hop, .. } = self.asked.remove(at)?;
         // The earlier ones are settled with it.
         self.asked.retain(|a| a.hop != hop || a.id.wrapping_sub(id) < u32::MAX / 2);
         self.ways.proves(now, hop);
         if self.hop == Some(hop) {
             self.settle();
         }
-        self.ways.answered(now, hop, (session, sent), received)
+        Some((hop, self.ways.answered(now, hop, (session, sent), received)))
     }
 }
 
@@ -205,7 +207,7 @@ impl Node {
         let reach = &mut peer.reach;
         let unanswered = reach.asks(now, hop, (session, sent));
         let question = proto::Reach { id: reach.next, urgent: unanswered >= URGENT };
-        reach.due = Some(due);
+        (reach.due, reach.hop) = (Some(due), Some(hop));
         self.asking.insert((due, id));
         self.send_reach(now, id, Kind::Reach(question));
     }
@@ -271,12 +273,49 @@ impl Node {
         }
     }
 
-    /// Something came back by a relay: those by whom nothing did had no part in it, if nothing came by anybody.
+    /// Something came back by a relay: those by whom nothing did had no part in it, if nothing came by anybody. If the node was
+    /// away for less than it takes to see that, they answer now.
     fn is_back(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.reach.was_away && peer.transport().is_none() {
+            return;
+        }
         let silent = std::mem::take(&mut peer.reach.silent);
         if std::mem::take(&mut peer.reach.was_away) {
             silent.into_iter().for_each(|(hop, since)| self.routing.forgive(now, &id, &hop, since));
+            return;
+        }
+        for (hop, since) in silent.into_iter().rev().take(MAX_TRIED) {
+            self.try_again(now, id, hop, since);
+        }
+    }
+
+    /// Asks by a way on which nothing depends.
+    fn try_again(&mut self, now: Instant, id: NodeId, hop: NodeId, since: Instant) {
+        if !self.peers.get(&hop).is_some_and(Peer::is_up) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(transport) = peer.transport().cloned() else { return };
+        let reach = &mut peer.reach;
+        reach.asks(now, hop, (transport.local_index, transport.users_bytes().0));
+        reach.tried.retain(|(other, _)| *other != hop);
+        if reach.tried.len() >= MAX_TRIED {
+            reach.tried.remove(0);
+        }
+        reach.tried.push((hop, since));
+        let question = frame::encode(Kind::Reach(proto::Reach { id: reach.next, urgent: false }));
+        let mut bytes = Vec::with_capacity(64);
+        transport.seal(&question, &mut bytes);
+        self.send_by(Via::Relayed(id.tag()), Some(hop), bytes);
+    }
+
+    /// An answer came to a question by `hop`.
+    fn has_answered(&mut self, now: Instant, id: NodeId, hop: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(at) = peer.reach.tried.iter().position(|(other, _)| *other == hop) {
+            let (_, since) = peer.reach.tried.remove(at);
+            self.routing.pardon(now, &id, &hop, since);
         }
     }
 
@@ -314,8 +353,10 @@ impl Node {
     /// The answer.
     pub(super) fn on_reached(&mut self, now: Instant, id: NodeId, answer: &proto::Reached) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let told = peer.reach.answered(now, answer.id, answer.received);
+        let answered = peer.reach.answered(now, answer.id, answer.received);
         self.is_back(now, id);
+        let Some((hop, told)) = answered else { return };
+        self.has_answered(now, id, hop);
         for hop in told {
             let Some(ways) = self.peers.get(&id).map(|peer| &peer.reach.ways).filter(|_| hop != id) else { continue };
             let has_better = || {
@@ -349,7 +390,7 @@ mod tests {
     fn tell_by(reach: &mut Reach, hop: NodeId, session: u32, sent: u64, received: u64) -> Vec<NodeId> {
         reach.ways.goes_by(Some(hop), (session, sent));
         reach.asks(Instant(0), hop, (session, sent));
-        let told = reach.answered(Instant(0), reach.next, received);
+        let (_, told) = reach.answered(Instant(0), reach.next, received).unwrap();
         told.into_iter().filter(|hop| reach.ways.quality(*hop) == Quality::Bad).collect()
     }
 
@@ -398,10 +439,10 @@ mod tests {
     fn a_late_answer_counts_and_a_made_up_one_does_not() {
         let mut reach = Reach::default();
         (0..3).for_each(|_| _ = reach.asks(Instant(0), HOP, (1, 0)));
-        reach.due = Some(Instant(9));
-        assert!(reach.answered(Instant(0), 7, u64::MAX).is_empty());
+        (reach.due, reach.hop) = (Some(Instant(9)), Some(HOP));
+        assert_eq!(reach.answered(Instant(0), 7, u64::MAX), None);
         assert_eq!((reach.ways.unanswered(HOP), reach.asked.len()), (3, 3));
-        assert!(reach.answered(Instant(0), 2, 0).is_empty());
+        assert_eq!(reach.answered(Instant(0), 2, 0), Some((HOP, Vec::new())));
         assert_eq!((reach.ways.unanswered(HOP), reach.due, reach.asked.len()), (0, None, 1), "with the earlier ones");
     }
 
@@ -438,7 +479,7 @@ mod tests {
         (0..2).for_each(|i| assert_eq!(tell_by(&mut reach, HOP, 1, 2_000 * i, 0), []));
         reach.asks(Instant(0), HOP, (1, 4_000));
         reach.ways.goes_by(Some(OTHER), (1, 4_000));
-        assert_eq!(reach.answered(Instant(0), reach.next, 0), [HOP]);
+        assert_eq!(reach.answered(Instant(0), reach.next, 0), Some((HOP, vec![HOP])));
         assert_eq!((reach.ways.quality(HOP), reach.ways.quality(OTHER)), (Quality::Bad, Quality::Good));
     }
 
@@ -465,6 +506,24 @@ mod tests {
         let by = |i: u64| if i.is_multiple_of(2) { OTHER } else { HOP };
         let found: Vec<NodeId> = (1..6).flat_map(|i| tell_by(&mut reach, by(i), 1, 5_000 * i, 0)).collect();
         assert!(found.contains(&HOP) && found.contains(&OTHER), "{found:?}");
+    }
+
+    /// The way changes a hundred times between two answers; what goes by the other one is swallowed.
+    #[test]
+    fn many_changes_put_no_blame_on_who_came_first() {
+        let mut reach = Reach::default();
+        tell_by(&mut reach, HOP, 1, 0, 0);
+        let (mut sent, mut received) = (0, 0);
+        for i in 0..20 {
+            for _ in 0..50 {
+                reach.ways.goes_by(Some(OTHER), (1, sent));
+                reach.ways.goes_by(Some(HOP), (1, sent + 90));
+                (sent, received) = (sent + 100, received + 10);
+            }
+            tell_by(&mut reach, HOP, 1, sent, received);
+            assert_eq!(reach.ways.quality(HOP), Quality::Good, "{i}");
+        }
+        assert_eq!(reach.ways.quality(OTHER), Quality::Bad);
     }
 
     /// Half of the time packets go by one that was seen to be good, and half of the time by one that swallows.

@@ -112,7 +112,7 @@ impl Wires {
                 return;
             }
             for (from, mut t) in air {
-                let Some(to) = (1..=9).find(|i| addr(*i) == t.to) else { continue };
+                let Some(to) = (1..=30).find(|i| addr(*i) == t.to) else { continue };
                 self.tape.push((from, to, t.bytes.clone()));
                 if t.whole && t.bytes.len() > self.mtu || self.lost.contains(&t.bytes[0]) {
                     continue;

@@ -23,16 +23,20 @@ const ENOUGH: (u64, u64) = (1500, 400);
 const BAD: (u64, u32) = (400, 2);
 /// It is poor if it lost more than this and a sixteenth: good enough if there is no better one.
 const POOR: (u64, u32) = (600, 4);
-/// After each interval, all of what is known of the earlier ones counts an eighth less.
+/// After each interval, all of what is known of the earlier ones counts an eighth less; and no interval counts for more bytes than
+/// this, so that an hour of plenty makes up for no more of what follows than a minute of little.
 const FADES: u64 = 8;
+const MAX_BYTES: u64 = 8000;
+/// Intervals in a row of which hardly anything arrived are bad, whatever was before.
+const GONE: u32 = 3;
 /// What is thought to be lost where nothing was seen yet, and what is added where something was.
 const UNKNOWN: f64 = 0.25;
 const DOUBT: f64 = 1.0 / 32.0;
 /// Ways of which something is known, and for how long.
-const MAX_WAYS: usize = 8;
+const MAX_WAYS: usize = 64;
 pub(super) const KNOWN_FOR: Duration = Duration::from_secs(300);
 /// Changes of the way between two answers that are told apart.
-const MAX_LEGS: usize = 32;
+const MAX_LEGS: usize = 256;
 
 /// How good a way is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +59,16 @@ struct Way {
     sent: u64,
     lost: u64,
     intervals: u32,
+    /// In how many of them in a row hardly anything arrived.
+    gone: u32,
     /// When it was given up, and the part that was lost until then.
     left: Option<(Instant, f64)>,
 }
 
 impl Way {
     fn new(now: Instant, hop: NodeId) -> Self {
-        let (unanswered, has_answered, sent, lost, intervals, left) = Default::default();
-        Self { hop, at: now, unanswered, has_answered, sent, lost, intervals, left }
+        let (unanswered, has_answered, sent, lost, intervals, gone, left) = Default::default();
+        Self { hop, at: now, unanswered, has_answered, sent, lost, intervals, gone, left }
     }
 
     /// The part that is lost, if it is known.
@@ -72,7 +78,7 @@ impl Way {
     }
 
     fn quality(&self) -> Quality {
-        if self.intervals >= BAD.1 && self.lost > BAD.0 + self.sent / 3 {
+        if self.gone >= GONE || self.intervals >= BAD.1 && self.lost > BAD.0 + self.sent / 3 {
             Quality::Bad
         } else if self.intervals >= POOR.1 && self.lost > POOR.0 + self.sent / 16 {
             Quality::Poor
@@ -98,7 +104,8 @@ impl Ways {
         self.known.retain(|way| now.since(way.at) < KNOWN_FOR);
         if !self.known.iter().any(|way| way.hop == hop) {
             if self.known.len() >= MAX_WAYS {
-                self.known.pop_front();
+                let oldest = self.known.iter().enumerate().min_by_key(|(_, way)| way.at).map(|(i, _)| i);
+                oldest.and_then(|i| self.known.remove(i));
             }
             self.known.push_back(Way::new(now, hop));
         }
@@ -200,9 +207,12 @@ impl Ways {
             let lost = if left.1 > 0.0 { (left.0 * weights[i] / left.1).min(bytes as f64) } else { 0.0 };
             left = (left.0 - lost, left.1 - weights[i]);
             let Some(way) = self.way(now, hop) else { continue };
-            way.sent = way.sent - way.sent / FADES + bytes;
-            way.lost = (way.lost - way.lost / FADES + lost as u64).saturating_sub((late * bytes as f64) as u64);
+            let weight = (MAX_BYTES as f64 / bytes.max(1) as f64).min(1.0);
+            let [counts, lost, late] = [bytes as f64, lost, late * bytes as f64].map(|n| (n * weight) as u64);
+            way.sent = way.sent - way.sent / FADES + counts;
+            way.lost = (way.lost - way.lost / FADES + lost).saturating_sub(late);
             way.intervals += 1;
+            way.gone = if lost > counts / 4 * 3 { way.gone + 1 } else { 0 };
         }
     }
 

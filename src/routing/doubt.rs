@@ -5,7 +5,7 @@
 //! taken before the origin has a new sequence number (RFC 8966 §3.5.1): whoever offers and withdraws by turns would keep
 //! everybody without a route. What is the last choice is not selected as long as there is another, and lowers nothing.
 
-use super::{NeighborId, Routing, Selected, origin::Origin};
+use super::{NeighborId, Routing, Selected, is_clearly_better, origin::Origin};
 use crate::types::{Duration, INFINITY, Instant, NodeId, metric_add};
 
 /// A way is the last choice for so long: the first time, and at the most.
@@ -87,6 +87,16 @@ impl Routing {
         self.reselect(now, o);
     }
 
+    /// As [`Self::forgive`], for what may have been nobody's fault: only the first time, and the next one counts as the second.
+    pub fn pardon(&mut self, now: Instant, id: &NodeId, via: &NodeId, since: Instant) {
+        let Some(o) = self.origin(id) else { return };
+        let is_it = |d: &&mut Doubt| d.who == *via && d.since == since && d.life <= DISTRUST.0;
+        if let Some(doubt) = self.origins[o as usize].doubts.iter_mut().find(is_it) {
+            doubt.until = doubt.until.min(now);
+            self.reselect(now, o);
+        }
+    }
+
     /// The neighbours that offer a way to `id`, and whether it is the last choice.
     pub fn offers(&self, now: Instant, id: &NodeId) -> impl Iterator<Item = (NodeId, bool)> {
         let of = move |o: u32| self.ids().filter(move |n| self.learned(*n, o).metric < INFINITY).map(move |n| (o, n));
@@ -112,10 +122,10 @@ impl Routing {
         origin.doubted_since(now, &neighbor.id)
     }
 
-    /// The way that was selected is left for another, or for none. Whether its neighbour made it worse soon after it was taken,
-    /// though somebody else offers one, too: the second time it becomes the last choice. What a node says of itself needs no
-    /// such doubt: it is always feasible.
-    pub(super) fn note_fall(&mut self, now: Instant, o: u32, left: Selected) {
+    /// The way that was selected is left for another, or for none. If it is because its neighbour made it worse soon after it was
+    /// taken, though somebody else offers one, too, it becomes the last choice the second time: it would have stayed if it had
+    /// stood by what it promised. What a node says of itself needs no such doubt: it is always feasible.
+    pub(super) fn note_fall(&mut self, now: Instant, o: u32, left: Selected, after: Option<Selected>) {
         let origin = &self.origins[o as usize];
         let Some(who) = self.neighbor(left.neighbor).map(|n| n.id).filter(|who| *who != origin.id) else { return };
         let (since, promised) = origin.chosen;
@@ -124,16 +134,17 @@ impl Routing {
         let learned = self.learned(left.neighbor, o);
         let is_older = learned.seqno.min(origin.signed()) < left.seqno;
         let present = if is_older { INFINITY } else { metric_add(learned.metric, self.costs[left.neighbor.slot()]) };
-        if present <= promised || now.since(since) >= SETTLED {
+        let had_to_go =
+            after.is_some_and(|after| is_clearly_better(self.weight(o, after.neighbor, after.metric), promised));
+        if present <= promised || had_to_go || now.since(since) >= SETTLED {
             return;
         }
-        let offers = |n: NeighborId| n != left.neighbor && self.learned(n, o).metric < INFINITY;
-        if !self.ids().any(|n| offers(n) && self.distrusted_since(now, o, n).is_none()) {
+        if !self.ids().any(|n| n != left.neighbor && self.learned(n, o).metric < INFINITY) {
             return;
         }
         let Some(doubt) = self.origins[o as usize].doubt(now, who) else { return };
         let is_second = doubt.fell.replace(now).is_some_and(|at| now.since(at) < REMEMBERED);
-        if is_second || doubt.life > Duration::ZERO {
+        if is_second || doubt.life >= DISTRUST.0 {
             doubt.distrust(now);
             self.counters.distrusted += 1;
         }

@@ -486,7 +486,7 @@ impl Routing {
         }
         let is_other = before.map(|s| s.neighbor) != after.map(|s| s.neighbor);
         if let Some(left) = before.filter(|_| is_other) {
-            self.note_fall(now, o, left);
+            self.note_fall(now, o, left, after);
         }
         let chosen = after.filter(|_| is_other).map(|s| (now, s.metric));
         let origin = &mut self.origins[o as usize];

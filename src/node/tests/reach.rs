@@ -128,3 +128,38 @@ fn a_node_that_is_away_brings_doubt_on_nobody() {
     assert_eq!(next(&mut w, 1, 4), 2, "the better one");
     assert!(w.node(1).routing().counters.distrusted >= 4);
 }
+
+/// As above, for so short that only one way was found silent.
+#[test]
+fn a_node_that_is_away_for_a_moment_brings_doubt_on_nobody() {
+    for away in [2, 3, 6] {
+        let mut w = two_relays_at(5000);
+        stream(&mut w, 3);
+        assert_eq!(next(&mut w, 1, 4), 2, "the better one");
+        w.dark.extend([(2, 4), (3, 4)]);
+        stream(&mut w, away);
+        w.dark.clear();
+        stream(&mut w, 5);
+        assert!(w.node(1).counters.ways_given_up >= 1);
+        assert_eq!(next(&mut w, 1, 4), 2, "{away} s: the better one");
+    }
+}
+
+/// Relay 2 swallows whenever its way is in use, and answers when it isn't.
+#[test]
+fn who_answers_only_when_its_way_is_not_used_is_pardoned_once() {
+    let mut w = two_relays_at(5000);
+    stream(&mut w, 3);
+    let mut arrived = 0;
+    for _ in 0..6000 {
+        // The honest one loses the question that goes with the change.
+        w.dark = if next(&mut w, 1, 4) == 2 { vec![(2, 4), (3, 4)] } else { Vec::new() };
+        w.delivered.clear();
+        w.tape.clear();
+        w.send(1, 4, 7);
+        w.run(Duration::from_millis(20));
+        arrived += w.delivered.iter().filter(|(to, _)| *to == 4).count();
+    }
+    assert!(arrived >= 5800, "{arrived} of 6000");
+    assert_eq!(w.node(1).counters.ways_given_up, 2);
+}

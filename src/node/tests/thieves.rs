@@ -4,7 +4,7 @@ use super::{
     reach::{next, stream, two_relays_at},
     *,
 };
-use crate::wire::proto;
+use crate::{types::INFINITY, wire::proto};
 
 /// The longest datagram that can hold no IP packet, the shortest of which has 20 bytes.
 const SHORT: usize = packet::HOP_HEADER + packet::DATA_OVERHEAD + 19;
@@ -18,7 +18,7 @@ fn say(w: &mut Wires, who: u8, total: u32) {
         introductions: vec![proto::Introduction { slot: 9000, node_id: far.0.to_vec() }],
         slots: vec![9000],
         seqnos: vec![seqno],
-        metrics: vec![total.saturating_sub(link)],
+        metrics: vec![if total < INFINITY { total.saturating_sub(link) } else { total }],
         ..Default::default()
     };
     let now = w.now;
@@ -105,7 +105,7 @@ fn silence_before_there_is_a_session_is_not_held_against_who_comes_last() {
         w.run(Duration::from_millis(5));
         if !is_handed_over && w.now.since(begin) >= Duration::from_millis(950) {
             is_handed_over = true;
-            say(&mut w, 2, crate::types::INFINITY);
+            say(&mut w, 2, INFINITY);
         }
     }
     say(&mut w, 2, 3500);
@@ -123,9 +123,7 @@ fn tables_made_in_part_are_what_whole_ones_are() {
     let mut rng = Rng::from_seed([9; 32]);
     for step in 0..400 {
         match rng.below(8) {
-            0..3 => {
-                say(&mut w, 2, if rng.chance(0.5) { crate::types::INFINITY } else { 3000 + rng.below(9000) as u32 })
-            }
+            0..3 => say(&mut w, 2, if rng.chance(0.5) { INFINITY } else { 3000 + rng.below(9000) as u32 }),
             3 => {
                 w.cut.retain(|pair| *pair != (1, 4));
                 w.run(Duration::from_secs(2));
@@ -149,4 +147,113 @@ fn tables_made_in_part_are_what_whole_ones_are() {
         }
     }
     assert!(parts >= 20, "{parts} were made in part");
+}
+
+/// A packet of that many bytes.
+fn send_long(w: &mut Wires, bytes: usize) {
+    let mut packet = w.packet(1, 4, 9);
+    packet.resize(bytes, 9);
+    packet[2..4].copy_from_slice(&(bytes as u16).to_be_bytes());
+    let now = w.now;
+    w.node(1).handle_tun(now, &packet);
+    w.carry();
+}
+
+/// Relay 2 passes so many packets each 5 ms for a quarter of a minute, then swallows all but questions while a packet comes each
+/// `pause`: after how many seconds it is left.
+fn seconds_after_plenty(packets: usize, pause: Duration) -> u64 {
+    let mut w = two_relays_at(5000);
+    stream(&mut w, 3);
+    for _ in 0..3000 {
+        (0..packets).for_each(|_| send_long(&mut w, 1200));
+        w.tape.clear();
+        w.delivered.clear();
+        w.run(Duration::from_millis(5));
+    }
+    assert_eq!(next(&mut w, 1, 4), 2, "the better one, and honest");
+    w.thieves = (vec![2], SHORT);
+    let begin = w.now;
+    while next(&mut w, 1, 4) == 2 && w.now.since(begin) < Duration::from_secs(120) {
+        send_long(&mut w, 100);
+        w.run(pause);
+    }
+    w.now.since(begin).as_secs()
+}
+
+#[test]
+fn plenty_that_arrived_hides_nothing_of_what_is_swallowed_later() {
+    for packets in [0, 1, 20] {
+        let found = [200, 1000].map(|pause| seconds_after_plenty(packets, Duration::from_millis(pause)));
+        assert!(found[0] <= 6 && found[1] <= 20, "after {packets} packets each 5 ms: left after {found:?} s");
+    }
+}
+
+fn hop(w: &mut Wires) -> u8 {
+    let id = w.node(4).id();
+    let routing = w.node(1).routing();
+    let hop = routing.next_hop(routing.origin(&id).unwrap());
+    w.nodes.iter().find(|(_, node)| Some(node.id()) == hop).map_or(0, |n| n.0)
+}
+
+/// Ten relays collude. Each in turn offers the best way, swallows what comes until a question shows it, and withdraws. Returns how
+/// many of a hundred packets arrived in each 2 s; at the beginning the link to the honest relay gets a little dearer twice.
+#[test]
+fn ten_that_hand_a_way_on_are_the_last_choice_one_after_the_other() {
+    let network = network(None);
+    let thieves: Vec<u8> = (6..=15).collect();
+    let cost = |i| if i == 3 { 30_000 } else { 0 };
+    let nodes = [1, 3, 4].iter().chain(&thieves).map(|i| (*i, node_with(*i, &network, |c| c.cost = cost(*i))));
+    let mut w = Wires::new(nodes.collect());
+    let relays: Vec<SocketAddr> = thieves.iter().chain(&[3]).map(|i| addr(*i)).collect();
+    [1, 4].iter().for_each(|end| w.node(*end).set_bootstrap(Instant(0), &relays));
+    w.cut.push((1, 4));
+    w.run(Duration::from_secs(8));
+    stream(&mut w, 3);
+    thieves.iter().for_each(|thief| say(&mut w, *thief, INFINITY));
+    w.run(Duration::from_secs(61));
+    let (honest, far) = (w.node(3).id(), w.node(4).id());
+    assert_eq!(hop(&mut w), 3, "nobody else offers a way");
+    for (round, thief) in [6, 7].into_iter().enumerate() {
+        for metric in [5000, INFINITY] {
+            say(&mut w, thief, metric);
+            w.node(4).own.need();
+            w.run(Duration::from_secs(4));
+        }
+        let now = w.now;
+        let node = w.node(1);
+        let peer = node.peers.get(&honest).unwrap();
+        let (neighbor, cost) = (peer.neighbor.unwrap(), peer.link.as_ref().unwrap().told_cost());
+        node.routing.neighbor_cost(now, neighbor, cost + 1 + round as u32);
+        say(&mut w, thief, 5000);
+    }
+    let now = w.now;
+    let doubted: Vec<bool> = w.node(1).routing().offers(now, &far).filter(|o| o.0 == honest).map(|o| o.1).collect();
+    assert_eq!(doubted, [false], "the honest one is held to nothing");
+
+    let arrived: Vec<usize> = (0..60).map(|i| turn_of(&mut w, thieves[i % thieves.len()], i)).collect();
+    let (first, last) = (arrived[..30].iter().sum::<usize>(), arrived[30..].iter().sum::<usize>());
+    assert!(first >= 2400 && last >= 2950, "{first} and {last} of 3000 each: {arrived:?}");
+}
+
+fn turn_of(w: &mut Wires, thief: u8, turn: usize) -> usize {
+    if turn.is_multiple_of(5) {
+        w.node(4).own.need();
+    }
+    w.thieves = (vec![thief], SHORT);
+    say(w, thief, 5000);
+    w.delivered.clear();
+    let mut questions = 0;
+    for i in 0..100 {
+        w.thieves.1 = if i < 3 { SHORT } else { 0 };
+        w.tape.clear();
+        w.send(1, 4, 7);
+        w.run(Duration::from_millis(20));
+        let is_question =
+            |t: &&(u8, u8, Vec<u8>)| (t.0, t.1) == (1, thief) && t.2[0] == packet::HOP && t.2.len() <= SHORT;
+        questions += w.tape.iter().filter(is_question).count();
+        if questions >= 3 {
+            say(w, thief, INFINITY);
+        }
+    }
+    w.delivered.iter().filter(|(to, _)| *to == 4).count()
 }

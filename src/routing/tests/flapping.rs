@@ -234,3 +234,32 @@ fn who_was_slower_than_a_liar_is_asked_at_once_all_the_same() {
     let waited = s.until_asked(1, 60);
     assert!(waited.is_some_and(|seconds| seconds < 1.0), "{waited:?}");
 }
+
+/// The honest neighbour's way gets worse by 1 us a while after it was taken; each time the liar offers one that is far better and
+/// withdraws it.
+#[test]
+fn who_had_to_go_for_a_better_one_has_not_fallen() {
+    let mut s = Scene::new();
+    (10..40).for_each(|seqno| drop(s.liars.book.page(3, seqno)));
+    let [id, liar, honest] = [3, 1, 2].map(|i| s.liars.book.identities[i].id());
+    for (round, seqno) in (10..14).enumerate() {
+        s.offer_at(1, seqno, 5000);
+        let page = s.liars.book.page(3, seqno);
+        for _ in 0..20 {
+            s.now = s.now + Duration::from_millis(100);
+            s.node.handle_timeout(s.now);
+            if s.asked(1) {
+                s.bring(1, &page.bytes);
+            }
+        }
+        let origin = s.node.origin(&id).unwrap();
+        assert_eq!(s.node.next_hop(origin), Some(honest), "{round}");
+        for (who, metric) in [(1, 5001), (0, 0), (0, INFINITY)] {
+            s.offer_at(who, seqno, metric);
+            s.now = s.now + Duration::from_secs(1);
+        }
+    }
+    let doubted: Vec<_> = s.node.offers(s.now, &id).filter(|o| o.1).map(|o| o.0).collect();
+    assert!(!doubted.contains(&honest), "{doubted:?}");
+    assert!(s.node.counters.distrusted >= 1, "but the liar is: {liar}");
+}
