@@ -87,8 +87,6 @@ pub struct Discovery {
     /// Nodes to which no relay leads, and until when a link to them is wanted for that.
     insisted: VecDeque<(NodeId, Instant)>,
     unproven: Budget,
-    /// Attempts were put off in the last call.
-    is_short: bool,
     /// The answer of [`Self::poll_timeout`] until something changes.
     next: Option<Option<Instant>>,
     rng: Rng,
@@ -122,7 +120,6 @@ impl Discovery {
             late: BTreeSet::new(),
             insisted: VecDeque::new(),
             unproven: Budget::new(),
-            is_short: false,
             next: None,
             rng,
             counters: Counters::default(),
@@ -167,20 +164,6 @@ impl Discovery {
         }
     }
 
-    /// A node was seen at this address: on the LAN, or by an authenticated packet.
-    pub fn seen(&mut self, now: Instant, node: NodeId, addr: SocketAddr) {
-        self.next = None;
-        if let Some(target) = self.targets.get_mut(&node)
-            && !target.endpoints.contains(&addr)
-        {
-            if let Some(before) = target.seen.replace(addr).filter(|a| !target.announced.contains(a)) {
-                target.endpoints.retain(|e| *e != before);
-            }
-            target.endpoints.insert(0, addr);
-            target.retry.reset(now);
-        }
-    }
-
     /// Packets for a node don't arrive by relays: a link to it is wanted, whatever the network's shape.
     pub fn insist(&mut self, now: Instant, node: NodeId) {
         let Some(target) = self.targets.get_mut(&node) else { return };
@@ -211,6 +194,7 @@ impl Discovery {
         self.identified(node, addr);
         if let Some(target) = self.targets.get_mut(&node) {
             target.retry.reset(now);
+            target.held = now;
             target.proven.retain(|a| *a != addr);
             target.proven.push(addr);
             if target.proven.len() > MAX_PROVEN {
@@ -305,7 +289,7 @@ impl Discovery {
         let bootstrap = self.bootstrap.iter().filter(|b| !self.is_satisfied(b)).map(|b| b.retry.next);
         let wanted = self.wanted.iter().flatten().filter(|n| !self.linked.contains(n));
         let targets = wanted.filter_map(|n| Some((n, self.targets.get(n)?))).filter(|(_, t)| !t.endpoints.is_empty());
-        let due = targets.map(|(n, t)| t.retry.next.max(self.not_before(n)));
+        let due = targets.map(|(n, t)| t.retry.next.max(t.held).max(self.not_before(n)));
         let changes = self.late.iter().filter_map(|n| Some(self.targets.get(n)?.changes.next()));
         let next = bootstrap.chain(due).chain(changes).min();
         self.next = Some(next);
@@ -331,17 +315,16 @@ impl Discovery {
             }
         }
         let wanted = self.wanted.take().unwrap_or_default();
+        // Who has waited longest comes first, not who has the lowest NodeId: the budget may be short, and whoever names another's
+        // host draws from the same.
+        let due = wanted.iter().filter(|n| !self.linked.contains(n) && self.not_before(n) <= now);
+        let due = due.filter_map(|n| Some((self.targets.get(n)?, *n)));
+        let due = due.filter(|(t, _)| t.retry.next.max(t.held) <= now && !t.endpoints.is_empty());
+        let mut due: Vec<(Instant, NodeId)> = due.map(|(t, n)| (t.retry.next, n)).collect();
+        due.sort_unstable();
         let mut tried = 0;
-        let early: BTreeSet<NodeId> = wanted.iter().filter(|n| self.not_before(n) > now).copied().collect();
-        // Where the budget is short, nobody comes first for its NodeId.
-        let pivot = if self.is_short { NodeId(self.rng.bytes()) } else { NodeId([0; 32]) };
-        self.is_short = false;
-        for node in wanted.range(pivot..).chain(wanted.range(..pivot)).filter(|n| !self.linked.contains(n)) {
-            let Some(target) = self.targets.get_mut(node) else { continue };
-            if target.retry.next > now || early.contains(node) || target.endpoints.is_empty() || tried >= BURST {
-                continue;
-            }
-            tried += 1;
+        for (_, node) in due {
+            let Some(target) = self.targets.get_mut(&node).filter(|_| tried < BURST) else { continue };
             let some = target.endpoints.len().min(PARALLEL);
             let (mut done, mut put_off, mut next) = (Vec::new(), Vec::new(), None);
             for addr in target.endpoints.drain(..some) {
@@ -351,15 +334,16 @@ impl Discovery {
                     put_off.push(addr);
                     next = next.into_iter().chain([at]).min();
                 } else {
-                    out.push(Attempt { addr, expected: Some(*node), proven });
+                    out.push(Attempt { addr, expected: Some(node), proven });
                     done.push(addr);
                 }
             }
-            if let Some(next) = next {
-                self.counters.attempts_deferred += put_off.len() as u64;
-                self.is_short = true;
-                target.retry.next = next;
+            self.counters.attempts_deferred += put_off.len() as u64;
+            if done.is_empty() {
+                // It keeps its place among those that wait.
+                target.held = next.unwrap_or(now);
             } else {
+                tried += 1;
                 target.retry.tried(now, &mut self.rng);
             }
             target.endpoints.splice(..0, put_off);

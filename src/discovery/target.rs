@@ -22,11 +22,11 @@ pub(super) struct Target {
     /// Announced since, to be taken in when a change is due.
     pub waiting: Option<Vec<SocketAddr>>,
     pub changes: Bucket,
-    /// Where it was seen: on the LAN, or by an authenticated packet.
-    pub seen: Option<SocketAddr>,
     /// Where it has answered, the latest last.
     pub proven: Vec<SocketAddr>,
     pub retry: Retry,
+    /// Nothing was left for it in the budget until then.
+    pub held: Instant,
 }
 
 impl Target {
@@ -36,9 +36,9 @@ impl Target {
             endpoints: endpoints.to_vec(),
             waiting: None,
             changes: Bucket::new(CHANGES.0, CHANGES.1),
-            seen: None,
             proven: Vec::new(),
             retry: Retry::new(now, TARGET_RETRY),
+            held: now,
         }
     }
 
@@ -46,7 +46,7 @@ impl Target {
     pub fn take_in(&mut self, now: Instant, endpoints: Vec<SocketAddr>) -> bool {
         if endpoints.iter().all(|e| self.announced.contains(e)) {
             // Fewer than before, or in another order: nothing to look for.
-            self.endpoints.retain(|e| endpoints.contains(e) || self.seen == Some(*e));
+            self.endpoints.retain(|e| endpoints.contains(e));
             self.announced = endpoints;
             self.waiting = None;
             return true;
@@ -55,8 +55,7 @@ impl Target {
             self.waiting = Some(endpoints);
             return false;
         }
-        self.endpoints =
-            self.seen.into_iter().chain(endpoints.iter().copied().filter(|e| self.seen != Some(*e))).collect();
+        self.endpoints.clone_from(&endpoints);
         self.announced = endpoints;
         self.waiting = None;
         self.retry.reset(now);

@@ -136,6 +136,38 @@ fn many_nodes_that_name_one_host_get_it_no_more_than_a_few_attempts() {
     assert!(others.iter().any(|a| a.expected == Some(id(60))), "others are not kept waiting");
 }
 
+/// 16 members, or 4 with the lowest NodeIds, name the host of the node 200 before it comes; their records change as often as they may
+/// at first. Returns the attempts at it in ten minutes.
+fn attempts_at_who_is_named(others: std::ops::Range<u16>, changes: u64) -> usize {
+    let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
+    let victim = id(200);
+    d.linked(Instant(0), id(250), SocketAddr::from(([198, 51, 100, 1], 9)));
+    let mut attempts = 0;
+    for tick in 0..6200u64 {
+        let now = Instant(tick * 100_000);
+        if tick % 10 == 0 && tick < 10 * changes {
+            for (n, other) in others.clone().enumerate() {
+                let port = 1000 + 100 * (tick as u16 / 10) + 4 * n as u16;
+                d.known(now, id(other), &[0, 1, 2, 3].map(|i| addr(port + i)));
+            }
+        }
+        if tick == 200 {
+            d.known(now, victim, &[addr(51_900)]);
+        }
+        attempts += d.poll(now).iter().filter(|a| a.expected == Some(victim)).count();
+    }
+    attempts
+}
+
+#[test]
+fn whoever_names_anothers_host_keeps_nobody_from_trying_it() {
+    let undisturbed = attempts_at_who_is_named(0..0, 0);
+    for (others, changes) in [(1..17, 6), (1..5, 6), (1..2, 6), (230..246, 6)] {
+        let disturbed = attempts_at_who_is_named(others.clone(), changes);
+        assert!(disturbed + 1 >= undisturbed, "{others:?}: {disturbed} attempts instead of {undisturbed}");
+    }
+}
+
 #[test]
 fn beyond_the_limit_ring_links_stay_and_unwanted_ones_go_first() {
     let mut d = discovery(400);

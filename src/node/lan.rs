@@ -2,7 +2,10 @@
 //! bound to its sender's address, and is good for two minutes: who records one can neither send us anywhere with it nor
 //! learn from afar that we belong to the network.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 use prost::Message as _;
 
@@ -10,7 +13,7 @@ use super::{Node, forward::Drop};
 use crate::{
     crypto::{AeadKey, Cipher, TAG_LEN},
     session::{HEARSAY_TRIES, Via},
-    types::{Duration, Instant, NodeId, UnixTime},
+    types::{Bucket, Duration, Instant, NodeId, UnixTime},
     wire::{self, packet::BEACON, proto},
 };
 
@@ -18,28 +21,43 @@ use crate::{
 const TIME_WINDOW: u64 = 120;
 /// 2025-01-01: a clock that is earlier was never set.
 const NEVER_SET: UnixTime = 1_735_689_600;
-/// One attempt per node in so long.
+/// One attempt per node and address in so long, and so many nodes that say that they are at one address.
 const GAP: Duration = Duration::from_secs(25);
-/// Nodes of a LAN whose beacons are told apart.
+const AT_ONE: usize = 4;
+/// Beacons that are told apart: the oldest makes room.
 const MAX_HEARD: usize = 256;
+/// Attempts because of beacons: so many at once, and one more after each pause. Whoever has the network's key can speak for every
+/// address of the LAN.
+const ATTEMPTS: (u32, Duration) = (64, Duration::from_millis(100));
 
-/// From whom a beacon was heard, and when it was acted on.
-#[derive(Debug, Default)]
-pub(super) struct Heard(HashMap<NodeId, Instant>);
+/// Beacons that were acted on: whose they say that they are, from which address, and when, the oldest first. A beacon proves neither
+/// who sent it nor that it is there, so it takes nothing from another one of the same node.
+#[derive(Debug)]
+pub(super) struct Heard {
+    all: VecDeque<(NodeId, IpAddr, Instant)>,
+    attempts: Bucket,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { all: VecDeque::new(), attempts: Bucket::new(ATTEMPTS.0, ATTEMPTS.1) }
+    }
+}
 
 impl Heard {
-    fn is_due(&mut self, now: Instant, id: NodeId) -> bool {
-        if self.0.get(&id).is_some_and(|at| now.since(*at) < GAP) {
+    fn is_due(&mut self, now: Instant, id: NodeId, at: IpAddr) -> bool {
+        while self.all.front().is_some_and(|(.., since)| now.since(*since) >= GAP) {
+            self.all.pop_front();
+        }
+        let here = || self.all.iter().filter(|(_, ip, _)| *ip == at);
+        if here().any(|(who, ..)| *who == id) || here().count() >= AT_ONE || !self.attempts.take(now) {
             return false;
         }
-        if self.0.len() >= MAX_HEARD {
-            self.0.retain(|_, at| now.since(*at) < GAP);
+        if self.all.len() >= MAX_HEARD {
+            self.all.pop_front();
         }
-        let has_room = self.0.len() < MAX_HEARD;
-        if has_room {
-            self.0.insert(id, now);
-        }
-        has_room
+        self.all.push_back((id, at, now));
+        true
     }
 }
 
@@ -89,12 +107,11 @@ impl Node {
         self.counters.beacons_heard += 1;
         let has_link = self.peers.get(&id).is_some_and(|p| p.link.is_some());
         let via = Via::Direct(endpoint);
-        if has_link || self.door.is_connecting(Some(id), via) || !self.heard.is_due(now, id) {
+        if has_link || self.door.is_connecting(None, via) || !self.heard.is_due(now, id, endpoint.ip()) {
             return;
         }
         let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
         let known = known.map(|k| (id, k.record.noise_static));
-        self.discovery.seen(now, id, endpoint);
         self.door.connect(now, via, known, HEARSAY_TRIES);
         self.pump(now);
     }

@@ -66,12 +66,28 @@ struct Wires {
     thieves: (Vec<u8>, usize),
     /// Who has something to save, and whether it is its own.
     saves: BTreeSet<(u8, bool)>,
+    /// The first of them is behind a NAT: nothing comes to it from the other one that it has sent nothing to.
+    nat: Option<(u8, u8)>,
 }
 
 impl Wires {
     fn new(nodes: Vec<(u8, Node)>) -> Self {
-        let (delivered, tape, cut, dark, lost, certified, saves, proxy, thieves) = Default::default();
-        Self { nodes, mtu: 1472, now: Instant(1), delivered, tape, cut, dark, lost, certified, saves, proxy, thieves }
+        let (delivered, tape, cut, dark, lost, certified, saves, proxy, thieves, nat) = Default::default();
+        Self {
+            nodes,
+            mtu: 1472,
+            now: Instant(1),
+            delivered,
+            tape,
+            cut,
+            dark,
+            lost,
+            certified,
+            saves,
+            proxy,
+            thieves,
+            nat,
+        }
     }
 
     fn node(&mut self, i: u8) -> &mut Node {
@@ -127,6 +143,9 @@ impl Wires {
                 let is_stolen = self.thieves.0.contains(&from) || self.thieves.0.contains(&to);
                 let is_sealed = t.bytes[0] == packet::HOP && t.bytes.get(packet::HOP_HEADER) == Some(&packet::DATA);
                 if is_stolen && is_sealed && t.bytes.len() > self.thieves.1 {
+                    continue;
+                }
+                if self.nat == Some((to, from)) && !self.tape.iter().any(|t| (t.0, t.1) == (to, from)) {
                     continue;
                 }
                 let now = self.now;

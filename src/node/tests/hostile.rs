@@ -396,6 +396,97 @@ fn a_beacon_is_good_here_and_now_only() {
     assert_eq!(b.status().counters["handshakes_pending"], 1, "one attempt, however often it is heard");
 }
 
+/// A beacon with the network's key, of whom and from where its maker likes.
+fn made_up(network: &Network, who: NodeId, endpoint: SocketAddr, nonce: u64) -> Vec<u8> {
+    let key = crate::crypto::AeadKey::new(crate::crypto::Cipher::ChaCha20Poly1305, network.beacon_key());
+    let body = proto::Beacon { node_id: who.0.to_vec(), endpoint: crate::wire::encode_endpoint(endpoint), time: 0 };
+    let mut sealed = prost::Message::encode_to_vec(&body);
+    let tag = key.seal(nonce, &[packet::BEACON], &mut sealed);
+    [&[packet::BEACON][..], &nonce.to_be_bytes(), &sealed, &tag].concat()
+}
+
+/// Node 2 says each half minute where it is, and a member in the same LAN says other things. Returns to how many of nineteen beacons
+/// of node 2 the node 1 answers, and how many datagrams it sends in ten minutes.
+fn heard_beside(mut liar: impl FnMut(u64) -> Vec<(SocketAddr, NodeId)>) -> (usize, usize) {
+    let network = network(None);
+    let (mut l, mut b) = (node_with(2, &network, |_| {}), node_with(1, &network, |_| {}));
+    let (mut answered, mut sent, mut nonce) = (0, 0, 0);
+    for tick in 0..6000u64 {
+        let now = Instant(1 + tick * 100_000);
+        for (from, who) in liar(tick) {
+            nonce += 1;
+            b.handle_beacon(now, from, &made_up(&network, who, from, nonce));
+        }
+        let is_true = tick > 300 && tick % 300 == 7;
+        if is_true {
+            let beacon = l.beacon(now, addr(2));
+            b.handle_beacon(now, addr(2), &beacon);
+        }
+        b.handle_timeout(now);
+        let mut to_honest = false;
+        while let Some(t) = b.poll_transmit() {
+            sent += 1;
+            to_honest |= t.to == addr(2);
+        }
+        answered += usize::from(is_true && to_honest);
+    }
+    (answered, sent)
+}
+
+#[test]
+fn nobody_silences_anothers_beacons() {
+    let other = node_with(2, &network(None), |_| {}).id();
+    let one_of_many = |n: u64| {
+        let mut id = [7; 32];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        NodeId(id)
+    };
+    let quiet = heard_beside(|_| Vec::new());
+    let in_its_name = heard_beside(|tick| if tick % 10 == 0 { vec![(addr(3), other)] } else { Vec::new() });
+    let many = heard_beside(|tick| (0..3).map(|i| (addr(3), one_of_many(3 * tick + i))).collect());
+    let everywhere = |tick: u64| {
+        let place = |i: u64| SocketAddr::from(([10, 9, (tick % 250) as u8, i as u8 + 1], 51_900));
+        (0..3).map(|i| (place(i), one_of_many(3 * tick + i))).collect()
+    };
+    let everywhere = heard_beside(everywhere);
+    assert_eq!((quiet.0, in_its_name.0, many.0), (19, 19, 19), "beacons of the honest node that are answered");
+    assert!(many.1 < 1500, "{} datagrams because of one address", many.1);
+    assert!(everywhere.1 < 600 * 80, "{} datagrams because of all addresses", everywhere.1);
+}
+
+/// Node 1 is behind a NAT, node 4 isn't, and the only relay swallows. Node 3 belongs to the relay's owner, and names ports of 4's
+/// host before 4 comes.
+#[test]
+fn whoever_names_anothers_host_keeps_no_pair_apart() {
+    let network = network(None);
+    let hidden = |c: &mut NodeConfig| c.content.endpoints.clear();
+    let mut w = Wires::new(vec![
+        (1, node_with(1, &network, hidden)),
+        (2, node_with(2, &network, |_| {})),
+        (3, node_with(3, &network, hidden)),
+    ]);
+    w.cut = vec![(1, 3), (3, 4)];
+    w.thieves = (vec![2], 0);
+    [1, 3].iter().for_each(|i| w.node(*i).set_bootstrap(Instant(0), &[addr(2)]));
+    for round in 0..10u16 {
+        let now = w.now;
+        let places = (0..16).map(|i| SocketAddr::from(([192, 0, 2, 4], 2000 + 100 * round + i))).collect();
+        w.node(3).set_local_endpoints(now, places);
+        w.run(Duration::from_secs(1));
+    }
+    let mut late = node_with(4, &network, |c| c.seqno = 5000);
+    late.set_bootstrap(w.now, &[addr(2)]);
+    w.nodes.push((4, late));
+    w.nat = Some((1, 4));
+    w.run(Duration::from_secs(3));
+    for _ in 0..60 {
+        w.send(1, 4, 7);
+        w.run(Duration::from_millis(500));
+    }
+    let arrived = w.delivered.iter().filter(|(to, _)| *to == 4).count();
+    assert!(arrived >= 55, "{arrived} of 60");
+}
+
 #[test]
 fn a_session_that_cannot_be_renewed_ends() {
     let network = network(None);

@@ -22,8 +22,8 @@ const FOUND_OUT: usize = 2;
 /// Until nodes have had their addresses for a minute, they give way to others: hostile nodes wait for it.
 const SETTLING: Duration = Duration::from_secs(65);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long what is wrong may be about to be mended.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How long what is wrong may be about to be mended, and how often it is looked at meanwhile: who was well in between was mended.
+const LOOK_AGAIN: (u32, Duration) = (30, Duration::from_millis(100));
 /// The longest run without hostile nodes.
 const QUIET: Duration = Duration::from_secs(120);
 /// What was sent last may still arrive.
@@ -34,8 +34,9 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 pub(super) struct Judge {
     /// Addresses of honest nodes when the hostile ones were let loose.
     owned: Vec<[IpAddr; 2]>,
-    /// Who was not what it should be to whom at the last look.
+    /// Who was not what it should be to whom at all of the last looks, and how many there were.
     suspects: Vec<(usize, usize)>,
+    looks: u32,
     evictions: u64,
     examples: Vec<String>,
     links_lost: BTreeMap<&'static str, u64>,
@@ -214,27 +215,29 @@ impl World {
     }
 
     /// Looks whether every honest node knows, reaches and rightly addresses every other. What is wrong may be about to be
-    /// mended: it counts if it is still so a little later.
+    /// mended: it counts if it is so all the time for a little while.
     pub(in crate::sim) fn inspect(&mut self) {
         let now = self.now();
         let Some(mut stage) = self.stage.take() else { return };
         let judge = &mut stage.judge;
         let honest: Vec<usize> = (0..self.places.len()).filter(|i| !stage.scene.hostile[*i]).collect();
-        let is_second = !judge.suspects.is_empty();
-        let pairs: Vec<(usize, usize)> = if is_second {
+        let is_again = !judge.suspects.is_empty();
+        judge.looks = if is_again { judge.looks + 1 } else { 0 };
+        let is_last = judge.looks >= LOOK_AGAIN.0;
+        let pairs: Vec<(usize, usize)> = if is_again {
             std::mem::take(&mut judge.suspects)
         } else {
             honest.iter().flat_map(|i| honest.iter().map(move |j| (*i, *j))).collect()
         };
         for (i, j) in pairs {
             let Some(complaint) = self.complaint(i, j, &judge.owned) else { continue };
-            if is_second {
+            if is_last {
                 judge.evicted(|| format!("{complaint}, at {:?}", Duration::from_micros(now.0)));
             } else {
                 judge.suspects.push((i, j));
             }
         }
-        let next = if judge.suspects.is_empty() { LOOK_EVERY } else { LOOK_AGAIN };
+        let next = if judge.suspects.is_empty() { LOOK_EVERY } else { LOOK_AGAIN.1 };
         let is_over = stage.phase.is_none_or(|(_, end)| now >= end);
         self.stage = Some(stage);
         if !is_over {
