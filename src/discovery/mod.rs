@@ -30,6 +30,8 @@ const FINGERS: u32 = 4;
 const PARALLEL: usize = 4;
 /// Ring and fingers, and links beyond them, are opened when the set of known nodes has not grown for so long.
 const SETTLE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(2));
+/// And in any case after so many times that.
+const SETTLE_AT_MOST: u32 = 8;
 /// A link is wanted so long to a node to which no relay leads; and so many nodes at most, so that who swallows everything
 /// makes no full mesh.
 const INSIST_FOR: Duration = Duration::from_secs(900);
@@ -82,6 +84,8 @@ pub struct Discovery {
     fingers: BTreeSet<NodeId>,
     /// From when on ring and fingers, and from when on the rest is opened.
     settled: (Instant, Instant),
+    /// Since when new nodes turn up.
+    unsettled: Instant,
     /// Nodes with endpoints that wait to be taken in.
     late: BTreeSet<NodeId>,
     /// Nodes to which no relay leads, and until when a link to them is wanted for that.
@@ -117,6 +121,7 @@ impl Discovery {
             ring: BTreeSet::new(),
             fingers: BTreeSet::new(),
             settled: Default::default(),
+            unsettled: Instant::default(),
             late: BTreeSet::new(),
             insisted: VecDeque::new(),
             unproven: Budget::new(),
@@ -159,7 +164,13 @@ impl Discovery {
             None => {
                 self.targets.insert(node, Target::new(now, endpoints));
                 self.wanted = None;
-                self.settled = (now + self.rng.jitter(SETTLE.0, 50), now + self.rng.jitter(SETTLE.1, 50));
+                if self.settled.1 + SETTLE.1 <= now {
+                    self.unsettled = now;
+                }
+                let jitter = [SETTLE.0, SETTLE.1].map(|wait| (now + self.rng.jitter(wait, 50), wait));
+                // Somebody new may turn up all the time.
+                let [ring, rest] = jitter.map(|(at, wait)| at.min(self.unsettled + wait * SETTLE_AT_MOST));
+                self.settled = (ring, rest);
             }
         }
     }
@@ -325,9 +336,11 @@ impl Discovery {
         let mut tried = 0;
         for (_, node) in due {
             let Some(target) = self.targets.get_mut(&node).filter(|_| tried < BURST) else { continue };
-            let some = target.endpoints.len().min(PARALLEL);
+            if target.left == 0 {
+                target.left = target.endpoints.len().min(PARALLEL);
+            }
             let (mut done, mut put_off, mut next) = (Vec::new(), Vec::new(), None);
-            for addr in target.endpoints.drain(..some) {
+            for addr in target.endpoints.drain(..target.left) {
                 let proven = target.proven.contains(&addr);
                 let leave = if proven { Ok(()) } else { self.unproven.take(now, addr) };
                 if let Err(at) = leave {
@@ -339,12 +352,12 @@ impl Discovery {
                 }
             }
             self.counters.attempts_deferred += put_off.len() as u64;
-            if done.is_empty() {
-                // It keeps its place among those that wait.
-                target.held = next.unwrap_or(now);
-            } else {
-                tried += 1;
-                target.retry.tried(now, &mut self.rng);
+            tried += usize::from(!done.is_empty());
+            target.left = put_off.len();
+            match next {
+                // What was put off keeps its place among those that wait, whatever became of other addresses.
+                Some(next) => target.held = next,
+                None => target.retry.tried(now, &mut self.rng),
             }
             target.endpoints.splice(..0, put_off);
             target.endpoints.extend(done);

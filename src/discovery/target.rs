@@ -19,6 +19,8 @@ pub(super) struct Target {
     pub announced: Vec<SocketAddr>,
     /// In the order in which they are tried: the next ones first.
     pub endpoints: Vec<SocketAddr>,
+    /// How many of them are left of those that are tried together, for want of a budget.
+    pub left: usize,
     /// Announced since, to be taken in when a change is due.
     pub waiting: Option<Vec<SocketAddr>>,
     pub changes: Bucket,
@@ -34,6 +36,7 @@ impl Target {
         Self {
             announced: endpoints.to_vec(),
             endpoints: endpoints.to_vec(),
+            left: 0,
             waiting: None,
             changes: Bucket::new(CHANGES.0, CHANGES.1),
             proven: Vec::new(),
@@ -47,6 +50,7 @@ impl Target {
         if endpoints.iter().all(|e| self.announced.contains(e)) {
             // Fewer than before, or in another order: nothing to look for.
             self.endpoints.retain(|e| endpoints.contains(e));
+            self.left = 0;
             self.announced = endpoints;
             self.waiting = None;
             return true;
@@ -56,6 +60,7 @@ impl Target {
             return false;
         }
         self.endpoints.clone_from(&endpoints);
+        self.left = 0;
         self.announced = endpoints;
         self.waiting = None;
         self.retry.reset(now);

@@ -136,35 +136,66 @@ fn many_nodes_that_name_one_host_get_it_no_more_than_a_few_attempts() {
     assert!(others.iter().any(|a| a.expected == Some(id(60))), "others are not kept waiting");
 }
 
-/// 16 members, or 4 with the lowest NodeIds, name the host of the node 200 before it comes; their records change as often as they may
-/// at first. Returns the attempts at it in ten minutes.
-fn attempts_at_who_is_named(others: std::ops::Range<u16>, changes: u64) -> usize {
+/// So many members name four ports of the host of the node 200, and others each ten seconds. It has a second address, maybe, at which it
+/// can't be reached from here. Returns the attempts at the one that works, in half an hour.
+fn attempts_at_who_is_named(others: std::ops::Range<u16>, has_second: bool) -> usize {
     let mut d = Discovery::new(id(0), 50, Rng::from_seed([1; 32]));
-    let victim = id(200);
+    let (victim, works) = (id(200), addr(51_900));
     d.linked(Instant(0), id(250), SocketAddr::from(([198, 51, 100, 1], 9)));
     let mut attempts = 0;
-    for tick in 0..6200u64 {
+    for tick in 0..18_200u64 {
         let now = Instant(tick * 100_000);
-        if tick % 10 == 0 && tick < 10 * changes {
-            for (n, other) in others.clone().enumerate() {
-                let port = 1000 + 100 * (tick as u16 / 10) + 4 * n as u16;
+        for (n, other) in others.clone().enumerate() {
+            if tick % 100 == (n * 100 / others.len()) as u64 {
+                let port = 1000 + 64 * (tick / 100 % 500) as u16 + 4 * n as u16;
                 d.known(now, id(other), &[0, 1, 2, 3].map(|i| addr(port + i)));
             }
         }
         if tick == 200 {
-            d.known(now, victim, &[addr(51_900)]);
+            let both = [SocketAddr::from(([203, 0, 113, 9], 51_900)), works];
+            d.known(now, victim, if has_second { &both } else { &both[1..] });
         }
-        attempts += d.poll(now).iter().filter(|a| a.expected == Some(victim)).count();
+        attempts += d.poll(now).iter().filter(|a| a.expected == Some(victim) && a.addr == works).count();
     }
     attempts
 }
 
 #[test]
 fn whoever_names_anothers_host_keeps_nobody_from_trying_it() {
-    let undisturbed = attempts_at_who_is_named(0..0, 0);
-    for (others, changes) in [(1..17, 6), (1..5, 6), (1..2, 6), (230..246, 6)] {
-        let disturbed = attempts_at_who_is_named(others.clone(), changes);
-        assert!(disturbed + 1 >= undisturbed, "{others:?}: {disturbed} attempts instead of {undisturbed}");
+    for has_second in [false, true] {
+        let undisturbed = attempts_at_who_is_named(0..0, has_second);
+        for others in [1..2, 1..5, 1..9, 1..17, 230..246] {
+            let disturbed = attempts_at_who_is_named(others.clone(), has_second);
+            assert!(disturbed + 1 >= undisturbed, "{others:?}: {disturbed} attempts instead of {undisturbed}");
+        }
+    }
+}
+
+/// How long after it came a node is tried, while others turn up all the time.
+fn tried_beside_newcomers(every_ms: u64) -> Option<Duration> {
+    let mut d = Discovery::new(id(0), 4000, Rng::from_seed([1; 32]));
+    let (victim, came) = (id(200), Instant(20_000_000));
+    d.linked(Instant(0), id(250), SocketAddr::from(([198, 51, 100, 1], 9)));
+    for tick in 0..2000u64 {
+        let now = Instant(tick * 50_000);
+        if tick * 50 % every_ms == 0 {
+            d.known(now, id(1000 + (tick * 50 / every_ms) as u16), &[]);
+        }
+        if now == came {
+            d.known(now, victim, &[addr(51_900)]);
+        }
+        if d.poll(now).iter().any(|a| a.expected == Some(victim)) {
+            return Some(now.since(came));
+        }
+    }
+    None
+}
+
+#[test]
+fn newcomers_keep_nobody_from_being_tried() {
+    for every in [100, 500, 1000] {
+        let after = tried_beside_newcomers(every);
+        assert!(after.is_some_and(|after| after <= Duration::from_secs(20)), "one each {every} ms: {after:?}");
     }
 }
 

@@ -45,17 +45,19 @@ impl Default for Heard {
 }
 
 impl Heard {
-    fn is_due(&mut self, now: Instant, id: NodeId, at: IpAddr) -> bool {
+    fn is_due(&mut self, now: Instant, (id, is_known): (NodeId, bool), at: IpAddr) -> bool {
         while self.all.front().is_some_and(|(.., since)| now.since(*since) >= GAP) {
             self.all.pop_front();
         }
-        let here = || self.all.iter().filter(|(_, ip, _)| *ip == at);
-        if here().any(|(who, ..)| *who == id) || here().count() >= AT_ONE || !self.attempts.take(now) {
+        let here = || self.all.iter().enumerate().filter(|(_, (_, ip, _))| *ip == at);
+        let is_full = here().count() >= AT_ONE;
+        if here().any(|(_, (who, ..))| *who == id) || is_full && !is_known || !self.attempts.take(now) {
             return false;
         }
-        if self.all.len() >= MAX_HEARD {
-            self.all.pop_front();
-        }
+        // Anybody in the LAN can write anybody's address: who is known is not kept out by that.
+        let oldest = here().next().map(|(i, _)| i).filter(|_| is_full);
+        let first = (self.all.len() >= MAX_HEARD).then_some(0);
+        oldest.or(first).and_then(|i| self.all.remove(i));
         self.all.push_back((id, at, now));
         true
     }
@@ -107,10 +109,11 @@ impl Node {
         self.counters.beacons_heard += 1;
         let has_link = self.peers.get(&id).is_some_and(|p| p.link.is_some());
         let via = Via::Direct(endpoint);
-        if has_link || self.door.is_connecting(None, via) || !self.heard.is_due(now, id, endpoint.ip()) {
+        let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
+        let who = (id, known.is_some());
+        if has_link || self.door.is_connecting(None, via) || !self.heard.is_due(now, who, endpoint.ip()) {
             return;
         }
-        let known = self.routing.origin(&id).and_then(|o| self.routing.announcement(o));
         let known = known.map(|k| (id, k.record.noise_static));
         self.door.connect(now, via, known, HEARSAY_TRIES);
         self.pump(now);

@@ -1,7 +1,11 @@
 //! Where peers can be reached: offers of direct paths to who is reached through relays, and better places for who is
 //! reached already.
 
-use std::{net::SocketAddr, ops::Range, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    sync::Arc,
+};
 
 use super::{Node, Via, link::Link};
 use crate::{
@@ -184,18 +188,31 @@ impl Node {
         places.into_iter().for_each(|place| self.send_probe(now, id, place));
     }
 
-    /// The IPv4 addresses where nodes without a direct link may be: who is to be let in by a TURN server.
+    /// The IPv4 addresses where nodes without a direct link may be: who is to be let in by a TURN server. Where there is no room for
+    /// all, nodes that packets go to come first, and each has one address before any has a second one.
     #[must_use]
-    pub fn places_of_others(&self, most: usize) -> Vec<std::net::IpAddr> {
+    pub fn places_of_others(&self, most: usize) -> Vec<IpAddr> {
         let routing = &self.routing;
         let unlinked = self.by_tag.values().filter(|id| self.peers.get(id).is_none_or(|p| !p.is_up()));
-        let records = unlinked.filter_map(|id| routing.announcement(routing.origin(id)?));
-        let places = records.flat_map(|known| self.around.places(&known.record.endpoints));
-        let mut places: Vec<_> = places.map(|place| place.ip()).collect();
-        places.retain(std::net::IpAddr::is_ipv4);
+        let mut turns = Vec::new();
+        for id in unlinked {
+            let is_in_use = self.peers.get(id).is_some_and(|p| p.transport().is_some());
+            let Some(known) = routing.origin(id).and_then(|o| routing.announcement(o)) else { continue };
+            let mut all: Vec<IpAddr> =
+                self.around.places(&known.record.endpoints).iter().map(|place| place.ip()).collect();
+            all.retain(IpAddr::is_ipv4);
+            all.sort_unstable();
+            all.dedup();
+            turns.extend(all.into_iter().enumerate().map(|(turn, ip)| (!is_in_use, turn, ip)));
+        }
+        turns.sort_unstable();
+        let mut places: Vec<IpAddr> = Vec::new();
+        for (.., ip) in turns {
+            if places.len() < most && !places.contains(&ip) {
+                places.push(ip);
+            }
+        }
         places.sort_unstable();
-        places.dedup();
-        places.truncate(most);
         places
     }
 
@@ -302,6 +319,14 @@ mod tests {
         me.set_on_link(Instant(0), vec!["192.168.1.0/24".parse().unwrap()]);
         tried(&mut me, &["127.0.0.1:9", "192.168.1.20:51900", "198.51.100.9:51900"]);
         assert_eq!(me.places_of_others(9), [addr("198.51.100.9:1").ip()], "permissions at a TURN server");
+        // Members with many addresses, and low ones, leave room for others.
+        for h in 0..20 {
+            let places = (0..16).map(|i| SocketAddr::from(([20, 0, h, i + 1], 9)));
+            let said = std::sync::Arc::clone(node(20 + h, places.collect()).routing.own().unwrap());
+            me.add_known(Instant(1), &said.bytes, &said.record.bytes);
+        }
+        let all = me.places_of_others(64);
+        assert!(all.len() == 64 && all.contains(&addr("198.51.100.9:1").ip()), "{all:?}");
         let said = Places {
             endpoints: vec![addr("127.0.0.1:9"), addr("198.51.100.9:51900")],
             reflexive: vec![addr("192.168.1.20:51900"), addr("198.51.100.9:4000")],

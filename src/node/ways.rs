@@ -126,10 +126,14 @@ impl Ways {
         let has_changed = self.current != hop;
         if has_changed {
             self.current = hop;
-            if self.legs.len() >= MAX_LEGS {
+            match self.legs.last_mut() {
+                // Nothing went by the one before.
+                Some(last) if last.1 == sent => last.0 = hop,
+                _ => self.legs.push((hop, sent)),
+            }
+            if self.legs.len() > MAX_LEGS {
                 self.legs.remove(1);
             }
-            self.legs.push((hop, sent));
         }
         has_changed
     }

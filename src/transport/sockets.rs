@@ -28,6 +28,8 @@ type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
 const MAX_STREAMS: usize = 256;
 /// And from one source, behind which there may be many nodes: an IPv4 address, or an IPv6 network of 64 bits.
 const MAX_FROM_ONE: usize = 64;
+/// And from one site, whose sources cost nothing: an IPv4 network of 24 bits, or an IPv6 network of 48.
+const MAX_FROM_SITE: usize = 128;
 /// Those that one source may make at once, and one more after each pause: each takes two threads. So many sources are held to it.
 const STREAMS: (u32, types::Duration) = (32, types::Duration::from_millis(100));
 const MAX_SOURCES: usize = 4096;
@@ -197,11 +199,12 @@ impl Sockets {
         let _guard = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = BTreeMap::clone(&self.streams.load());
         all.retain(|_, stream| !stream.is_closed());
-        let from = source(socket.peer_addr()?);
-        let alike = all.values().filter(|s| source(s.path) == from).count();
-        if all.len() >= MAX_STREAMS || alike >= MAX_FROM_ONE {
-            let only = (alike >= MAX_FROM_ONE).then_some(from);
-            let Some(displaced) = displaced(&all, now, only) else {
+        let from = socket.peer_addr()?;
+        let count = |of: fn(SocketAddr) -> IpPrefix| all.values().filter(|s| of(s.path) == of(from)).count();
+        let of: Option<fn(SocketAddr) -> IpPrefix> =
+            if count(source) >= MAX_FROM_ONE { Some(source) } else { (count(site) >= MAX_FROM_SITE).then_some(site) };
+        if all.len() >= MAX_STREAMS || of.is_some() {
+            let Some(displaced) = displaced(&all, now, of.map(|of| (of, of(from)))) else {
                 self.streams_refused.fetch_add(1, Ordering::Relaxed);
                 return Err(io::Error::other("too many streams"));
             };
@@ -260,20 +263,36 @@ fn source(path: SocketAddr) -> IpPrefix {
     place::network(path::plain(path).ip(), 32, 64)
 }
 
-/// The stream that makes room for a new one, of this source or of any.
-fn displaced(all: &BTreeMap<u32, Arc<Stream>>, now: Instant, only: Option<IpPrefix>) -> Option<u32> {
+/// The same more coarsely.
+fn site(path: SocketAddr) -> IpPrefix {
+    place::network(path::plain(path).ip(), 24, 48)
+}
+
+/// The stream that makes room for a new one, of this source or site or of any: of those that had their time to prove themselves the
+/// oldest one of the site, and there of the source, that has most streams without proof.
+fn displaced(
+    all: &BTreeMap<u32, Arc<Stream>>,
+    now: Instant,
+    only: Option<(fn(SocketAddr) -> IpPrefix, IpPrefix)>,
+) -> Option<u32> {
     let unproven = || all.iter().filter(|(_, s)| !s.proven.load(Ordering::Relaxed));
     let mut counts: BTreeMap<IpPrefix, usize> = BTreeMap::new();
-    unproven().for_each(|(_, s)| *counts.entry(source(s.path)).or_default() += 1);
-    let most = only.or_else(|| counts.into_iter().max_by_key(|(_, n)| *n).map(|(from, _)| from))?;
-    let oldest = unproven().filter(|(_, s)| source(s.path) == most).min_by_key(|(_, s)| s.since);
-    oldest.filter(|(_, s)| now.saturating_duration_since(s.since) >= STREAM_GRACE).map(|(number, _)| *number)
+    for (_, s) in unproven() {
+        *counts.entry(source(s.path)).or_default() += 1;
+        *counts.entry(site(s.path)).or_default() += 1;
+    }
+    let had_time = |s: &Stream| now.saturating_duration_since(s.since) >= STREAM_GRACE;
+    let may_go = unproven().filter(|(_, s)| had_time(s) && only.is_none_or(|(of, it)| of(s.path) == it));
+    let count = |s: &Stream| (counts.get(&site(s.path)).copied(), counts.get(&source(s.path)).copied());
+    may_go.max_by_key(|(number, s)| (count(s), std::cmp::Reverse((s.since, **number)))).map(|(number, _)| *number)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::{Ipv6Addr, SocketAddrV6, TcpListener};
+
+    use socket2::Socket;
 
     fn sockets() -> Sockets {
         Sockets::bind("127.0.0.1:0".parse().unwrap(), Offloads::default(), 1).unwrap()
@@ -333,5 +352,32 @@ mod tests {
         }
         let later = Instant::now() + STREAM_GRACE;
         assert_eq!(displaced(&all, later, None), Some(path::FIRST_STREAM + 1));
+    }
+
+    /// A stranger with a network of 56 bits, and one with 200 addresses of an IPv4 network, take half of the places at the most; and one
+    /// that has just come keeps nobody of another source whose time is over.
+    #[test]
+    fn a_site_leaves_half_of_the_places_to_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sockets = sockets();
+        let from = |i: u8| {
+            let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, i / 200, i % 200 + 1], 0)).into()).unwrap();
+            socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+            (TcpStream::from(socket), listener.accept().unwrap().0)
+        };
+        let now = Instant::now();
+        let mut ends = Vec::new();
+        let taken = (0..200u8).filter(|i| {
+            let (far, near) = from(*i);
+            ends.push(far);
+            sockets.take_in(now, near, None).is_ok()
+        });
+        assert_eq!(taken.count(), MAX_FROM_SITE);
+        let (_far, near) = from(201);
+        assert!(sockets.take_in(now, near, None).is_ok(), "another site");
+        let v6 = |i: u16| SocketAddr::from(SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 7, i, 0, 0, 0, 1), 9, 0, 0));
+        assert_eq!(site(v6(1)), site(v6(255)));
+        assert_ne!(source(v6(1)), source(v6(2)));
     }
 }
