@@ -23,6 +23,8 @@ use crate::{
 };
 
 type Scouts = BTreeMap<u32, Arc<UdpTransport>>;
+/// Whom a stream is counted with.
+type CountedBy = fn(SocketAddr) -> IpPrefix;
 
 /// Streams open at the same time.
 const MAX_STREAMS: usize = 256;
@@ -200,8 +202,8 @@ impl Sockets {
         let mut all = BTreeMap::clone(&self.streams.load());
         all.retain(|_, stream| !stream.is_closed());
         let from = socket.peer_addr()?;
-        let count = |of: fn(SocketAddr) -> IpPrefix| all.values().filter(|s| of(s.path) == of(from)).count();
-        let of: Option<fn(SocketAddr) -> IpPrefix> =
+        let count = |of: CountedBy| all.values().filter(|s| of(s.path) == of(from)).count();
+        let of: Option<CountedBy> =
             if count(source) >= MAX_FROM_ONE { Some(source) } else { (count(site) >= MAX_FROM_SITE).then_some(site) };
         if all.len() >= MAX_STREAMS || of.is_some() {
             let Some(displaced) = displaced(&all, now, of.map(|of| (of, of(from)))) else {
@@ -270,11 +272,7 @@ fn site(path: SocketAddr) -> IpPrefix {
 
 /// The stream that makes room for a new one, of this source or site or of any: of those that had their time to prove themselves the
 /// oldest one of the site, and there of the source, that has most streams without proof.
-fn displaced(
-    all: &BTreeMap<u32, Arc<Stream>>,
-    now: Instant,
-    only: Option<(fn(SocketAddr) -> IpPrefix, IpPrefix)>,
-) -> Option<u32> {
+fn displaced(all: &BTreeMap<u32, Arc<Stream>>, now: Instant, only: Option<(CountedBy, IpPrefix)>) -> Option<u32> {
     let unproven = || all.iter().filter(|(_, s)| !s.proven.load(Ordering::Relaxed));
     let mut counts: BTreeMap<IpPrefix, usize> = BTreeMap::new();
     for (_, s) in unproven() {
