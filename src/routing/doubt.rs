@@ -26,14 +26,20 @@ pub(super) struct Doubt {
     since: Instant,
     until: Instant,
     life: Duration,
-    /// When it fell away too soon.
-    fell: Option<Instant>,
+    /// When it fell away too soon, or never.
+    fell: Instant,
 }
+
+const NEVER: Instant = Instant(0);
 
 impl Doubt {
     fn is_over(&self, now: Instant) -> bool {
         let is_old = self.life == Duration::ZERO || now > self.until + DISTRUST.1;
-        is_old && self.fell.is_none_or(|at| now.since(at) >= REMEMBERED)
+        is_old && !self.has_fallen(now)
+    }
+
+    fn has_fallen(&self, now: Instant) -> bool {
+        self.fell > NEVER && now.since(self.fell) < REMEMBERED
     }
 
     fn distrust(&mut self, now: Instant) {
@@ -47,13 +53,14 @@ impl Origin {
         self.doubts.retain(|d| d.who == who || !d.is_over(now));
         if !self.doubts.iter().any(|d| d.who == who) {
             if self.doubts.len() >= MAX_DOUBTS {
-                let key = |d: &Doubt| (d.until > now, d.until.max(d.fell.unwrap_or_default()));
+                let key = |d: &Doubt| (d.until > now, d.until.max(d.fell));
                 let best = self.doubts.iter().enumerate().min_by_key(|(_, d)| key(d));
                 let best = best.map_or(0, |(i, _)| i);
                 self.doubts.swap_remove(best);
             }
-            let never = Instant::default();
-            self.doubts.push(Doubt { who, since: never, until: never, life: Duration::ZERO, fell: None });
+            // One or two are remembered of very many.
+            self.doubts.reserve_exact(1);
+            self.doubts.push(Doubt { who, since: NEVER, until: NEVER, life: Duration::ZERO, fell: NEVER });
         }
         self.doubts.iter_mut().find(|d| d.who == who)
     }
@@ -143,7 +150,8 @@ impl Routing {
             return;
         }
         let Some(doubt) = self.origins[o as usize].doubt(now, who) else { return };
-        let is_second = doubt.fell.replace(now).is_some_and(|at| now.since(at) < REMEMBERED);
+        let is_second = doubt.has_fallen(now);
+        doubt.fell = now;
         if is_second || doubt.life >= DISTRUST.0 {
             doubt.distrust(now);
             self.counters.distrusted += 1;
