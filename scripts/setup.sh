@@ -23,6 +23,7 @@ if [ "${1:-}" = tests ]; then
     # The real programs that the tests set up in their namespaces: routers, a TURN server, the website that
     # the disguise hides behind, and proxies on the way to it.
     want nft nftables
+    want iptables iptables
     want conntrack conntrack
     want miniupnpd miniupnpd miniupnpd-nftables
     want turnserver coturn

@@ -101,11 +101,16 @@ fn the_dockerfile_copies_what_the_build_needs() {
 
 #[test]
 fn the_systemd_unit_is_sound() {
-    let unit = root().join("systemd/aegisray.service");
-    let text = fs::read_to_string(&unit).unwrap();
+    let units = ["aegisray", "aegisray-fence"].map(|name| root().join(format!("systemd/{name}.service")));
+    let text = units.iter().map(|unit| fs::read_to_string(unit).unwrap()).collect::<Vec<_>>();
     for setting in ["Type=notify", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="] {
-        assert!(text.contains(setting), "{setting}");
+        assert!(text[0].contains(setting), "{setting}");
     }
+    assert!(text[1].contains("Before=network-pre.target"), "the kill switch is closed before there is a network");
+    text.iter().for_each(|text| is_sound(text));
+}
+
+fn is_sound(text: &str) {
     // The verifier wants the program in place; on a copy that names one that is.
     let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else { return };
     assert!(version.status.success());

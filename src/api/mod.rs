@@ -152,6 +152,10 @@ pub struct DaemonStatus {
     pub traffic: std::collections::BTreeMap<String, u64>,
     /// The disguise: its mode, and whose ClientHello sites see.
     pub stealth: (String, String),
+    /// What others took away of the daemon's firewall, routes and settings on this host, and how often it was put back.
+    pub restored: std::collections::BTreeMap<String, u64>,
+    /// What of that is not in force, and why.
+    pub missing: std::collections::BTreeMap<String, String>,
 }
 
 /// What becomes of a connection, and why.
@@ -172,6 +176,8 @@ pub struct ExitStatus {
     /// What was chosen, as the configuration says it.
     pub choice: String,
     pub kill_switch: bool,
+    /// What of the kill switch is not in force, and why; or empty.
+    pub open: String,
     /// The exit in use, and for how long.
     pub name: Option<String>,
     pub node_id: Option<String>,

@@ -1,6 +1,6 @@
 //! The daemon's side: reads requests, hands them to the control loop, writes the answers.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -15,6 +15,8 @@ pub type Call = (Request, oneshot::Sender<Response>);
 
 /// Requests that may wait for the control loop.
 const BACKLOG: usize = 32;
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Listens on a Unix socket with mode 0600; requests come out of the receiver. A socket left by a daemon that is no
 /// longer there is replaced; one that answers is an error.
@@ -33,8 +35,12 @@ pub fn serve(path: &Path) -> io::Result<mpsc::Receiver<Call>> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let (calls, receiver) = mpsc::channel(BACKLOG);
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, calls.clone()));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, calls.clone()))),
+                // Out of descriptors, as a rule: the next one may have better luck.
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
         }
     });
     Ok(receiver)

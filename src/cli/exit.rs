@@ -1,6 +1,6 @@
 //! `aegisray exit`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     api::{ClientError, ExitStatus, Request, Response, request},
-    config::Config,
     daemon,
     types::ExitChoice,
 };
@@ -25,25 +24,31 @@ pub(super) struct ExitArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &ExitArgs, config: &Path, socket: &Path) -> Result<(), Failure> {
+pub(super) fn run(args: &ExitArgs, config: &Path, socket: Result<PathBuf, Failure>) -> Result<(), Failure> {
     let choice = args.exit.as_ref().map(ToString::to_string);
     let is_off = args.exit.as_ref().is_some_and(ExitChoice::is_off);
-    let status = match request(socket, &Request::Exit { choice }) {
+    let socket = match socket {
+        // A configuration that is no good has let no daemon start, and may have closed the fence.
+        Err(_) if is_off => return open(config),
+        other => other?,
+    };
+    let status = match request(&socket, &Request::Exit { choice }) {
         Ok(Response::Exit(status)) => status,
         Ok(_) => return Err(Failure::Other(anyhow::anyhow!("the daemon is of another version than this program"))),
         // A daemon that died has left its fence standing: that is what a kill switch is for.
-        Err(ClientError::NoDaemon(..)) if is_off => {
-            let config = Config::load(config)?;
-            daemon::clean_up(&config.state_dir).map_err(anyhow::Error::from)?;
-            println!("no daemon is running; what one had left of its tunnel on this host is taken away");
-            return Ok(());
-        }
+        Err(ClientError::NoDaemon(..)) if is_off => return open(config),
         Err(e) => return Err(Failure::Other(hint(e))),
     };
     if args.json {
         return print_json(&status);
     }
     print(&status);
+    Ok(())
+}
+
+fn open(config: &Path) -> Result<(), Failure> {
+    daemon::clean_up(&daemon::state_dir(config)).map_err(anyhow::Error::from)?;
+    println!("no daemon is running; what one had left of its tunnel on this host is taken away");
     Ok(())
 }
 
@@ -62,6 +67,9 @@ fn print(s: &ExitStatus) {
     println!("exit         {way}");
     if s.choice != "off" {
         println!("kill switch  {}", if s.kill_switch { "on" } else { "off" });
+        if !s.open.is_empty() {
+            println!("             NOT ALL IN FORCE: {}", s.open);
+        }
     }
     if s.offers.is_empty() {
         println!("on offer     none (a node offers itself with exit_node.enabled)");

@@ -31,7 +31,8 @@ use tracing_subscriber::{
 use crate::{
     api::ClientError,
     config::{self, Config, ConfigError},
-    daemon, host, lab, sim,
+    daemon::{self, Early},
+    host, lab, sim,
 };
 
 const AFTER_HELP: &str = "\
@@ -105,6 +106,8 @@ enum Command {
     ChatRelay(relay::RelayArgs),
     /// Read the configuration again: what can change without a restart does
     Reload,
+    /// Close the kill switch that the configuration wants, without a daemon: for the start of the host, before it has a network
+    Fence,
     /// End the running daemon
     Down,
     /// Build a mesh with NATs on this machine and show it at work
@@ -279,7 +282,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Routes(json)) => show::routes(&socket()?, json.json),
         Some(Command::Ping(args)) => show::ping(args, &socket()?),
         Some(Command::Trace(args)) => show::trace(args, &socket()?),
-        Some(Command::Exit(args)) => exit::run(args, &config_path, &socket()?),
+        Some(Command::Exit(args)) => exit::run(args, &config_path, socket()),
         Some(Command::Acl(command)) => access::run(command, &socket()?),
         Some(Command::Portal(command)) => portal::run(command, &socket()?),
         Some(Command::Netcheck(args)) => netcheck::run(args, &config_path),
@@ -288,6 +291,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::ChatRelay(args)) => {
             log_to_terminal(LevelFilter::INFO);
             relay::run(args)
+        }
+        Some(Command::Fence) => {
+            let said = match daemon::close(&config_path).map_err(anyhow::Error::from)? {
+                Early::Closed => {
+                    "closed: nothing leaves this host until a daemon has an exit (exit_options.kill_switch)"
+                }
+                Early::Running => "a daemon is running, and sees to it",
+                Early::NotWanted => "the configuration wants no kill switch",
+            };
+            println!("{said}");
+            Ok(())
         }
         Some(Command::Reload) => show::reload(&socket()?),
         Some(Command::Down) => {
@@ -319,6 +333,8 @@ fn start(path: &Path) -> Result<(), Failure> {
         report(panic);
         std::process::abort();
     }));
+    // Whatever is wrong with the rest of the configuration, or with the disk: the kill switch is closed before it is looked at.
+    let closed = daemon::close(path);
     let config = Config::load(path)?;
     // Who asks for which name is nobody's business, unless somebody looks for a fault.
     let level = |name: &str| {
@@ -330,6 +346,9 @@ fn start(path: &Path) -> Result<(), Failure> {
     let (filter, levels) = reload::Layer::new(level(&config.log_level));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
+    if let Err(error) = closed {
+        tracing::error!(%error, "no policy routing: the kill switch is not closed yet (exit)");
+    }
     // It fails only if there is no log any more.
     let set_level = move |name: &str| drop(levels.reload(level(name)));
     daemon::run(config, Box::new(set_level))?;

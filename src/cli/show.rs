@@ -77,6 +77,13 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     if s.stealth.0 != "off" {
         println!("disguise   {} (says hello as {})", s.stealth.0, s.stealth.1);
     }
+    for (what, why) in &s.missing {
+        println!("MISSING    {what}: {why}");
+    }
+    if !s.restored.is_empty() {
+        let all = s.restored.iter().map(|(what, n)| format!("{what} {n}"));
+        println!("put back   {}", list(all.collect()));
+    }
     let offloads = s.offloads.iter().map(|(name, on)| format!("{name} {}", if *on { "on" } else { "off" }));
     println!("offloads   {}", list(offloads.collect()));
     println!("threads    {} from the TUN device, {} from the network", s.queues.0, s.queues.1);

@@ -1,59 +1,44 @@
 //! Access rules in force: a table of the host's firewall that follows who is in the mesh.
 
-use std::{
-    io,
-    path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
-use super::{control::Control, journal::Journal, worker::Worker};
+use super::{
+    control::Control,
+    keeper::{self, Keeper},
+};
 use crate::{
     access::{Because, Facts, Member, Policy, Protocol},
     api::AccessAnswer,
     config::{self, Access, Config, PORTAL},
-    host::{self, firewall},
+    host,
     node::Node,
     portal::Portal,
 };
 
 const TABLE: &str = "aegisray_access";
-const JOURNAL: &str = "access.json";
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) struct AccessRules {
     access: Access,
-    journal: Journal,
-    /// What is in the table; empty: there is none.
+    keeper: Arc<Keeper>,
+    /// What is wanted in the table; empty: there is to be none.
     table: String,
-    loader: Option<Worker<String>>,
 }
 
 impl AccessRules {
     /// Puts the rules in force, before anything comes in. What a daemon that crashed has left is replaced.
-    pub fn start(config: &Config, facts: &Facts) -> io::Result<Self> {
-        let mut rules = Self {
-            access: config.access.clone(),
-            journal: Journal::open(&config.state_dir, JOURNAL),
-            table: String::new(),
-            loader: None,
-        };
+    pub fn start(config: &Config, facts: &Facts, keeper: &Arc<Keeper>) -> io::Result<Self> {
+        let mut rules = Self { access: config.access.clone(), keeper: Arc::clone(keeper), table: String::new() };
         let policy = rules.policy(facts);
-        let table = table(&policy);
-        if table.is_empty() {
-            rules.journal.undo()?;
+        rules.table = table(&policy);
+        if rules.table.is_empty() {
+            keeper.clear_table(TABLE);
             return Ok(rules);
         }
-        rules.journal.note_table(TABLE)?;
-        match firewall::put_table(TABLE, &table) {
+        match keeper.put_table(TABLE, rules.table.clone()) {
             // Somebody else's invitation is no reason not to start; it is tried again.
-            Err(error) if policy.is_about_guests() => {
-                tracing::error!(%error, "guests are members like any other here");
-                rules.load(table.clone())?;
-            }
+            Err(error) if policy.is_about_guests() => tracing::error!(%error, "guests are members like any other here"),
             other => other?,
         }
-        rules.table = table;
         Ok(rules)
     }
 
@@ -61,25 +46,14 @@ impl AccessRules {
         Policy::new(&self.access, facts)
     }
 
-    /// To be called when members, clients or the configuration have changed. Loading takes its time elsewhere.
+    /// To be called when members, clients or the configuration have changed. Loading takes its time elsewhere; what can't be loaded
+    /// is tried again, and until then the one before is in force.
     pub fn follow(&mut self, facts: &Facts) {
         let table = table(&self.policy(facts));
-        if table == self.table {
-            return;
+        if table != self.table {
+            self.keeper.want_table(TABLE, table.clone());
+            self.table = table;
         }
-        if let Err(error) = self.journal.note_table(TABLE).and_then(|()| self.load(table.clone())) {
-            tracing::error!(%error, "the access rules are as they were before (access)");
-            return;
-        }
-        self.table = table;
-    }
-
-    fn load(&mut self, table: String) -> io::Result<()> {
-        let loader = match self.loader.take() {
-            Some(loader) => loader,
-            None => Worker::start("aegis-access", load_all)?,
-        };
-        self.loader.insert(loader).send(table)
     }
 
     /// Other rules from the configuration.
@@ -89,9 +63,8 @@ impl AccessRules {
 
     /// Takes the table away.
     pub fn stop(&mut self) -> io::Result<()> {
-        // First who would put it there again.
-        self.loader = None;
-        self.journal.undo()
+        self.table.clear();
+        self.keeper.remove_table(TABLE)
     }
 }
 
@@ -99,33 +72,9 @@ fn table(policy: &Policy) -> String {
     if policy.is_open() { String::new() } else { policy.table() }
 }
 
-/// Loads each table that comes; of several that wait, the last. What can't be loaded is tried again, and until then the one
-/// before is in force.
-fn load_all(tables: &Receiver<String>) {
-    let mut failed: Option<String> = None;
-    let mut told = String::new();
-    loop {
-        let mut table = match (tables.recv_timeout(TRY_AGAIN), failed.take()) {
-            (Ok(table), _) | (Err(RecvTimeoutError::Timeout), Some(table)) => table,
-            (Err(RecvTimeoutError::Timeout), None) => continue,
-            (Err(RecvTimeoutError::Disconnected), _) => return,
-        };
-        while let Ok(later) = tables.try_recv() {
-            table = later;
-        }
-        let loaded = if table.is_empty() { firewall::remove_table(TABLE) } else { firewall::put_table(TABLE, &table) };
-        let error = loaded.err().map(|e| e.to_string()).unwrap_or_default();
-        failed = (!error.is_empty()).then_some(table);
-        if failed.is_some() && error != told {
-            tracing::error!(error, "the access rules are as they were before; trying again (access)");
-        }
-        told = error;
-    }
-}
-
 /// Takes away what a daemon that no longer runs has left.
-pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
-    Journal::open(state_dir, JOURNAL).undo()
+pub(super) fn clean_up() -> io::Result<()> {
+    keeper::remove_table(TABLE)
 }
 
 /// The members, with what is theirs.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{sync::oneshot, time};
 
-use super::{control::Control, unix_now};
+use super::{control::Control, keeper::Report, unix_now};
 use crate::{
     api::{Call, DaemonStatus, ExitStatus, Request, Response},
     host,
@@ -165,7 +165,7 @@ impl Control {
                 Err(message) => Response::Error { message },
             },
             Request::Stop => {
-                self.stopping = true;
+                (self.stopping, self.opens) = (true, true);
                 Response::Done
             }
         };
@@ -186,6 +186,7 @@ impl Control {
     }
 
     fn daemon_status(&self) -> DaemonStatus {
+        let Report { restored, missing } = self.keeper.report();
         let mut node = self.node.status();
         let foreign = self.shared.counters.foreign_handshakes.load(std::sync::atomic::Ordering::Relaxed);
         if foreign > 0 {
@@ -207,6 +208,8 @@ impl Control {
             queues: (self.shared.tun.queues(), self.shared.sockets.main().len()),
             traffic: self.traffic(),
             stealth: (self.config.stealth.mode.name().to_owned(), Client::HELLO.to_owned()),
+            restored,
+            missing,
         }
     }
 
@@ -254,6 +257,7 @@ impl Control {
         ExitStatus {
             choice: self.node.exit_choice().to_string(),
             kill_switch: self.config.exit.kill_switch,
+            open: self.tunnel.complaint(),
             name: current.map(|id| self.name_of(&id)),
             node_id: current.map(|id| id.to_string()),
             since_s: since,

@@ -17,8 +17,10 @@ use tokio::{
 use super::{
     SetLevel,
     access::AccessRules,
+    border::Border,
     calls::Pending,
     gateway::Gateway,
+    keeper::Keeper,
     lan::Lan,
     names::NameService,
     outside::{News, Outside},
@@ -67,6 +69,8 @@ impl Clock {
 
 /// What is set up on the host before the loop runs.
 pub(super) struct Parts {
+    pub keeper: Arc<Keeper>,
+    pub border: Border,
     pub tunnel: Tunnel,
     pub gateway: Gateway,
     pub access: AccessRules,
@@ -85,6 +89,8 @@ pub(super) struct Control {
     /// Tables that threads may still send by.
     retired: Retired,
     pub stopping: bool,
+    /// Whoever stops it wants the host to be as it was, the kill switch included.
+    pub opens: bool,
     files: StateFile,
     pub addresses: [IpAddr; 2],
     pub routes: MeshRoutes,
@@ -98,6 +104,8 @@ pub(super) struct Control {
     refusals: HashMap<std::mem::Discriminant<Refusal>, (u64, std::time::Instant)>,
     wall: (std::time::Instant, SystemTime),
     outside: Outside,
+    pub keeper: Arc<Keeper>,
+    pub border: Border,
     pub tunnel: Tunnel,
     pub gateway: Gateway,
     pub access: AccessRules,
@@ -119,7 +127,7 @@ impl Control {
         files: StateFile,
         clock: Clock,
         (outside, news): (Outside, mpsc::UnboundedReceiver<News>),
-        Parts { tunnel, gateway, access, host_resolver, portal, chat, set_level }: Parts,
+        Parts { keeper, border, tunnel, gateway, access, host_resolver, portal, chat, set_level }: Parts,
     ) -> Self {
         let addresses = node.addresses();
         let started_with = config.text.clone();
@@ -133,6 +141,7 @@ impl Control {
             pending: Pending::default(),
             retired: Retired::default(),
             stopping: false,
+            opens: false,
             files,
             addresses,
             exit: None,
@@ -143,6 +152,8 @@ impl Control {
             refusals: HashMap::new(),
             wall: (std::time::Instant::now(), SystemTime::now()),
             outside,
+            keeper,
+            border,
             tunnel,
             gateway,
             access,
@@ -209,9 +220,7 @@ impl Control {
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
                     self.follow_members();
-                    if let Err(error) = self.tunnel.follow_cgroups() {
-                        tracing::warn!(%error, "what goes past the tunnel is as before (exit_options.bypass.cgroups)");
-                    }
+                    self.tunnel.follow_cgroups();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf, &self.shared) => {
                     let now = self.clock.now();
@@ -237,7 +246,10 @@ impl Control {
         self.carry_out();
         self.save();
         self.outside.stop().await;
-        for undone in [self.host_resolver.stop(), self.tunnel.release(), self.gateway.stop(), self.access.stop()] {
+        let fence = if self.opens { self.tunnel.release() } else { self.tunnel.end() };
+        // What stays needs the daemon's own packets told from others'.
+        let border = if self.tunnel.stands() && !self.opens { Ok(()) } else { self.border.stop() };
+        for undone in [self.host_resolver.stop(), fence, border, self.gateway.stop(), self.access.stop()] {
             if let Err(error) = undone {
                 tracing::error!(%error, "cannot put the host back as it was: the next start tries again");
             }
@@ -318,6 +330,9 @@ impl Control {
         let (cidr, ula) = (self.node.network().cidr(), self.node.network().ula());
         let mut networks = host::interface_networks().unwrap_or_default();
         networks.retain(|n| n.interface != self.config.interface && !cidr.contains(n.ip) && !ula.contains(n.ip));
+        if let Err(error) = self.tunnel.follow_networks() {
+            tracing::warn!(%error, "the LAN's networks can't be reached past the tunnel (exit_options.lan)");
+        }
         self.node.set_on_link(now, networks.iter().filter_map(|n| IpPrefix::new(n.ip, n.prefix_len)).collect());
         self.node.set_local_endpoints(now, networks.iter().map(|n| SocketAddr::new(n.ip, port)).collect());
     }
@@ -356,7 +371,7 @@ impl Control {
                 let before = self.shared.tables.swap(Arc::new(tables));
                 self.retired.push(before, self.node.take_ends());
                 self.members_changed = true;
-                self.routes.follow(self.node.announced_prefixes());
+                self.routes.follow(&self.border, self.node.announced_prefixes());
                 let node = &self.node;
                 self.routes.report(node.standbys(), |id| node.owners().display(id));
                 self.check_exit();

@@ -1,23 +1,15 @@
 //! Carrying others' packets out of the mesh, to the internet or to networks behind this node: forwarding, masquerade and
 //! limits, in a table of our own, beside whatever other rules the host has.
 
-use std::{
-    fmt::Write as _,
-    fs, io,
-    path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
-};
-
-use serde_json::Value;
+use std::{fmt::Write as _, fs, io, path::Path, sync::Arc};
 
 use super::{
-    journal::{COMMENT, Journal},
-    worker::Worker,
+    journal::Journal,
+    keeper::{self, Keeper},
 };
 use crate::{
     config::{Config, ExitNode, Portal},
-    host::{MARK, firewall},
+    host::{self, MARK},
     types::{IpPrefix, SPECIAL4, SPECIAL6},
 };
 
@@ -25,8 +17,11 @@ const TABLE: &str = "aegisray_exit";
 const JOURNAL: &str = "gateway.json";
 /// The mark of what is to be masqueraded.
 const MASQUERADE: u32 = MARK + 1;
-/// Others may have made their rules anew.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Connections of one client at a time.
+const MAX_FLOWS: u32 = 8192;
+/// Ports for what is masqueraded: none below, and so many are enough.
+const LOWEST: u16 = 10_000;
+const ENOUGH_PORTS: u16 = 1024;
 
 pub(super) struct Gateway {
     interface: String,
@@ -35,31 +30,37 @@ pub(super) struct Gateway {
     announced: Vec<IpPrefix>,
     masquerade: bool,
     portal: Option<Portal>,
+    /// Ports of this host's own, which nothing that is masqueraded gets.
+    taken: Vec<u16>,
+    keeper: Arc<Keeper>,
     journal: Journal,
-    guests: Option<Worker<()>>,
 }
 
 impl Gateway {
     /// Sets this host up for what its configuration offers. What a daemon that crashed has left is taken away.
-    pub fn start(config: &Config) -> io::Result<Self> {
+    pub fn start(config: &Config, keeper: &Arc<Keeper>) -> io::Result<Self> {
         let mut journal = Journal::open(&config.state_dir, JOURNAL);
-        journal.undo()?;
+        if let Err(error) = journal.undo() {
+            tracing::error!(%error, "what an earlier daemon changed on this host can't be taken back (exit_node, routing.announce)");
+        }
         let mut gateway = Self {
             interface: config.interface.clone(),
             exit: config.exit_node.clone(),
             announced: config.announce.clone(),
             masquerade: config.masquerade,
             portal: config.portal.clone(),
+            taken: [Some(config.listen.port()), config.tcp_port].into_iter().flatten().collect(),
+            keeper: Arc::clone(keeper),
             journal,
-            guests: None,
         };
         if gateway.carries() {
             let ipv6 = gateway.portal.is_some() || gateway.announced.iter().any(|p| p.addr().is_ipv6());
             gateway.forward(ipv6 || gateway.exit.as_ref().is_some_and(|e| e.ipv6))?;
-            gateway.journal.note_table(TABLE)?;
-            firewall::put_table(TABLE, &gateway.rules())?;
+            gateway.keeper.put_table(TABLE, gateway.rules())?;
             gateway.journal.note_guests()?;
-            gateway.guests = Some(guests(gateway.inside())?);
+            gateway.keeper.invite(gateway.inside())?;
+        } else {
+            keeper.clear_table(TABLE);
         }
         Ok(gateway)
     }
@@ -79,8 +80,10 @@ impl Gateway {
             // A host that forwards takes no router's word for its own address, unless it is told to (ip-sysctl: accept_ra).
             for interface in fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
                 let name = format!("net/ipv6/conf/{}/accept_ra", interface.file_name().to_string_lossy());
-                if fs::read_to_string(Path::new("/proc/sys").join(&name)).is_ok_and(|v| v.trim() == "1") {
-                    self.journal.set_sysctl(&name, "2")?;
+                let takes = fs::read_to_string(Path::new("/proc/sys").join(&name)).is_ok_and(|v| v.trim() == "1");
+                // In a container it is its engine that decides about this.
+                if let Err(error) = if takes { self.journal.set_sysctl(&name, "2") } else { Ok(()) } {
+                    tracing::warn!(name, %error, "cannot be set to 2: this host may lose its IPv6 address while it forwards");
                 }
             }
             self.forward_family("ipv6")?;
@@ -90,14 +93,15 @@ impl Gateway {
 
     /// What is set for all interfaces is set for each of them: what each had is noted before.
     fn forward_family(&mut self, family: &str) -> io::Result<()> {
-        let all = format!("net/{family}/conf/all/forwarding");
-        if fs::read_to_string(Path::new("/proc/sys").join(&all))?.trim() == "1" {
-            return Ok(());
+        let all = forwarding(family);
+        if fs::read_to_string(Path::new("/proc/sys").join(&all))?.trim() != "1" {
+            let interfaces = fs::read_dir(format!("/proc/sys/net/{family}/conf"))?.flatten();
+            let name = |i: fs::DirEntry| format!("net/{family}/conf/{}/forwarding", i.file_name().to_string_lossy());
+            self.journal.note_sysctls(interfaces.map(name))?;
+            self.journal.set_sysctl(&all, "1")?;
         }
-        let interfaces = fs::read_dir(format!("/proc/sys/net/{family}/conf"))?.flatten();
-        let name = |i: fs::DirEntry| format!("net/{family}/conf/{}/forwarding", i.file_name().to_string_lossy());
-        self.journal.note_sysctls(interfaces.map(name))?;
-        self.journal.set_sysctl(&all, "1")
+        self.keeper.keep_sysctl(&all, "1");
+        Ok(())
     }
 
     fn rules(&self) -> String {
@@ -105,7 +109,12 @@ impl Gateway {
         let mut out = String::new();
         let inside = self.inside().iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", ");
         let inside = format!("{{ {inside} }}");
-        let mut forward = vec![format!("iifname != {inside} oifname != {inside} accept")];
+        // Between this host's other networks nothing passes that did not before.
+        let mut forward = Vec::new();
+        for (family, protocol) in [("ipv4", "ipv4"), ("ipv6", "ipv6")] {
+            let verdict = if self.journal.before(&forwarding(family)) == Some("0") { "counter drop" } else { "accept" };
+            forward.push(format!("meta nfproto {protocol} iifname != {inside} oifname != {inside} {verdict}"));
+        }
         if let Some(rate) = self.exit.as_ref().and_then(|e| e.per_peer) {
             // What was not used for a second may come at once: so nftables counts.
             let limit = format!("limit rate over {rate} bytes/second burst 65536 bytes");
@@ -119,6 +128,13 @@ impl Gateway {
             }
         }
         forward.push("ct state established,related accept".to_owned());
+        for (family, kind) in [("ip", "ipv4_addr"), ("ip6", "ipv6_addr")] {
+            let _ = writeln!(out, "set clients_{family} {{ type {kind}; flags dynamic; size 65535; }}");
+            let count = format!("ct count over {MAX_FLOWS}");
+            forward.push(format!(
+                "iifname {inside} ct state new add @clients_{family} {{ {family} saddr {count} }} counter reject with icmpx type admin-prohibited"
+            ));
+        }
         if let Some(Portal { interface, masquerade, .. }) = &self.portal {
             let verdict = if *masquerade { "goto carry" } else { "accept" };
             forward.push(format!("iifname \"{interface}\" oifname \"{mesh}\" {verdict}"));
@@ -148,11 +164,13 @@ impl Gateway {
             forward.push("goto carry".to_owned());
         }
         forward.push("counter reject with icmpx type admin-prohibited".to_owned());
+        let (first, last) = unshadowed(host::ephemeral_ports(), &self.taken);
         let _ = write!(
             out,
             "chain carry {{\nmeta mark set {MASQUERADE:#x} accept\n}}\n\
              chain forward {{ type filter hook forward priority -10; policy accept;\n{}\n}}\n\
              chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;\n\
+             meta mark {MASQUERADE:#x} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}\n\
              meta mark {MASQUERADE:#x} masquerade\n}}\n",
             forward.join("\n")
         );
@@ -162,77 +180,46 @@ impl Gateway {
     /// Puts everything back as it was.
     pub fn stop(&mut self) -> io::Result<()> {
         // First who would put rules in again.
-        self.guests = None;
-        self.journal.undo()
+        self.keeper.invite(Vec::new())?;
+        self.keeper.forget_sysctls(&[&forwarding("ipv4"), &forwarding("ipv6")]);
+        self.keeper.remove_table(TABLE).and(self.journal.undo())
     }
 }
 
-/// A chain of somebody else's that drops what it doesn't know drops our packets too, whatever our own table says: it gets two
-/// rules of ours on top, and stays as it is otherwise. A thread looks after them, since listing the rules of a host can take
-/// longer than a link may be silent.
-fn guests(interfaces: Vec<String>) -> io::Result<Worker<()>> {
-    let invite = move || {
-        let add = let_through(&firewall::rules()?, &interfaces);
-        if add.is_empty() { Ok(()) } else { firewall::load(&add) }
-    };
-    invite()?;
-    Worker::start("aegis-guests", move |jobs: &Receiver<()>| {
-        while jobs.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Disconnected) {
-            let looked: io::Result<()> = invite();
-            if let Err(error) = looked {
-                tracing::warn!(%error, "other rules of this host may not let packets through (exit_node, routing.announce)");
-            }
-        }
-    })
+fn forwarding(family: &str) -> String {
+    format!("net/{family}/conf/all/forwarding")
 }
 
-/// The commands that put rules of ours on top of others' chains, where there are none yet.
-fn let_through(rules: &Value, interfaces: &[String]) -> String {
-    let items = || rules["nftables"].as_array().into_iter().flatten();
-    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let place = |value: &Value, chain: &str| (text(value, "family"), text(value, "table"), text(value, chain));
-    let all: Vec<&Value> = items().map(|i| &i["rule"]).filter(|r| r.is_object()).collect();
-    let mut out = String::new();
-    for chain in items().map(|i| &i["chain"]).filter(|c| c["hook"] == "forward" && c["type"] == "filter") {
-        let at = place(chain, "name");
-        let is_ours = at.1.starts_with("aegisray");
-        let mut inside = all.iter().filter(|r| place(r, "chain") == at).peekable();
-        let may_drop = chain["policy"] == "drop" || inside.peek().is_some();
-        let has_ours = inside.any(|r| r["comment"] == COMMENT);
-        if is_ours || !may_drop || has_ours || !["ip", "ip6", "inet"].contains(&&*at.0) {
-            continue;
-        }
-        let chain = format!("insert rule {} {} {}", at.0, at.1, at.2);
-        for i in interfaces {
-            let _ = writeln!(out, "{chain} oifname \"{i}\" ct state established,related accept comment \"{COMMENT}\"");
-            let _ = writeln!(out, "{chain} iifname \"{i}\" accept comment \"{COMMENT}\"");
-        }
-    }
-    out
+/// Ports for what is masqueraded: the longest run in which this host neither asks from nor, as far as is known, listens. A client
+/// that chose its port, and got the same one here, would be sent what is for this host's own programs (CVE-2021-3773).
+fn unshadowed((first, last): (u16, u16), taken: &[u16]) -> (u16, u16) {
+    let mut ends: Vec<u16> = taken.iter().copied().filter(|p| *p >= LOWEST && !(first..=last).contains(p)).collect();
+    ends.extend([first, last]);
+    ends.sort_unstable();
+    let is_in = |at: u16| (first..=last).contains(&at);
+    let begins = std::iter::once(LOWEST).chain(ends.iter().map(|e| e.saturating_add(1)));
+    let ends = ends.iter().map(|e| e.saturating_sub(1)).chain([u16::MAX]);
+    let runs = begins.zip(ends).filter(|(a, b)| a < b && !is_in(*a));
+    // High ports first: who listens does so below.
+    runs.max_by_key(|(a, b)| u32::from((b - a).min(ENOUGH_PORTS)) * 65_536 + u32::from(*a))
+        .unwrap_or((LOWEST, u16::MAX))
 }
 
 /// Takes away what a daemon that no longer runs has left.
 pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
+    keeper::remove_table(TABLE)?;
     Journal::open(state_dir, JOURNAL).undo()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn others_chains_get_one_pair_of_rules_on_top_and_only_where_they_may_drop() {
-        let chain = |table: &str, policy: &str| json!({"chain": {"family": "ip", "table": table, "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": policy}});
-        let rule = |table: &str, comment: &str| json!({"rule": {"family": "ip", "table": table, "chain": "FORWARD", "handle": 7, "comment": comment, "expr": []}});
-        let rules = json!({"nftables": [
-            chain("filter", "drop"), chain("empty", "accept"), chain("ufw", "accept"), rule("ufw", ""),
-            chain("seen", "drop"), rule("seen", COMMENT), chain("aegisray_exit", "accept"), rule("aegisray_exit", ""),
-        ]});
-        let add = let_through(&rules, &["aegis0".to_owned()]);
-        assert_eq!(add.lines().count(), 4, "{add}");
-        assert!(add.starts_with("insert rule ip filter FORWARD oifname \"aegis0\""));
-        assert!(add.contains("insert rule ip ufw FORWARD iifname \"aegis0\" accept comment \"aegisray\"\n"));
-        assert_eq!(let_through(&json!({"nftables": []}), &["aegis0".to_owned()]), "");
+    fn what_is_masqueraded_gets_ports_that_nobody_else_has() {
+        assert_eq!(unshadowed((32_768, 60_999), &[51_900, 443]), (61_000, 65_535));
+        assert_eq!(unshadowed((32_768, 60_999), &[62_000]), (62_001, 65_535));
+        assert_eq!(unshadowed((32_768, 65_000), &[51_900]), (10_000, 32_767), "too few above");
+        assert_eq!(unshadowed((10_000, 65_535), &[]), (LOWEST, u16::MAX));
     }
 }

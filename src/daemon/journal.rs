@@ -2,28 +2,19 @@
 //! crash.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::resolv;
-use crate::{
-    host::{Netlink, firewall},
-    identity::keyfile,
-};
-
-/// Marks rules of ours in tables of others.
-pub(super) const COMMENT: &str = "aegisray";
+use super::{guests, resolv};
+use crate::identity::keyfile;
 
 #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Changes {
-    tables: BTreeSet<String>,
-    /// Policy routing and the tunnel's table.
-    rules: bool,
     /// Rules of ours in others' tables.
     guests: bool,
     /// Files below /proc/sys, and what they held.
@@ -54,18 +45,6 @@ impl Journal {
     fn save(&self) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(&self.changes).map_err(io::Error::other)?;
         keyfile::write_secret(&self.file, &text).map_err(io::Error::other)
-    }
-
-    /// A table is about to be put in.
-    pub fn note_table(&mut self, name: &str) -> io::Result<()> {
-        self.changes.tables.insert(name.to_owned());
-        self.save()
-    }
-
-    /// Policy routing is about to be set up.
-    pub fn note_rules(&mut self) -> io::Result<()> {
-        self.changes.rules = true;
-        self.save()
     }
 
     /// Rules are about to be added to others' tables.
@@ -119,60 +98,62 @@ impl Journal {
         self.changes == Changes::default()
     }
 
-    /// Puts everything back. What can't be is tried again at the next start.
+    /// What a value below /proc/sys was before it was set.
+    #[must_use]
+    pub fn before(&self, name: &str) -> Option<&str> {
+        self.changes.sysctls.get(&Path::new("/proc/sys").join(name)).map(String::as_str)
+    }
+
+    /// Puts everything back. What can't be stays noted, and stops nothing else; the first error is returned.
     pub fn undo(&mut self) -> io::Result<()> {
         if self.is_empty() {
             return Ok(());
         }
-        if self.changes.rules {
-            let mut netlink = Netlink::open()?;
-            netlink.remove_rules()?;
-            netlink.remove_tunnel_routes();
-        }
-        for table in &self.changes.tables {
-            firewall::remove_table(table)?;
-        }
-        if self.changes.guests {
-            remove_guests()?;
+        let mut first = Ok(());
+        let mut note = |result: io::Result<()>| {
+            let is_done = result.is_ok();
+            if first.is_ok() {
+                first = result;
+            }
+            is_done
+        };
+        let changes = &mut self.changes;
+        if changes.guests && note(guests::remove()) {
+            changes.guests = false;
         }
         // What is set for all interfaces is set for each of them, which may have had a value of its own.
-        let (all, each): (Vec<_>, Vec<_>) =
-            self.changes.sysctls.iter().partition(|(path, _)| path.iter().any(|p| p == "all"));
-        for (path, before) in all.into_iter().chain(each) {
-            // Its interface may be gone.
-            if path.exists() {
-                fs::write(path, before)?;
+        let mut sysctls: Vec<_> = std::mem::take(&mut changes.sysctls).into_iter().collect();
+        sysctls.sort_by_key(|(path, _)| path.iter().all(|p| p != "all"));
+        for (path, before) in sysctls {
+            // Its interface may be gone, and nothing may have become of it.
+            let is_back = fs::read_to_string(&path).map_or(true, |now| now.trim() == before);
+            if !is_back && !note(fs::write(&path, &before).map_err(|e| at(&path, &e))) {
+                changes.sysctls.insert(path, before);
             }
         }
-        for (path, (before, ours)) in &self.changes.files {
+        changes.files.retain(|path, (before, ours)| {
             // Who has written it since, a DHCP client say, knows better.
-            if fs::read_to_string(path).is_ok_and(|now| now == *ours) {
-                fs::write(path, before)?;
-            }
-        }
-        if let Some(interface) = &self.changes.resolvconf {
-            match resolv::resolvconf(&["-d", interface, "-f"], "") {
+            let is_ours = fs::read_to_string(path).is_ok_and(|now| now == *ours);
+            is_ours && !note(fs::write(path, before).map_err(|e| at(path, &e)))
+        });
+        if let Some(interface) = changes.resolvconf.take() {
+            let told = match resolv::resolvconf(&["-d", &interface, "-f"], "") {
                 // Who took the program away has taken what it was told with it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => drop(other?),
-            }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other.map(drop),
+            };
+            changes.resolvconf = (!note(told)).then_some(interface);
         }
-        self.changes = Changes::default();
+        if !self.is_empty() {
+            return first.and(self.save());
+        }
         match fs::remove_file(&self.file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+            _ => first,
         }
     }
 }
 
-/// Takes our rules out of others' tables.
-fn remove_guests() -> io::Result<()> {
-    let rules = firewall::rules()?;
-    let ours = rules["nftables"].as_array().into_iter().flatten().map(|item| &item["rule"]);
-    let ours = ours.filter(|rule| rule["comment"] == COMMENT);
-    let delete = ours.map(|rule| {
-        let part = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
-        format!("delete rule {} {} {} handle {}\n", part("family"), part("table"), part("chain"), rule["handle"])
-    });
-    firewall::load(&delete.collect::<String>())
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -1,17 +1,22 @@
 //! Floor 7: the daemon: reads the configuration, sets up the interface, starts the data plane, and runs the node.
 
 mod access;
+mod border;
 mod calls;
 mod chat;
 mod control;
+mod early;
 mod fallback;
 mod follow;
 mod gateway;
+mod guests;
 mod journal;
+mod keeper;
 mod lan;
 mod lifetime;
 mod mapping;
 mod names;
+mod names_tcp;
 mod outside;
 mod past;
 mod portal;
@@ -25,7 +30,6 @@ mod seen;
 mod state;
 mod tunnel;
 mod turn;
-mod worker;
 mod zone;
 
 use std::{io, net::IpAddr, sync::Arc, time::SystemTime};
@@ -97,6 +101,7 @@ pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
     Ok(resolve::Servers::new(config)?.blocking())
 }
 
+pub use early::{Early, close, state_dir};
 pub use tunnel::clean_up;
 
 /// Resolves names as this host does.
@@ -117,10 +122,21 @@ pub fn run(config: Config, set_level: SetLevel) -> Result<(), StartError> {
 
 async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError> {
     check_overlap(&config)?;
+    if let Err(error) = host::raise_file_limit() {
+        tracing::warn!(%error, "no more files than usual can be open at a time");
+    }
     // Before anything is changed on the host: it may be another daemon's.
-    let _lock = state::lock(&config.state_dir).map_err(|e| StartError::State(config.state_dir.clone(), e))?;
-    let mut tunnel = tunnel::Tunnel::new(&config);
+    let lock = state::lock(&config.state_dir).map_err(|e| StartError::State(config.state_dir.clone(), e));
+    if let Err(StartError::State(_, e)) = &lock
+        && e.kind() == io::ErrorKind::WouldBlock
+    {
+        return lock.map(drop);
+    }
+    // The fence needs no file: a disk that is full or can't be written does not leave it open.
+    let keeper = Arc::new(keeper::Keeper::start().map_err(StartError::Exit)?);
+    let mut tunnel = tunnel::Tunnel::new(&config, Arc::clone(&keeper));
     tunnel.begin().map_err(StartError::Exit)?;
+    let _lock = lock?;
     let stealth = &config.stealth;
     let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
     let gate = config.network.gate();
@@ -157,14 +173,16 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     }
     let addresses = node.addresses();
     set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    let border = border::Border::start(&config, &keeper);
+    let border = border.map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     let portal = config.portal.as_ref().map(|portal| {
         let file = config.state_dir.join("portal.json");
         crate::portal::Portal::start(portal, config.mtu, &file).map_err(StartError::Portal)
     });
     let portal = portal.transpose()?;
-    let gateway = gateway::Gateway::start(&config).map_err(StartError::Gateway)?;
-    let access = access::AccessRules::start(&config, &access::facts(&config, &node, portal.as_deref()))
-        .map_err(StartError::Access)?;
+    let gateway = gateway::Gateway::start(&config, &keeper).map_err(StartError::Gateway)?;
+    let facts = access::facts(&config, &node, portal.as_deref());
+    let access = access::AccessRules::start(&config, &facts, &keeper).map_err(StartError::Access)?;
     dataplane::start(&shared)?;
     if let Some((door, socket)) = door {
         let inside = Arc::clone(&shared);
@@ -192,7 +210,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let outside = outside::Outside::start(&config, &node, &shared, dialer, &servers);
     let host_resolver = resolv::HostResolver::new(&config.state_dir)?;
     let chat = config.chat.as_ref().map(|chat| chat::start(&config, chat)).transpose()?;
-    let parts = control::Parts { tunnel, gateway, access, host_resolver, portal, chat, set_level };
+    let parts = control::Parts { keeper, border, tunnel, gateway, access, host_resolver, portal, chat, set_level };
     control::Control::new(config, node, shared, files, clock, outside, parts).run((inputs, answers), calls).await;
     Ok(())
 }

@@ -25,8 +25,10 @@ use hickory_server::{
     zone_handler::MessageResponseBuilder,
 };
 use socket2::{Domain, Socket, Type};
+use tokio::task::JoinSet;
 
 use super::{
+    names_tcp::{self, Shares},
     resolv::{resolvconf_servers, servers},
     resolve::Servers,
     zone::{Answer, Host, Zone},
@@ -40,10 +42,9 @@ use crate::{
 const PORT: u16 = 53;
 /// UDP answers are no longer, whatever whoever asks would take: what every path carries (DNS Flag Day 2020).
 const MAX_PAYLOAD: u16 = 1232;
-/// A connection that asks nothing for so long is closed.
-const TCP_TIME: Duration = Duration::from_secs(10);
-const TCP_QUEUE: usize = 16;
 const BACKLOG: i32 = 64;
+/// Questions that wait for other servers' answers: each is a socket. Of them those of one address.
+const FORWARDED: (usize, usize) = (256, 32);
 /// What this host asks may change with its network.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -83,6 +84,7 @@ struct Book {
     forwards: bool,
     serves_all: bool,
     forward: Forwarder,
+    forwarded: Arc<Shares>,
     /// By domain, for what only certain servers know.
     split: Vec<(LowerName, Forwarder)>,
 }
@@ -94,8 +96,11 @@ pub(super) struct NameService {
     book: Arc<ArcSwap<Book>>,
     suffix: String,
     _server: Server<Handler>,
+    /// Those who take in connections: they end with this.
+    _over_tcp: JoinSet<()>,
 }
 
+#[derive(Clone)]
 struct Handler(Arc<ArcSwap<Book>>);
 
 impl Book {
@@ -123,6 +128,7 @@ impl Book {
             forwards: config.may_forward_names(),
             serves_all: config.exit_node.is_some(),
             forward: forwarder(&upstream)?,
+            forwarded: Shares::new(FORWARDED.0, FORWARDED.1),
             split: split.collect::<io::Result<_>>()?,
         })
     }
@@ -133,10 +139,11 @@ impl Book {
         self.forwards && (self.serves_all || !is_member)
     }
 
-    async fn forward(&self, name: &LowerName, plain: Name, kind: RecordType) -> Reply {
+    async fn forward(&self, from: IpAddr, name: &LowerName, plain: Name, kind: RecordType) -> Reply {
+        let failed = (ResponseCode::ServFail, Vec::new(), Vec::new());
+        let Some(_share) = self.forwarded.take(from) else { return failed };
         let split = self.split.iter().filter(|(domain, _)| domain.zone_of(name));
         let forwarder = split.max_by_key(|(domain, _)| domain.num_labels()).map_or(&self.forward, |(_, f)| f);
-        let failed = (ResponseCode::ServFail, Vec::new(), Vec::new());
         let Ok(resolver) = forwarder.resolver() else { return failed };
         match resolver.lookup(plain, kind).await {
             Ok(lookup) => (ResponseCode::NoError, lookup.answers().to_vec(), Vec::new()),
@@ -157,14 +164,16 @@ impl NameService {
         let book = Book::new(config, names, &own)?;
         let book = Arc::new(ArcSwap::from_pointee(book));
         let mut server = Server::new(Handler(Arc::clone(&book)));
+        let mut over_tcp = JoinSet::new();
         for ip in &own {
             let addr = SocketAddr::new(*ip, PORT);
             server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
             let listener = bind(addr, Type::STREAM)?;
             listener.listen(BACKLOG)?;
-            server.register_listener(tokio::net::TcpListener::from_std(listener.into())?, TCP_TIME, TCP_QUEUE);
+            let listener = tokio::net::TcpListener::from_std(listener.into())?;
+            over_tcp.spawn(names_tcp::serve(listener, Handler(Arc::clone(&book))));
         }
-        Ok(Self { own, book, suffix: names.suffix.clone(), _server: server })
+        Ok(Self { own, book, suffix: names.suffix.clone(), _server: server, _over_tcp: over_tcp })
     }
 
     /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
@@ -216,7 +225,7 @@ impl Handler {
             Answer::Records(records) => (true, (ResponseCode::NoError, records, Vec::new())),
             Answer::Nothing => nothing(ResponseCode::NoError),
             Answer::NoSuchName => nothing(ResponseCode::NXDomain),
-            Answer::NotOurs if book.may_ask(from) => (false, book.forward(name, plain, kind).await),
+            Answer::NotOurs if book.may_ask(from) => (false, book.forward(from, name, plain, kind).await),
             Answer::NotOurs => (false, (ResponseCode::Refused, Vec::new(), Vec::new())),
         }
     }

@@ -67,8 +67,7 @@ impl Control {
         }
         if ["exit", "exit_options", "routing.announce"].into_iter().any(has) {
             let networks = (self.config.behind(), self.config.near());
-            let changes = self.tunnel.change(&new.exit, networks);
-            changes.map_err(|e| format!("cannot change the tunnel: {e}"))?;
+            self.tunnel.change(&new.exit, networks);
             if has("exit") {
                 self.node.set_exit(self.clock.now(), new.exit.choice.clone());
             }
@@ -121,10 +120,11 @@ impl Control {
     /// Sets the host up for what this node carries, and announces it.
     fn start_gateway(&mut self) -> io::Result<()> {
         self.gateway.stop()?;
-        self.gateway = Gateway::start(&self.config)?;
+        self.gateway = Gateway::start(&self.config, &self.keeper)?;
         self.announce();
+        self.border.follow(&self.config);
         self.routes.set_own(&self.config.behind());
-        self.routes.follow(self.node.announced_prefixes());
+        self.routes.follow(&self.border, self.node.announced_prefixes());
         Ok(())
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::border::Border;
 use crate::{
-    host::{self, Netlink},
+    host,
     types::{IpPrefix, NodeId},
 };
 
@@ -23,7 +24,7 @@ impl MeshRoutes {
 
     /// Other networks are behind this node from now on.
     pub fn set_own(&mut self, own: &[IpPrefix]) {
-        self.follow(Vec::new());
+        self.routed.clear();
         self.own = own.to_vec();
     }
 
@@ -37,27 +38,27 @@ impl MeshRoutes {
         self.standbys = now;
     }
 
-    /// Points the host's routing table at the mesh for what other nodes announce now. A network that this host has an
-    /// address in stays where it is: that is decided here, and said.
-    pub fn follow(&mut self, announced: Vec<IpPrefix>) {
+    /// Points this host at the mesh for what other nodes announce now. A network that this host has an address in stays where it
+    /// is: that is decided here, and said.
+    pub fn follow(&mut self, border: &Border, announced: Vec<IpPrefix>) {
         let wanted: BTreeSet<IpPrefix> = announced.into_iter().filter(|p| !self.own.contains(p)).collect();
         if wanted == self.routed {
             return;
         }
-        let Ok(mut netlink) = Netlink::open() else { return };
-        let interface = Some(self.interface.as_str());
         let local = host::interface_addresses().unwrap_or_default();
         let here = |p: &IpPrefix| local.iter().find(|(name, ip)| *name != self.interface && p.contains(*ip));
-        for prefix in wanted.difference(&self.routed) {
-            if let Some((other, ip)) = here(prefix) {
-                tracing::warn!(%prefix, %ip, interface = other, "not routed into the mesh: this host has an address in it");
-            } else if let Err(error) = netlink.add_route(*prefix, None, interface) {
-                tracing::warn!(%prefix, %error, "cannot route a prefix into the mesh");
+        let mut networks = Vec::new();
+        for prefix in &wanted {
+            match here(prefix) {
+                None => networks.push(*prefix),
+                Some((other, ip)) if !self.routed.contains(prefix) => {
+                    tracing::warn!(%prefix, %ip, interface = other, "not routed into the mesh: this host has an address in it");
+                }
+                Some(_) => {}
             }
         }
-        for prefix in self.routed.difference(&wanted) {
-            // It may never have been there.
-            let _ = netlink.remove_route(*prefix, interface);
+        if let Err(error) = border.route(&networks) {
+            tracing::warn!(%error, "cannot route all networks behind nodes into the mesh");
         }
         self.routed = wanted;
     }

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use prost::Message as _;
@@ -21,6 +22,9 @@ use crate::{
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// What others say of themselves is saved at most so often: they give themselves new numbers all the time.
 const PEERS_EVERY: Duration = Duration::from_secs(60);
+/// How often a lock is tried, and the pause after each.
+const LOCK_TRIES: u32 = 10;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// Known peers kept.
 const MAX_PEERS: usize = 1000;
 
@@ -69,11 +73,20 @@ pub(super) struct State {
 pub(super) fn lock(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir)?;
     let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock"))?;
-    file.try_lock().map_err(|e| match e {
-        TryLockError::WouldBlock => io::Error::new(io::ErrorKind::WouldBlock, "it is taken"),
-        TryLockError::Error(e) => e,
-    })?;
-    Ok(file)
+    // A program that a daemon had begun to start when it was killed holds it for a moment.
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_WAIT),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "it is taken"))
+}
+
+/// Whether a process has taken it.
+pub(super) fn is_taken(dir: &Path) -> bool {
+    File::open(dir.join("lock")).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 impl StateFile {

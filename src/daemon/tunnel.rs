@@ -1,24 +1,31 @@
 //! Everything through an exit: policy routing into the mesh's interface, and a fence of nftables so that nothing goes
 //! past it.
 //!
-//! Packets of our own are marked and go out as ever. Both routing and fence are the kernel's: they stand when the daemon
-//! dies.
+//! Packets of our own are marked and go out as ever, and so do answers to who came in from outside. Both routing and fence are the
+//! kernel's: they stand when the daemon dies. Each closes alone, too: a host without `nft`, or with a state directory that can't be
+//! written, is not left open.
 
-use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
-use super::{journal::Journal, state};
+use super::{
+    journal::Journal,
+    keeper::{self, Keeper, Part},
+    state,
+};
 use crate::{
-    config::{Config, ExitClient},
-    host::{self, MARK, Netlink, Rule, firewall},
+    config::{Bypass, Config, ExitClient},
+    host::{self, ANSWERS, MARK, Netlink, Route, Rule, Table},
     types::{IpPrefix, SPECIAL4, SPECIAL6},
 };
 
 const TABLE: &str = "aegisray_guard";
 const JOURNAL: &str = "tunnel.json";
-/// Private and link-local addresses (RFC 1918, 3927, 4193, 4291), multicast and broadcast.
-const LAN4: [&str; 6] =
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"];
-const LAN6: [&str; 3] = ["fc00::/7", "fe80::/10", "ff00::/8"];
+const VALID_MARK: &str = "net/ipv4/conf/all/src_valid_mark";
+/// Private and link-local addresses (RFC 1918, 3927, 4193, 4291): a network that this host is on is its LAN if it is one of these.
+const PRIVATE: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
+/// Multicast and broadcast, and IPv6's link-local addresses, never leave the links that this host is on.
+const NEAR4: [&str; 3] = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"];
+const NEAR6: [&str; 2] = ["fe80::/10", "ff00::/8"];
 
 pub(super) struct Tunnel {
     interface: String,
@@ -29,46 +36,94 @@ pub(super) struct Tunnel {
     behind: Vec<IpPrefix>,
     /// What does not go into the tunnel.
     near: Vec<IpPrefix>,
+    /// The private networks that this host is on, and what never leaves a link.
+    lan: Vec<IpPrefix>,
     /// The portal's interface.
     portal: Option<String>,
+    keeper: Arc<Keeper>,
     journal: Journal,
-    is_up: bool,
+    /// What is in force of the fence.
     cgroups: Vec<Option<u64>>,
-    /// Packets are led into the tunnel.
-    leads: bool,
+    is_up: bool,
+    /// Packets are led into the tunnel, if it carries them.
+    leads: Option<bool>,
 }
 
 impl Tunnel {
-    pub fn new(config: &Config) -> Self {
-        Self {
+    pub fn new(config: &Config, keeper: Arc<Keeper>) -> Self {
+        let mut tunnel = Self {
             interface: config.interface.clone(),
             options: config.exit.clone(),
             ranges: [config.network.cidr(), config.network.ula()],
             behind: config.behind(),
             near: config.near(),
+            lan: Vec::new(),
             portal: config.portal.as_ref().map(|p| p.interface.clone()),
+            keeper,
             journal: Journal::open(&config.state_dir, JOURNAL),
-            is_up: false,
             cgroups: Vec::new(),
-            leads: false,
-        }
+            is_up: false,
+            leads: None,
+        };
+        tunnel.lan = tunnel.lan_here();
+        tunnel
     }
 
     /// To be called before anything else happens: closes the fence if there is to be one, and takes away what a daemon
-    /// has left that had one.
+    /// has left that had one. It is closed by routing, which takes no program and no file, and by nftables: if either can't be, the
+    /// other one is enough to go on.
     pub fn begin(&mut self) -> io::Result<()> {
-        if self.options.choice.is_off() { self.journal.undo() } else { self.put_fence() }
+        if self.options.choice.is_off() {
+            // What can't be taken away is said, and no reason to stay down.
+            if let Err(error) = self.release() {
+                tracing::error!(%error, "what an earlier daemon did on this host can't be taken back (exit)");
+            }
+            return Ok(());
+        }
+        if !self.options.kill_switch {
+            self.put_fence();
+            return Ok(());
+        }
+        let routed = self.route(false);
+        let is_fenced = self.put_fence();
+        match routed {
+            Err(error) if is_fenced => {
+                tracing::error!(%error, "no policy routing: the fence of nftables alone is closed (exit)");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
-    fn put_fence(&mut self) -> io::Result<()> {
-        self.journal.note_table(TABLE)?;
+    /// Whether it is there now. The keeper goes on trying.
+    fn put_fence(&mut self) -> bool {
         self.cgroups = self.cgroup_ids();
-        firewall::put_table(TABLE, &self.rules())
+        self.keeper.put_table(TABLE, self.rules()).is_ok()
     }
 
     /// Rules know cgroups by numbers, which change when services start: to be called now and then.
-    pub fn follow_cgroups(&mut self) -> io::Result<()> {
-        if self.is_up && self.cgroup_ids() != self.cgroups { self.put_fence() } else { Ok(()) }
+    pub fn follow_cgroups(&mut self) {
+        if self.is_up && self.cgroup_ids() != self.cgroups {
+            self.put_fence();
+        }
+    }
+
+    fn lan_here(&self) -> Vec<IpPrefix> {
+        lan_here(&[Some(&self.interface), self.portal.as_ref()].map(|i| i.map_or("", |i| i)))
+    }
+
+    /// The networks that this host is on have changed, perhaps.
+    pub fn follow_networks(&mut self) -> io::Result<()> {
+        let lan = self.lan_here();
+        if lan == self.lan {
+            return Ok(());
+        }
+        self.lan = lan;
+        if !self.is_up {
+            return Ok(());
+        }
+        self.put_fence();
+        self.leads.map_or(Ok(()), |has_exit| self.route(has_exit))
     }
 
     /// The numbers of the cgroups that are there.
@@ -85,76 +140,72 @@ impl Tunnel {
     /// would go.
     pub fn lead(&mut self, has_exit: bool) -> io::Result<()> {
         if !self.is_up {
-            self.put_fence()?;
+            self.put_fence();
             self.is_up = true;
-            if let Err(error) = self.journal.set_sysctl("net/ipv4/conf/all/src_valid_mark", "1") {
-                tracing::warn!(%error, "cannot set src_valid_mark: with a strict rp_filter, links stop working");
+            match self.journal.set_sysctl(VALID_MARK, "1") {
+                Ok(()) => self.keeper.keep_sysctl(VALID_MARK, "1"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot set src_valid_mark: with a strict rp_filter, links stop working");
+                }
             }
         }
-        let leads = has_exit || self.options.kill_switch;
-        if leads == self.leads {
-            return Ok(());
-        }
-        let mut netlink = Netlink::open()?;
-        netlink.remove_rules()?;
-        if leads {
-            self.journal.note_rules()?;
-            let both = self.set_rules(&mut netlink, true).and_then(|()| self.set_rules(&mut netlink, false));
-            if both.is_err() {
-                netlink.remove_rules()?;
+        if has_exit || self.options.kill_switch {
+            // The last resort is there before the rule that needs it, and the rule before the interface: nothing opens in between.
+            if self.leads.is_none() {
+                self.route(true)?;
             }
-            both?;
+            self.leads = Some(true);
+        } else if self.leads.take().is_some() {
+            self.unroute()?;
         }
-        self.leads = leads;
         Ok(())
     }
 
-    fn set_rules(&self, netlink: &mut Netlink, ipv4: bool) -> io::Result<()> {
-        let led = netlink.set_tunnel_route(&self.interface, ipv4);
-        if let Err(error) = led {
-            // IPv6 may be off on this host, or on the interface: then it ends here.
-            if ipv4 {
-                return Err(error);
-            }
-            match netlink.set_tunnel_dead_end(ipv4) {
-                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(()),
-                other => other?,
-            }
-        } else if self.options.kill_switch {
-            netlink.set_tunnel_dead_end(ipv4)?;
-        }
-        netlink.add_rule(&Rule::Marked, ipv4)?;
-        let fits = |p: &IpPrefix| p.addr().is_ipv4() == ipv4;
-        for prefix in self.options.bypass.prefixes.iter().copied().filter(fits) {
-            netlink.add_rule(&Rule::To { prefix, default: true }, ipv4)?;
-        }
-        let lan = LAN4.iter().chain(&LAN6).filter(|_| self.options.lan).filter_map(|p| p.parse().ok());
-        for prefix in lan.chain(self.ranges).chain(self.near.iter().copied()).filter(fits) {
-            netlink.add_rule(&Rule::To { prefix, default: false }, ipv4)?;
-        }
-        for user in &self.options.bypass.users {
-            netlink.add_rule(&Rule::User(*user), ipv4)?;
-        }
-        netlink.add_rule(&Rule::Rest, ipv4)
+    /// Policy routing as it is wanted; `into`: into the interface, too, else nowhere.
+    fn route(&self, into: bool) -> io::Result<()> {
+        let interface = into.then_some(&*self.interface);
+        self.keeper.set_routes(Part::Tunnel, routes(interface, self.options.kill_switch))?;
+        let lan = if self.options.lan { &*self.lan } else { &[] };
+        let lan: Vec<IpPrefix> = lan.iter().chain(&self.near).copied().collect();
+        let Bypass { prefixes, users, .. } = &self.options.bypass;
+        self.keeper.set_rules(Part::Tunnel, rules(prefixes, users, &lan, self.options.kill_switch))
+    }
+
+    fn unroute(&self) -> io::Result<()> {
+        let rules = self.keeper.set_rules(Part::Tunnel, Vec::new());
+        rules.and(self.keeper.set_routes(Part::Tunnel, Vec::new()))
     }
 
     /// Goes on as these options say. The fence, if there is one before and after, is not opened in between.
-    pub fn change(&mut self, options: &ExitClient, (behind, near): (Vec<IpPrefix>, Vec<IpPrefix>)) -> io::Result<()> {
-        if self.leads {
-            Netlink::open()?.remove_rules()?;
-        }
-        self.is_up = false;
-        self.leads = false;
+    pub fn change(&mut self, options: &ExitClient, (behind, near): (Vec<IpPrefix>, Vec<IpPrefix>)) {
+        (self.is_up, self.leads) = (false, None);
         self.options = options.clone();
         (self.behind, self.near) = (behind, near);
-        Ok(())
     }
 
     /// Puts everything back as it was.
     pub fn release(&mut self) -> io::Result<()> {
-        self.is_up = false;
-        self.leads = false;
-        self.journal.undo()
+        (self.is_up, self.leads) = (false, None);
+        self.keeper.forget_sysctls(&[VALID_MARK]);
+        let all = [self.unroute(), self.keeper.remove_table(TABLE), self.journal.undo()];
+        all.into_iter().collect()
+    }
+
+    /// At the end of the daemon: what keeps packets from going past the tunnel stays.
+    pub fn end(&mut self) -> io::Result<()> {
+        if self.stands() { Ok(()) } else { self.release() }
+    }
+
+    /// What of it is not in force, and why; or nothing.
+    pub fn complaint(&self) -> String {
+        let missing = self.keeper.report().missing;
+        let ours = missing.iter().filter(|(what, _)| what.ends_with(TABLE) || !what.starts_with("nftables"));
+        ours.map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether there is a fence that outlives the daemon.
+    pub fn stands(&self) -> bool {
+        !self.options.choice.is_off() && self.options.kill_switch
     }
 
     /// The chains of our table.
@@ -168,7 +219,12 @@ impl Tunnel {
             let _ = write!(out, "chain {name} {{ {kind}; policy accept;\n{}\n}}\n", rules.join("\n"));
         };
         // What goes past the tunnel gets the mark, before it is decided where it goes.
-        let mut outgoing = vec![format!("ct direction reply ct mark {mark} meta mark set {mark}")];
+        let answers = format!("{ANSWERS:#x}");
+        // Nobody answers by a question for names.
+        let mut outgoing = vec![
+            format!("ct direction reply ct mark {answers} udp dport != {{ 53, 853 }} meta mark set {answers}"),
+            format!("ct direction reply ct mark {answers} meta l4proto != udp meta mark set {answers}"),
+        ];
         let root = host::cgroup_root();
         for cgroup in o.bypass.cgroups.iter().filter(|c| root.join(c).exists()) {
             let level = cgroup.split('/').count();
@@ -180,9 +236,16 @@ impl Tunnel {
         chain("outgoing", "type route hook output priority mangle", &outgoing);
         let mut incoming = Vec::new();
         if o.inbound {
-            incoming.push(format!("iifname != {inside} ct state new fib daddr type local ct mark set {mark}"));
+            // Whoever sends a datagram to a port from which this host asks only wants its questions to look like answers.
+            let (first, last) = host::ephemeral_ports();
+            let new = format!("iifname != {inside} ct state new fib daddr type local");
+            let mark = format!("ct mark set {answers}");
+            incoming.push(format!("{new} udp dport != {first}-{last} {mark}"));
+            incoming.push(format!("{new} meta l4proto {{ tcp, icmp, icmpv6, sctp }} {mark}"));
         }
-        incoming.push(format!("iifname != \"{mesh}\" ct mark {mark} meta mark set {mark}"));
+        for mark in [&mark, &answers] {
+            incoming.push(format!("iifname != \"{mesh}\" ct mark {mark} meta mark set {mark}"));
+        }
         chain("incoming", "type filter hook prerouting priority mangle", &incoming);
         chain("names", "type nat hook output priority -100", &self.names(&mark));
         chain("sources", "type nat hook postrouting priority srcnat", &self.sources(&mark));
@@ -191,7 +254,7 @@ impl Tunnel {
         }
         let mut fence = vec![
             format!("oifname {inside} accept"),
-            format!("meta mark {mark} accept"),
+            format!("meta mark {{ {mark}, {answers} }} accept"),
             // What keeps the host on its own network: neighbours, routers, addresses.
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept".to_owned(),
             "udp sport 68 udp dport 67 accept".to_owned(),
@@ -205,11 +268,14 @@ impl Tunnel {
             around.push(format!("{} daddr {prefix} accept", prefix.family()));
         }
         if o.lan {
-            // Names are asked of nobody here.
-            around.push("udp dport { 53, 853 } reject".to_owned());
+            // Names are asked of nobody here, by DNS or by shouting (NetBIOS, LLMNR).
+            around.push("udp dport { 53, 137, 853, 5355 } reject".to_owned());
             around.push("tcp dport { 53, 853 } reject with tcp reset".to_owned());
-            around.push(format!("ip daddr {{ {} }} accept", LAN4.join(", ")));
-            around.push(format!("ip6 daddr {{ {} }} accept", LAN6.join(", ")));
+            for family in ["ip", "ip6"] {
+                let lan: Vec<String> =
+                    self.lan.iter().filter(|p| p.family() == family).map(ToString::to_string).collect();
+                around.push(format!("{family} daddr {{ {} }} accept", lan.join(", ")));
+            }
         }
         let end = "counter reject with icmpx type admin-prohibited".to_owned();
         fence.extend(around.iter().cloned().chain([end.clone()]));
@@ -217,7 +283,7 @@ impl Tunnel {
         let mut transit = vec![
             format!("oifname {inside} accept"),
             format!("iifname \"{mesh}\" accept"),
-            format!("meta mark {mark} accept"),
+            format!("meta mark {{ {mark}, {answers} }} accept"),
         ];
         transit.extend(around.into_iter().chain([end]));
         chain("transit", "type filter hook forward priority 300", &transit);
@@ -246,7 +312,10 @@ impl Tunnel {
         let mut out = Vec::new();
         for (family, protocol, range) in [("ip", "ipv4", self.ranges[0]), ("ip6", "ipv6", self.ranges[1])] {
             let mesh = &self.interface;
-            out.push(format!("oifname != {{ \"lo\", \"{mesh}\" }} meta mark {mark} {family} saddr {range} masquerade"));
+            let marks = format!("{{ {mark}, {ANSWERS:#x} }}");
+            out.push(format!(
+                "oifname != {{ \"lo\", \"{mesh}\" }} meta mark {marks} {family} saddr {range} masquerade"
+            ));
             out.push(format!("oifname \"{mesh}\" {family} saddr {range} return"));
             // To the internet they go as this node does: the exit need not know of them.
             let special = if family == "ip" { SPECIAL4.join(", ") } else { SPECIAL6.join(", ") };
@@ -259,10 +328,64 @@ impl Tunnel {
     }
 }
 
+/// The private networks that this host is on, but for those behind these interfaces; and what never leaves a link.
+pub(super) fn lan_here(but: &[&str]) -> Vec<IpPrefix> {
+    let private: Vec<IpPrefix> = PRIVATE.iter().filter_map(|p| p.parse().ok()).collect();
+    let is_private =
+        |p: &IpPrefix| private.iter().any(|all| all.prefix_len() <= p.prefix_len() && all.contains(p.addr()));
+    let networks = host::interface_networks().unwrap_or_default();
+    let others = networks.iter().filter(|a| !but.contains(&&*a.interface));
+    let lan = others.filter_map(|a| IpPrefix::new(a.ip, a.prefix_len)).filter(is_private);
+    let mut out: Vec<IpPrefix> = NEAR4.iter().chain(&NEAR6).filter_map(|p| p.parse().ok()).chain(lan).collect();
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// The routes of the tunnel's table: into the interface, if there is one, and nowhere where nothing may go past it. IPv6 may be off on
+/// the interface: then it ends here, too.
+pub(super) fn routes(interface: Option<&str>, is_closed: bool) -> Vec<Route> {
+    let all = [IpPrefix::new([0, 0, 0, 0].into(), 0), IpPrefix::new([0u16; 8].into(), 0)];
+    let mut out = Vec::new();
+    for to in all.into_iter().flatten() {
+        if is_closed || to.addr().is_ipv6() {
+            out.push(Route { to, into: None });
+        }
+        out.extend(interface.map(|name| Route { to, into: Some(name.to_owned()) }));
+    }
+    out
+}
+
+/// The rules that lead into that table all but what goes past: `past` and who asks as one of `users` for certain, and `near` unless it is
+/// a question for a name. `is_closed`: what finds no way there has none.
+pub(super) fn rules(past: &[IpPrefix], users: &[u32], near: &[IpPrefix], is_closed: bool) -> Vec<Rule> {
+    let mut out: Vec<Rule> = past.iter().map(|p| Rule::Past(*p)).collect();
+    out.extend(users.iter().map(|user| Rule::User(*user)));
+    for port in [53, 853] {
+        out.extend([libc::IPPROTO_UDP, libc::IPPROTO_TCP].map(|p| Rule::Names { protocol: p as u8, port }));
+    }
+    out.extend(near.iter().map(|p| Rule::Near(*p)));
+    out.push(Rule::Rest);
+    out.extend(is_closed.then_some(Rule::Nowhere));
+    out
+}
+
 /// Takes away what a daemon that no longer runs has left.
 pub fn clean_up(state_dir: &Path) -> io::Result<()> {
-    let _lock = state::lock(state_dir)?;
-    Journal::open(state_dir, JOURNAL).undo()?;
+    let lock = state::lock(state_dir);
+    if lock.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+        return lock.map(drop);
+    }
+    let mut netlink = Netlink::open()?;
+    for ipv4 in [true, false] {
+        netlink.sync_rules(&[], ipv4)?;
+        for table in [Table::Tunnel, Table::Mesh] {
+            netlink.sync_routes(table, &[], ipv4)?;
+        }
+    }
+    keeper::remove_table(TABLE)?;
+    super::border::clean_up()?;
     super::gateway::clean_up(state_dir)?;
-    super::access::clean_up(state_dir)
+    super::access::clean_up()?;
+    Journal::open(state_dir, JOURNAL).undo()
 }

@@ -9,8 +9,10 @@ use std::{
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// The mark (SO_MARK) of packets that go past the tunnel; also the number of the tunnel's routing table.
+/// The mark (SO_MARK) of the daemon's own packets, which go past the tunnel; also the number of the tunnel's routing table.
 pub const MARK: u32 = 0xae91;
+/// The mark of answers to who came in from outside, which go past the tunnel, too.
+pub const ANSWERS: u32 = MARK + 2;
 
 /// Marks a socket. Without the right to do so (CAP_NET_ADMIN) there is no tunnel either.
 pub fn mark(socket: &impl AsFd) {

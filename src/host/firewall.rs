@@ -28,6 +28,13 @@ pub fn remove_table(name: &str) -> io::Result<()> {
     load(&format!("table inet {name}\ndelete table inet {name}\n"))
 }
 
+/// A table as nft prints it, without counters and what its sets hold; nothing if it isn't there.
+pub fn list_table(name: &str) -> io::Result<String> {
+    let output =
+        nft().stdout(Stdio::piped()).args(["-s", "-t", "list", "table", "inet", name]).output().map_err(missing)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The rules of the whole host as JSON (libnftables-json(5)).
 pub fn rules() -> io::Result<serde_json::Value> {
     let output = nft().stdout(Stdio::piped()).args(["-j", "-a", "list", "ruleset"]).output().map_err(missing)?;

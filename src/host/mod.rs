@@ -9,14 +9,16 @@ mod netns;
 mod nft;
 mod policy;
 mod system;
+mod watch;
 
 pub use cable::{CableEnd, MAX_FRAME, wait_for_frames};
-pub use direct::{MARK, bind_udp, connect, listen, mark};
+pub use direct::{ANSWERS, MARK, bind_udp, connect, listen, mark};
 pub use netlink::{LinkChange, Monitor, Netlink};
 pub use netns::{NetNs, become_root_in_user_namespace, can_make_namespaces};
 pub use nft::masquerade;
-pub use policy::Rule;
+pub use policy::{Route, Rule, Table};
 pub use system::{
-    InterfaceAddress, cgroup_root, cpu_seconds, drop_privileges, interface_addresses, interface_networks, is_root,
-    raise_file_limit, random, resident_kib, sd_notify,
+    InterfaceAddress, cgroup_root, cpu_seconds, drop_privileges, ephemeral_ports, interface_addresses,
+    interface_networks, is_root, raise_file_limit, random, resident_kib, sd_notify,
 };
+pub use watch::{Changed, Watch};

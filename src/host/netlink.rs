@@ -78,14 +78,14 @@ pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn receive(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn receive(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the pointer and length are of a live, writable slice.
     let n = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
 /// The messages in a buffer: kind, sequence number, body.
-fn messages(buf: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+pub(super) fn messages(buf: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     let mut rest = buf;
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
@@ -102,19 +102,42 @@ fn messages(buf: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
 
 /// Reads until the acknowledgement of `sequence`; its error, if it is one.
 pub(super) fn acknowledged(fd: &OwnedFd, sequence: u32) -> io::Result<()> {
-    let mut buf = vec![0; 32 * 1024];
+    answers(fd, sequence).map(drop)
+}
+
+/// The bodies of the messages that answer `sequence`, up to its end.
+fn answers(fd: &OwnedFd, sequence: u32) -> io::Result<Vec<Vec<u8>>> {
+    let mut buf = vec![0; 64 * 1024];
+    let mut all = Vec::new();
     loop {
         let n = receive(fd, &mut buf)?;
-        for (kind, seq, body) in messages(&buf[..n]) {
-            if kind == NLMSG_ERROR && seq == sequence {
-                let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(-libc::EPROTO, i32::from_ne_bytes);
-                return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-            }
-            if kind == NLMSG_DONE && seq == sequence {
-                return Ok(());
+        for (kind, _, body) in messages(&buf[..n]).filter(|(_, seq, _)| *seq == sequence) {
+            match kind {
+                NLMSG_ERROR | NLMSG_DONE => {
+                    let code = word(body).map_or(0, u32::cast_signed);
+                    return if code == 0 { Ok(all) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                _ => all.push(body.to_vec()),
             }
         }
     }
+}
+
+/// The attributes of a message, without their flags.
+pub(super) fn attributes(body: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = body;
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+        let value = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !(libc::NLA_F_NESTED as u16), value))
+    })
+}
+
+/// The first four bytes as a number.
+pub(super) fn word(bytes: &[u8]) -> Option<u32> {
+    bytes.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes)
 }
 
 /// A connection to rtnetlink in the network namespace of the thread that opens it.
@@ -132,6 +155,24 @@ impl Netlink {
         self.sequence += 1;
         send(&self.fd, &message.finish(self.sequence))?;
         acknowledged(&self.fd, self.sequence)
+    }
+
+    /// What the kernel has of a kind; where it can, only what the message asks for.
+    pub(super) fn dump(&mut self, message: Message) -> io::Result<Vec<Vec<u8>>> {
+        let strict: libc::c_int = 1;
+        // SAFETY: the pointer and length are of a live integer. Kernels that don't know it send more.
+        unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_GET_STRICT_CHK,
+                (&raw const strict).cast(),
+                mem::size_of_val(&strict) as libc::socklen_t,
+            )
+        };
+        self.sequence += 1;
+        send(&self.fd, &message.finish(self.sequence))?;
+        answers(&self.fd, self.sequence)
     }
 
     /// The index of an interface.

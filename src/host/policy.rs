@@ -1,24 +1,54 @@
-//! Policy routing: rules that say which routing table is asked, and the tunnel's own table.
+//! Policy routing: rules that say which routing table is asked, and the tables of our own. What is wanted is compared with what the
+//! kernel has, so that setting it up twice, or after somebody else took a part away, comes to the same.
 
 use std::io;
 
 use super::{
-    direct::MARK,
-    netlink::{Message, Netlink},
+    direct::{ANSWERS, MARK},
+    netlink::{Message, Netlink, attributes, word},
 };
-use crate::{types::IpPrefix, wire::encode_ip};
+use crate::{
+    types::IpPrefix,
+    wire::{decode_ip, encode_ip},
+};
 
 /// Which packets a rule is about, and what it does. All rules are tried in the order of their priorities.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Packets with the mark: the main table.
+    /// Packets of the daemon itself: the main table.
     Marked,
-    /// To this prefix: the main table, but for its default route unless `default`.
-    To { prefix: IpPrefix, default: bool },
+    /// Answers to who came in from outside: the main table.
+    Answers,
+    /// All: the mesh's table, for what is in it.
+    Mesh,
+    /// To this prefix: the main table.
+    Past(IpPrefix),
     /// From sockets of this user: the main table.
     User(u32),
+    /// To a port of servers for names (of this IP protocol): the tunnel's table.
+    Names { protocol: u8, port: u16 },
+    /// To this prefix: the main table, but for its default route.
+    Near(IpPrefix),
     /// All: the tunnel's table.
     Rest,
+    /// All, and those of sockets that are bound to another interface, too: nowhere.
+    Nowhere,
+}
+
+/// A routing table of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// What is in the mesh.
+    Mesh,
+    /// Everything, through the tunnel.
+    Tunnel,
+}
+
+/// A route in a table of ours: into an interface, or, as the last resort, nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub to: IpPrefix,
+    pub into: Option<String>,
 }
 
 /// Attribute numbers of `linux/fib_rules.h`.
@@ -29,106 +59,251 @@ mod attr {
     pub const SUPPRESS_PREFIXLEN: u16 = 14;
     pub const TABLE: u16 = 15;
     pub const UID_RANGE: u16 = 20;
+    pub const IP_PROTO: u16 = 22;
+    pub const DPORT_RANGE: u16 = 24;
 }
 
-const PRIORITIES: [u32; 4] = [5170, 5171, 5172, 5173];
+const FIRST: u32 = 5170;
+const PRIORITIES: std::ops::RangeInclusive<u32> = FIRST..=FIRST + 8;
 const TO_TABLE: u8 = 1;
+const UNREACHABLE: u8 = 7;
 /// As bad as a route can be: used when the other one is gone with its interface.
 const LAST_RESORT: u32 = u32::MAX;
+const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
 impl Rule {
-    fn priority(&self) -> u32 {
-        PRIORITIES[match self {
-            Self::Marked => 0,
-            Self::To { .. } => 1,
-            Self::User(_) => 2,
-            Self::Rest => 3,
-        }]
+    /// Whether it says something of this family.
+    #[must_use]
+    pub fn fits(&self, ipv4: bool) -> bool {
+        !matches!(self, Self::Past(prefix) | Self::Near(prefix) if prefix.addr().is_ipv4() != ipv4)
     }
+}
+
+impl Table {
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Tunnel => MARK,
+            Self::Mesh => MARK + 1,
+        }
+    }
+}
+
+/// A rule as the kernel keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    priority: u32,
+    action: u8,
+    table: u32,
+    to: Option<IpPrefix>,
+    mark: Option<u32>,
+    suppresses: Option<u32>,
+    user: Option<u32>,
+    /// IP protocol and port.
+    port: Option<(u8, u16)>,
+}
+
+impl From<&Rule> for Entry {
+    fn from(rule: &Rule) -> Self {
+        let (to, mark, suppresses, user, port) = Default::default();
+        let plain = |n: u32, table: u32| {
+            let action = if table > 0 { TO_TABLE } else { UNREACHABLE };
+            Self { priority: FIRST + n, action, table, to, mark, suppresses, user, port }
+        };
+        match *rule {
+            Rule::Marked => Self { mark: Some(MARK), ..plain(0, MAIN) },
+            Rule::Answers => Self { mark: Some(ANSWERS), ..plain(1, MAIN) },
+            Rule::Mesh => plain(2, Table::Mesh.number()),
+            Rule::Past(prefix) => Self { to: Some(prefix), ..plain(3, MAIN) },
+            Rule::User(id) => Self { user: Some(id), ..plain(4, MAIN) },
+            Rule::Names { protocol, port } => Self { port: Some((protocol, port)), ..plain(5, Table::Tunnel.number()) },
+            Rule::Near(prefix) => Self { to: Some(prefix), suppresses: Some(0), ..plain(6, MAIN) },
+            Rule::Rest => plain(7, Table::Tunnel.number()),
+            Rule::Nowhere => plain(8, 0),
+        }
+    }
+}
+
+impl Entry {
+    /// From fib_rule_hdr and its attributes.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let (dst_len, table, action) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(7)?);
+        let (to, mark, suppresses, user, port) = Default::default();
+        let mut entry = Self { priority: 0, action, table, to, mark, suppresses, user, port };
+        let (mut protocol, mut first_port) = (0, None);
+        for (kind, value) in attributes(body.get(12..)?) {
+            match kind {
+                attr::PRIORITY => entry.priority = word(value)?,
+                attr::TABLE => entry.table = word(value)?,
+                attr::FWMARK => entry.mark = word(value),
+                attr::DST => entry.to = IpPrefix::new(decode_ip(value).ok()?, dst_len),
+                // All ones: it suppresses nothing.
+                attr::SUPPRESS_PREFIXLEN => entry.suppresses = word(value).filter(|n| *n != u32::MAX),
+                attr::UID_RANGE => entry.user = word(value),
+                attr::IP_PROTO => protocol = *value.first()?,
+                attr::DPORT_RANGE => first_port = Some(u16::from_ne_bytes([*value.first()?, *value.get(1)?])),
+                _ => {}
+            }
+        }
+        entry.port = first_port.map(|port| (protocol, port));
+        Some(entry)
+    }
+
+    fn message(&self, kind: u16, ipv4: bool) -> Message {
+        let number = |n: u32| n.to_ne_bytes();
+        let flags = if kind == libc::RTM_NEWRULE { libc::NLM_F_CREATE | libc::NLM_F_EXCL } else { 0 };
+        let dst_len = self.to.map_or(0, |prefix| prefix.prefix_len());
+        let mut message = Message::new(kind, flags | libc::NLM_F_ACK, &rule_header(ipv4, dst_len, self.action))
+            .attribute(attr::PRIORITY, &number(self.priority));
+        if self.table > 0 {
+            message = message.attribute(attr::TABLE, &number(self.table));
+        }
+        if let Some(mark) = self.mark {
+            message = message.attribute(attr::FWMARK, &number(mark));
+        }
+        if let Some(prefix) = self.to {
+            message = message.attribute(attr::DST, &encode_ip(prefix.addr()));
+        }
+        if let Some(len) = self.suppresses {
+            message = message.attribute(attr::SUPPRESS_PREFIXLEN, &number(len));
+        }
+        if let Some((protocol, port)) = self.port {
+            let port = port.to_ne_bytes();
+            message =
+                message.attribute(attr::IP_PROTO, &[protocol]).attribute(attr::DPORT_RANGE, &[port, port].concat());
+        }
+        if let Some(id) = self.user {
+            message = message.attribute(attr::UID_RANGE, &[number(id), number(id)].concat());
+        }
+        message
+    }
+}
+
+fn family(ipv4: bool) -> u8 {
+    if ipv4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
 
 /// fib_rule_hdr: family, lengths, tos, table, two reserved, action, flags.
-fn header(ipv4: bool, dst_len: u8, action: u8) -> Vec<u8> {
-    let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
-    [&[family, dst_len, 0, 0, 0, 0, 0, action][..], &[0; 4]].concat()
-}
-
-impl Netlink {
-    /// Adds a rule for one family.
-    pub fn add_rule(&mut self, rule: &Rule, ipv4: bool) -> io::Result<()> {
-        let number = |n: u32| n.to_ne_bytes();
-        let dst_len = if let Rule::To { prefix, .. } = rule { prefix.prefix_len() } else { 0 };
-        let table = if *rule == Rule::Rest { MARK } else { u32::from(libc::RT_TABLE_MAIN) };
-        let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let mut message = Message::new(libc::RTM_NEWRULE, flags, &header(ipv4, dst_len, TO_TABLE))
-            .attribute(attr::PRIORITY, &number(rule.priority()))
-            .attribute(attr::TABLE, &number(table));
-        match rule {
-            Rule::Marked => message = message.attribute(attr::FWMARK, &number(MARK)),
-            Rule::To { prefix, default } => {
-                message = message.attribute(attr::DST, &encode_ip(prefix.addr()));
-                if !default {
-                    message = message.attribute(attr::SUPPRESS_PREFIXLEN, &number(0));
-                }
-            }
-            Rule::User(id) => message = message.attribute(attr::UID_RANGE, &[number(*id), number(*id)].concat()),
-            Rule::Rest => {}
-        }
-        self.request(message)
-    }
-
-    /// Removes every rule that [`Self::add_rule`] can have added, also those of a daemon that is dead.
-    pub fn remove_rules(&mut self) -> io::Result<()> {
-        for ipv4 in [true, false] {
-            for priority in PRIORITIES {
-                loop {
-                    let message = Message::new(libc::RTM_DELRULE, libc::NLM_F_ACK, &header(ipv4, 0, 0))
-                        .attribute(attr::PRIORITY, &priority.to_ne_bytes());
-                    match self.request(message) {
-                        Ok(()) => {}
-                        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => break,
-                        // No such family on this host.
-                        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => break,
-                        Err(e) => return Err(e),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The default route of the tunnel's table: into `interface`. It goes with the interface.
-    pub fn set_tunnel_route(&mut self, interface: &str, ipv4: bool) -> io::Result<()> {
-        let index = self.index(interface)?;
-        let message = tunnel_route(libc::RTM_NEWROUTE, ipv4, libc::RTN_UNICAST);
-        self.request(message.attribute(libc::RTA_OIF, &index.to_ne_bytes()))
-    }
-
-    /// What the tunnel's table says when its interface is gone: nothing can be reached.
-    pub fn set_tunnel_dead_end(&mut self, ipv4: bool) -> io::Result<()> {
-        let message = tunnel_route(libc::RTM_NEWROUTE, ipv4, libc::RTN_UNREACHABLE);
-        self.request(message.attribute(libc::RTA_PRIORITY, &LAST_RESORT.to_ne_bytes()))
-    }
-
-    /// Empties the tunnel's table.
-    pub fn remove_tunnel_routes(&mut self) {
-        for ipv4 in [true, false] {
-            for kind in [libc::RTN_UNICAST, libc::RTN_UNREACHABLE] {
-                // They may not be there.
-                let _ = self.request(tunnel_route(libc::RTM_DELROUTE, ipv4, kind));
-            }
-        }
-    }
+fn rule_header(ipv4: bool, dst_len: u8, action: u8) -> Vec<u8> {
+    [&[family(ipv4), dst_len, 0, 0, 0, 0, 0, action][..], &[0; 4]].concat()
 }
 
 /// rtmsg: family, lengths, tos, table, protocol, scope, type, flags.
-fn tunnel_route(kind: u16, ipv4: bool, route: u8) -> Message {
-    let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
-    let is_new = kind == libc::RTM_NEWROUTE;
-    let scope = if is_new && ipv4 && route == libc::RTN_UNICAST { libc::RT_SCOPE_LINK } else { 0 };
-    let scope = if is_new { scope } else { libc::RT_SCOPE_NOWHERE };
+fn route_message(kind: u16, table: Table, route: &Route, index: u32) -> Message {
+    let ipv4 = route.to.addr().is_ipv4();
+    let (is_new, is_dead_end) = (kind == libc::RTM_NEWROUTE, route.into.is_none());
+    let scope = match (is_new, ipv4 && !is_dead_end) {
+        (false, _) => libc::RT_SCOPE_NOWHERE,
+        (true, true) => libc::RT_SCOPE_LINK,
+        (true, false) => libc::RT_SCOPE_UNIVERSE,
+    };
+    let kind_of = if is_dead_end { libc::RTN_UNREACHABLE } else { libc::RTN_UNICAST };
     let protocol = if is_new { libc::RTPROT_STATIC } else { 0 };
-    let header = [family, 0, 0, 0, 0, protocol, scope, route, 0, 0, 0, 0];
+    let header = [family(ipv4), route.to.prefix_len(), 0, 0, 0, protocol, scope, kind_of, 0, 0, 0, 0];
     let flags = if is_new { libc::NLM_F_CREATE | libc::NLM_F_REPLACE } else { 0 };
-    Message::new(kind, flags | libc::NLM_F_ACK, &header).attribute(libc::RTA_TABLE, &MARK.to_ne_bytes())
+    let message = Message::new(kind, flags | libc::NLM_F_ACK, &header)
+        .attribute(libc::RTA_TABLE, &table.number().to_ne_bytes())
+        .attribute(libc::RTA_DST, &encode_ip(route.to.addr()));
+    if is_dead_end {
+        message.attribute(libc::RTA_PRIORITY, &LAST_RESORT.to_ne_bytes())
+    } else {
+        message.attribute(libc::RTA_OIF, &index.to_ne_bytes())
+    }
+}
+
+/// A host without that family has none of its rules and routes.
+fn is_no_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
+}
+
+impl Netlink {
+    /// Makes the rules of one family those of ours that are wanted: first come those that are missing, then those go that are too
+    /// many. Returns the number of the missing ones.
+    pub fn sync_rules(&mut self, wanted: &[Rule], ipv4: bool) -> io::Result<usize> {
+        let present = match self.dump(Message::new(libc::RTM_GETRULE, libc::NLM_F_DUMP, &rule_header(ipv4, 0, 0))) {
+            Err(error) if is_no_family(&error) => return Ok(0),
+            other => other?,
+        };
+        let present: Vec<Entry> = present.iter().filter_map(|body| Entry::parse(body)).collect();
+        let mut ours: Vec<Entry> = present.into_iter().filter(|e| PRIORITIES.contains(&e.priority)).collect();
+        let mut missing = 0;
+        for rule in wanted {
+            let entry = Entry::from(rule);
+            if let Some(at) = ours.iter().position(|other| *other == entry) {
+                ours.swap_remove(at);
+                continue;
+            }
+            missing += 1;
+            match self.request(entry.message(libc::RTM_NEWRULE, ipv4)) {
+                Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
+                _ => {}
+            }
+        }
+        for entry in ours {
+            match self.request(entry.message(libc::RTM_DELRULE, ipv4)) {
+                Err(e) if e.raw_os_error() != Some(libc::ENOENT) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Makes the routes of one family in a table of ours those that are wanted, the last resorts first. A route into an interface that
+    /// is not there, or does not take this family, is left out. Returns the number of those that were missing.
+    pub fn sync_routes(&mut self, table: Table, wanted: &[Route], ipv4: bool) -> io::Result<usize> {
+        let ask = Message::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &[family(ipv4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            .attribute(libc::RTA_TABLE, &table.number().to_ne_bytes());
+        let present = match self.dump(ask) {
+            // There is no such table yet.
+            Err(error) if is_no_family(&error) || error.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
+            other => other?,
+        };
+        let mut present: Vec<(IpPrefix, Option<u32>)> =
+            present.iter().filter_map(|body| parse_route(body, table.number(), ipv4)).collect();
+        let mut wanted: Vec<&Route> = wanted.iter().filter(|r| r.to.addr().is_ipv4() == ipv4).collect();
+        wanted.sort_by_key(|route| route.into.is_some());
+        let mut missing = 0;
+        for route in wanted {
+            let index = match &route.into {
+                None => None,
+                Some(name) => match self.index(name) {
+                    Ok(index) => Some(index),
+                    Err(_) => continue,
+                },
+            };
+            if let Some(at) = present.iter().position(|other| *other == (route.to, index)) {
+                present.swap_remove(at);
+                continue;
+            }
+            match self.request(route_message(libc::RTM_NEWROUTE, table, route, index.unwrap_or_default())) {
+                Ok(()) => missing += 1,
+                Err(e) if is_no_family(&e) => return Ok(0),
+                // The interface is down, or takes no IPv6.
+                Err(_) if route.into.is_some() && !ipv4 => {}
+                Err(e) => return Err(e),
+            }
+        }
+        for (to, index) in present {
+            let route = Route { to, into: index.map(|_| String::new()) };
+            // It may have gone with its interface.
+            let _ = self.request(route_message(libc::RTM_DELROUTE, table, &route, index.unwrap_or_default()));
+        }
+        Ok(missing)
+    }
+}
+
+/// A route in that table: its prefix, and the interface that it leads into unless it is a last resort.
+fn parse_route(body: &[u8], table: u32, ipv4: bool) -> Option<(IpPrefix, Option<u32>)> {
+    let (len, mut at, kind) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(7)?);
+    let nowhere = if ipv4 { [0; 4].into() } else { [0u16; 8].into() };
+    let (mut to, mut index) = (nowhere, None);
+    for (attribute, value) in attributes(body.get(12..)?) {
+        match attribute {
+            libc::RTA_TABLE => at = word(value)?,
+            libc::RTA_DST => to = decode_ip(value).ok()?,
+            libc::RTA_OIF => index = word(value),
+            _ => {}
+        }
+    }
+    (at == table).then_some((IpPrefix::new(to, len)?, index.filter(|_| kind == libc::RTN_UNICAST)))
 }

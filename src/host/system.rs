@@ -18,6 +18,14 @@ pub fn cgroup_root() -> &'static Path {
     if hybrid.join("cgroup.procs").exists() { hybrid } else { Path::new("/sys/fs/cgroup") }
 }
 
+/// The first and the last port from which this host asks others, unless a program wants another one.
+#[must_use]
+pub fn ephemeral_ports() -> (u16, u16) {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = text.split_whitespace().filter_map(|n| n.parse().ok());
+    ports.next().zip(ports.next()).unwrap_or((32_768, 60_999))
+}
+
 #[must_use]
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and can't fail.

@@ -11,7 +11,11 @@ use std::{
 use boringtun::noise::{Packet, Tunn, TunnResult, handshake::parse_handshake_anon};
 
 use super::{Peer, Portal, lock};
-use crate::{tun::IoVectors, wire::vnet::VNET_HEADER};
+use crate::{
+    tun::IoVectors,
+    types::{self, Buckets, place},
+    wire::vnet::VNET_HEADER,
+};
 
 /// Room for any datagram or packet, and for what WireGuard adds.
 const BUFFER: usize = 65_536 + 64;
@@ -22,18 +26,39 @@ const REMEMBER: Duration = Duration::from_secs(2);
 /// The number of a client in the receiver index of its sessions: the lowest byte is the session's.
 const NUMBER_SHIFT: u32 = 8;
 
+/// First messages of handshakes from one address or IPv6 network of 64 bits: so many at once, and one more after each pause. Whoever sends
+/// more has this thread work for nobody else. So many sources are held to it.
+const HANDSHAKES: (u32, types::Duration) = (20, types::Duration::from_millis(50));
+const MAX_SOURCES: usize = 4096;
+
+/// Whether it is the first message of a handshake (WireGuard's protocol, §5.4.2).
+fn is_handshake(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&1)
+}
+
+fn now(begun: Instant) -> types::Instant {
+    types::Instant(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX))
+}
+
 impl Portal {
     /// Takes in datagrams, as long as the process lives.
     pub(super) fn receive(&self) {
         let (mut datagram, mut out) = (vec![0; BUFFER], vec![0; BUFFER]);
         let mut vectors = IoVectors::default();
         let (mut ticked, mut remembered) = (Instant::now(), Instant::now());
+        let (begun, mut handshakes) = (Instant::now(), Buckets::new(MAX_SOURCES, HANDSHAKES));
         self.greet(&mut out);
         // Without it, rekeys would wait for the next datagram.
         let _ = self.socket.set_read_timeout(Some(TICK));
         loop {
             match self.socket.recv_from(&mut datagram) {
-                Ok((n, from)) => self.take_in(&datagram[..n], from, &mut out, &mut vectors),
+                Ok((n, from)) => {
+                    let datagram = &datagram[..n];
+                    let mut may_begin = || handshakes.take(now(begun), place::network(from.ip(), 32, 64));
+                    if !is_handshake(datagram) || may_begin() {
+                        self.take_in(datagram, from, &mut out, &mut vectors);
+                    }
+                }
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 // An ICMP error to something sent, say.
                 Err(_) => thread::sleep(Duration::from_millis(1)),

@@ -93,7 +93,13 @@ impl Visit<'_> {
     fn accompany(self) -> io::Result<bool> {
         let is_member = AtomicBool::new(false);
         thread::scope(|scope| {
-            let outwards = self.upstream.map(|upstream| scope.spawn(|| self.outwards(upstream, &is_member)));
+            // Without a thread for the way back this visitor has to go, and nobody else.
+            let is_member = &is_member;
+            let begin = |upstream| {
+                let thread = thread::Builder::new().name("aegis-visitor".to_owned()).stack_size(256 << 10);
+                thread.spawn_scoped(scope, move || self.outwards(upstream, is_member))
+            };
+            let outwards = self.upstream.map(begin).transpose()?;
             let outcome = self.inwards();
             is_member.store(matches!(outcome, Ok(true)), Ordering::Relaxed);
             if let Some(upstream) = self.upstream {

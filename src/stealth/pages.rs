@@ -2,18 +2,21 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     thread,
     time::{Duration, SystemTime},
 };
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::{ALLOW, CONTENT_TYPE, HeaderValue, IF_MODIFIED_SINCE, LAST_MODIFIED},
     server::conn::http1,
     service::service_fn,
@@ -21,8 +24,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Larger files are none of a site that hides something: they would be held in memory whole.
+/// Larger files are none of a site that hides something.
 const MAX_FILE: u64 = 64 << 20;
+/// What is read of a file at a time, for each visitor.
+const PIECE: usize = 64 << 10;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// What is served as what.
 const TYPES: [(&str, &str); 14] = [
@@ -78,7 +83,35 @@ async fn accept(listener: std::net::TcpListener, folder: Arc<PathBuf>) -> io::Re
     }
 }
 
-fn answer(folder: &Path, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+type Content = Either<Full<Bytes>, Pieces>;
+
+/// A file, piece by piece: visitors that take their time hold no more of it.
+struct Pieces {
+    file: fs::File,
+    left: u64,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let len = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
+        if len == 0 {
+            return Poll::Ready(None);
+        }
+        let mut piece = vec![0; len];
+        let read = self.file.read_exact(&mut piece);
+        self.left -= len as u64;
+        Poll::Ready(Some(read.map(|()| Frame::data(piece.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+fn answer(folder: &Path, request: &Request<Incoming>) -> Response<Content> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED);
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -91,10 +124,11 @@ fn answer(folder: &Path, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let kind = file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let kind = TYPES.iter().find(|t| t.0 == kind).map_or("application/octet-stream", |t| t.1);
     let mut answer = if known {
-        Response::new(Full::default())
+        Response::new(Either::Left(Full::default()))
     } else {
-        match fs::read(&file) {
-            Ok(content) => Response::new(Full::from(content)),
+        let opened = fs::File::open(&file).and_then(|file| Ok(Pieces { left: file.metadata()?.len(), file }));
+        match opened {
+            Ok(pieces) => Response::new(Either::Right(pieces)),
             Err(_) => return page(StatusCode::NOT_FOUND),
         }
     };
@@ -139,10 +173,10 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A page that says what is wrong.
-fn page(status: StatusCode) -> Response<Full<Bytes>> {
+fn page(status: StatusCode) -> Response<Content> {
     let reason = status.canonical_reason().unwrap_or_default();
     let text = format!("<html><head><title>{reason}</title></head><body><h1>{reason}</h1></body></html>\n");
-    let mut answer = Response::new(Full::from(text));
+    let mut answer = Response::new(Either::Left(Full::from(text)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     answer

@@ -32,14 +32,16 @@ pub fn is_country(text: &str) -> bool {
 impl FromStr for ExitChoice {
     type Err = String;
 
+    /// What means "none" in YAML or elsewhere is no node's name, however it is written.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match (text, text.strip_prefix("country:")) {
-            ("off", _) => Ok(Self::Off),
+        let lower = text.trim().to_ascii_lowercase();
+        match (&*lower, lower.strip_prefix("country:").map(str::trim)) {
+            ("off" | "no" | "false" | "none" | "null" | "~", _) => Ok(Self::Off),
             ("auto", _) => Ok(Self::Auto),
             (_, Some(code)) if is_country(code) => Ok(Self::Country(code.to_owned())),
-            (_, Some(code)) => Err(format!("expected two lower-case letters, like country:se, got `{code}`")),
+            (_, Some(code)) => Err(format!("expected two letters, like country:se, got `{code}`")),
             ("", None) => Err("expected `off`, `auto`, `country:XX` or a node".to_owned()),
-            (node, None) => Ok(Self::Node(node.to_owned())),
+            (_, None) => Ok(Self::Node(text.trim().to_owned())),
         }
     }
 }
@@ -52,5 +54,21 @@ impl fmt::Display for ExitChoice {
             Self::Country(code) => write!(f, "country:{code}"),
             Self::Node(node) => f.write_str(node),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_mean_none_are_no_nodes() {
+        for off in ["off", "Off", "OFF", "no", "No", "false", "False", "none", "None", "null", "~", " off "] {
+            assert_eq!(off.parse(), Ok(ExitChoice::Off), "{off}");
+        }
+        assert_eq!("Country:NL".parse(), Ok(ExitChoice::Country("nl".to_owned())));
+        assert_eq!("Auto".parse(), Ok(ExitChoice::Auto));
+        assert_eq!("Nora".parse(), Ok(ExitChoice::Node("Nora".to_owned())));
+        assert!("country:Sweden".parse::<ExitChoice>().is_err() && "".parse::<ExitChoice>().is_err());
     }
 }

@@ -22,7 +22,7 @@ use super::{
 const USERS: u16 = 9999;
 
 /// Keeps trying to reach the internet in every way that programs have.
-fn try_everything(host: &Host, done: &AtomicBool) {
+pub(super) fn try_everything(host: &Host, done: &AtomicBool) {
     let to_web: [IpAddr; 2] = [WEB.into(), v6(WEB).into()];
     let _ = host.ns.run(|| {
         while !done.load(Ordering::Relaxed) {
@@ -46,7 +46,7 @@ fn try_everything(host: &Host, done: &AtomicBool) {
 }
 
 /// What a frame that the client sent is, if it goes beyond its LAN or asks for a name.
-fn kind(frame: &[u8]) -> Option<String> {
+pub(super) fn kind(frame: &[u8]) -> Option<String> {
     let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
     let port = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     match ethertype {

@@ -2,6 +2,7 @@
 
 mod access;
 mod exits;
+mod fence;
 #[path = "../nat/firewall.rs"]
 mod firewall;
 #[path = "../e2e/harness.rs"]
@@ -25,6 +26,12 @@ fn main() -> ExitCode {
     harness::run(&[
         ("the_world_sees_the_exit", exits::seen_from_outside),
         ("nothing_leaks_whatever_dies", leaks::whatever_dies),
+        ("questions_are_no_answers", fence::questions_are_no_answers),
+        ("closed_whatever_is_missing", fence::closed_whatever_is_missing),
+        ("what_others_take_away_is_back", fence::what_others_take_away_is_back),
+        ("mesh_addresses_are_the_meshs", fence::mesh_addresses_are_the_meshs),
+        ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
+        ("out_of_descriptors", fence::out_of_descriptors),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("a_host_without_ipv6", exits::without_ipv6),
         ("what_goes_past_the_tunnel", exits::bypass),

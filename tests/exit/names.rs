@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -62,6 +63,28 @@ fn addresses(daemon: &Daemon) -> (IpAddr, IpAddr) {
     need(daemon, "addresses", || daemon.addresses())
 }
 
+/// How many of thirty connections to the server for names stay open; one of them announces a question that is far too long.
+fn connections_kept(host: &Host, server: IpAddr) -> usize {
+    let all = host.ns.run(|| {
+        let mut all = Vec::new();
+        for _ in 0..30 {
+            let socket = TcpStream::connect_timeout(&(server, 53).into(), Duration::from_secs(2))?;
+            socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+            all.push(socket);
+        }
+        Ok(all)
+    });
+    let is_open = |mut socket: &TcpStream| socket.read(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+    let mut kept: Vec<TcpStream> = all.unwrap().into_iter().filter(|socket| is_open(socket)).collect();
+    let count = kept.len();
+    if let Some(socket) = kept.first_mut() {
+        socket.write_all(&[0xff, 0xff, 0]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!is_open(socket), "a question of 65,535 bytes");
+    }
+    count
+}
+
 pub fn of_the_mesh() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
@@ -93,6 +116,8 @@ pub fn of_the_mesh() {
     for name in ["_http._tcp.aegis", "_http._tcp.alpha.aegis"] {
         assert_eq!(ask(&[name, "SRV"]), ["0 0 8080 alpha.aegis."], "{name}");
     }
+    assert_eq!(connections_kept(&alpha_host, own.0), 8, "of a member's thirty");
+    assert_eq!(ask(&["+tcp", "alpha.aegis"]), [alpha_at.0.to_string()], "others find room");
     assert_eq!(code(&beta_host, own.0, &["nobody.aegis"]), "NXDOMAIN");
     assert_eq!(ask(&["www.example.org"]), ["203.0.113.53"], "the provider's server is asked");
     assert_eq!(ask(&["intra.corp.example"]), ["203.0.113.54"], "split");

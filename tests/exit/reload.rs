@@ -45,7 +45,7 @@ pub fn while_running() {
     fs::write(&file, first.replace("exit: off\n", "exit: country:Sweden\n")).unwrap();
     let error = world.command(&["reload"]);
     println!("  {}", error.lines().next().unwrap_or_default());
-    assert!(error.contains("peer.yaml:") && error.contains("two lower-case letters"), "{error}");
+    assert!(error.contains("peer.yaml:") && error.contains("two letters"), "{error}");
     assert_eq!(state_of(&world.client_host).replace("packets", ""), fenced.replace("packets", ""));
     sees(&world, EXITS[1].into());
     // By a signal.

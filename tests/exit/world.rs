@@ -255,6 +255,8 @@ pub fn state_of(host: &Host) -> String {
         run("ip", &["-6", "rule"]),
         run("ip", &["route", "show", "table", "44689"]),
         run("ip", &["-6", "route", "show", "table", "44689"]),
+        run("ip", &["route", "show", "table", "44690"]),
+        run("ip", &["-6", "route", "show", "table", "44690"]),
         values.concat(),
     ]
     .join("\n")
