@@ -339,8 +339,9 @@ fn start(path: &Path) -> Result<(), Failure> {
     // Who asks for which name is nobody's business, unless somebody looks for a fault.
     let level = |name: &str| {
         let level = name.parse().unwrap_or(LevelFilter::INFO);
-        let names = if level == LevelFilter::TRACE { level } else { LevelFilter::WARN };
-        Targets::new().with_default(level).with_target("hickory", names)
+        let names = if level == LevelFilter::TRACE { [level; 2] } else { [LevelFilter::WARN, LevelFilter::ERROR] };
+        // Anybody in the mesh can ask nonsense.
+        Targets::new().with_default(level).with_target("hickory", names[0]).with_target("hickory_server", names[1])
     };
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let (filter, levels) = reload::Layer::new(level(&config.log_level));

@@ -10,7 +10,7 @@ use super::keeper::{self, Keeper, Part};
 use crate::{
     config::Config,
     host::{MARK, Route, Rule},
-    types::IpPrefix,
+    types::{IpPrefix, SPECIAL4, SPECIAL6},
 };
 
 const TABLE: &str = "aegisray";
@@ -70,15 +70,18 @@ fn rules(config: &Config, ranges: [IpPrefix; 2]) -> String {
         incoming.push(format!("{family} saddr {range} counter drop"));
         incoming.push(format!("{family} daddr {range} fib daddr type local counter drop"));
         outgoing.push(format!("{family} daddr {range} {reject}"));
-        let portal = portal.iter().flat_map(|p| p.networks).filter(|p| p.family() == family);
-        let announced = config.announce.iter().copied().filter(|p| p.family() == family);
-        let mine: Vec<String> = std::iter::once(range).chain(portal).chain(announced).map(|p| p.to_string()).collect();
+        let portal = portal.iter().flat_map(|p| p.networks);
+        let destinations = config.exit_node.iter().flat_map(|e| e.destinations.iter().copied());
+        let named = config.announce.iter().copied().chain(destinations).chain(portal);
+        let mine: Vec<String> =
+            std::iter::once(range).chain(named.filter(|p| p.family() == family)).map(|p| p.to_string()).collect();
         here.push(format!("{family} daddr {{ {} }} accept", mine.join(", ")));
+        // This host's other addresses in networks of its own are no business of members and clients; public ones are everybody's.
+        let special = if range.addr().is_ipv4() { SPECIAL4.join(", ") } else { SPECIAL6.join(", ") };
+        here.push(format!("{family} daddr {{ {special} }} fib daddr type local {reject}"));
     }
-    // This host has other addresses, which are no business of members and clients.
     let inside: Vec<String> =
         std::iter::once(mesh).chain(portal.map(|p| &p.interface)).map(|i| format!("\"{i}\"")).collect();
-    here.push(format!("fib daddr type local {reject}"));
     let own = format!("iifname {{ {} }} jump here", inside.join(", "));
     format!(
         "chain here {{\n{}\n}}\n\

@@ -1,7 +1,7 @@
 //! Carrying others' packets out of the mesh, to the internet or to networks behind this node: forwarding, masquerade and
 //! limits, in a table of our own, beside whatever other rules the host has.
 
-use std::{fmt::Write as _, fs, io, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, fs, io, path::Path, sync::Arc};
 
 use super::{
     journal::Journal,
@@ -74,6 +74,15 @@ impl Gateway {
         std::iter::once(&self.interface).chain(self.portal.iter().map(|p| &p.interface)).cloned().collect()
     }
 
+    /// The interfaces by which this host is in networks, but for ours and for bridges.
+    fn uplinks(&self) -> Vec<String> {
+        let ours = self.inside();
+        let all = host::interface_addresses().unwrap_or_default().into_iter().map(|(interface, _)| interface);
+        let is_bridge =
+            |i: &String| ["bridge", "brport"].iter().any(|of| Path::new("/sys/class/net").join(i).join(of).exists());
+        all.filter(|i| i != "lo" && !ours.contains(i) && !is_bridge(i)).collect()
+    }
+
     fn forward(&mut self, ipv6: bool) -> io::Result<()> {
         self.forward_family("ipv4")?;
         if ipv6 && Path::new("/proc/sys/net/ipv6").exists() {
@@ -109,12 +118,18 @@ impl Gateway {
         let mut out = String::new();
         let inside = self.inside().iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", ");
         let inside = format!("{{ {inside} }}");
-        // Between this host's other networks nothing passes that did not before.
+        // Between the networks that this host is in, nothing passes that did not before. Bridges belong to somebody who wants what is
+        // behind them forwarded, containers say.
         let mut forward = Vec::new();
-        for (family, protocol) in [("ipv4", "ipv4"), ("ipv6", "ipv6")] {
-            let verdict = if self.journal.before(&forwarding(family)) == Some("0") { "counter drop" } else { "accept" };
-            forward.push(format!("meta nfproto {protocol} iifname != {inside} oifname != {inside} {verdict}"));
+        let others: BTreeSet<String> = self.uplinks().iter().map(|i| format!("\"{i}\"")).collect();
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        for family in ["ipv4", "ipv6"] {
+            if self.journal.before(&forwarding(family)) == Some("0") && !others.is_empty() {
+                forward
+                    .push(format!("meta nfproto {family} iifname {{ {others} }} oifname {{ {others} }} counter drop"));
+            }
         }
+        forward.push(format!("iifname != {inside} oifname != {inside} accept"));
         if let Some(rate) = self.exit.as_ref().and_then(|e| e.per_peer) {
             // What was not used for a second may come at once: so nftables counts.
             let limit = format!("limit rate over {rate} bytes/second burst 65536 bytes");

@@ -141,7 +141,11 @@ impl Book {
 
     async fn forward(&self, from: IpAddr, name: &LowerName, plain: Name, kind: RecordType) -> Reply {
         let failed = (ResponseCode::ServFail, Vec::new(), Vec::new());
-        let Some(_share) = self.forwarded.take(from) else { return failed };
+        // This host's own questions are its own affair.
+        let share = self.forwarded.take(from);
+        if share.is_none() && !self.own.contains(&from) {
+            return failed;
+        }
         let split = self.split.iter().filter(|(domain, _)| domain.zone_of(name));
         let forwarder = split.max_by_key(|(domain, _)| domain.num_labels()).map_or(&self.forward, |(_, f)| f);
         let Ok(resolver) = forwarder.resolver() else { return failed };

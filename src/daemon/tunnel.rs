@@ -47,6 +47,8 @@ pub(super) struct Tunnel {
     is_up: bool,
     /// Packets are led into the tunnel, if it carries them.
     leads: Option<bool>,
+    /// Nothing of it is on this host, as far as that could be seen to.
+    is_clear: bool,
 }
 
 impl Tunnel {
@@ -64,6 +66,7 @@ impl Tunnel {
             cgroups: Vec::new(),
             is_up: false,
             leads: None,
+            is_clear: false,
         };
         tunnel.lan = tunnel.lan_here();
         tunnel
@@ -97,6 +100,7 @@ impl Tunnel {
 
     /// Whether it is there now. The keeper goes on trying.
     fn put_fence(&mut self) -> bool {
+        self.is_clear = false;
         self.cgroups = self.cgroup_ids();
         self.keeper.put_table(TABLE, self.rules()).is_ok()
     }
@@ -183,8 +187,11 @@ impl Tunnel {
         (self.behind, self.near) = (behind, near);
     }
 
-    /// Puts everything back as it was.
+    /// Puts everything back as it was. To be called as often as one likes: what is done is not done again.
     pub fn release(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.is_clear, true) {
+            return Ok(());
+        }
         (self.is_up, self.leads) = (false, None);
         self.keeper.forget_sysctls(&[VALID_MARK]);
         let all = [self.unroute(), self.keeper.remove_table(TABLE), self.journal.undo()];
