@@ -222,6 +222,11 @@ const PANICS: &[&str] = &[
 /// Programs that nobody outside speaks to.
 const NO_DAEMON: &[&str] = &["cli/", "lab/", "sim/", "chat/sim.rs", "chatd/bench.rs"];
 
+/// What ends the process when there can be no more threads; a `Builder` tells. Namespaces are the tests' and the lab's, measuring
+/// the network is a command's.
+const THREADS: &[&str] = &["thread::spawn(", "scope.spawn("];
+const NO_DAEMONS_THREADS: &[&str] = &["host/netns.rs", "netcheck/"];
+
 /// The lines of a file without comments and what only tests have.
 fn shipped(text: &str) -> String {
     let mut out = String::new();
@@ -302,6 +307,20 @@ fn panics_that_remain_have_a_reason() {
         "not in docs/security.md: {missing:#?}\nno longer there: {stale:#?}"
     );
     assert!(there.len() > 10);
+}
+
+#[test]
+fn a_thread_that_cannot_be_made_ends_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = BTreeMap::new();
+    sources(&root.join("src"), &root.join("src"), &mut files);
+    let elsewhere = |path: &str| NO_DAEMON.iter().chain(NO_DAEMONS_THREADS).any(|start| path.starts_with(start));
+    let is_meant = |path: &str| !elsewhere(path) && !path.ends_with("/tests.rs") && !path.contains("/tests/");
+    let makes = |text: &str| THREADS.iter().any(|words| shipped(text).contains(words));
+    assert!(makes("fn f() {\n    thread::spawn(|| ());\n}\n") && !makes("fn f() {\n    builder.spawn(|| ());\n}\n"));
+    let found: Vec<_> =
+        files.iter().filter(|(path, text)| is_meant(path) && makes(text)).map(|(path, _)| path).collect();
+    assert!(found.is_empty(), "{found:?}");
 }
 
 #[test]

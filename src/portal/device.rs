@@ -13,7 +13,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult, handshake::parse_handshake_anon
 use super::{Peer, Portal, lock};
 use crate::{
     tun::IoVectors,
-    types::{self, Buckets, place},
+    types::{self, Buckets, IpPrefix, place},
     wire::vnet::VNET_HEADER,
 };
 
@@ -31,13 +31,22 @@ const NUMBER_SHIFT: u32 = 8;
 const HANDSHAKES: (u32, types::Duration) = (20, types::Duration::from_millis(50));
 const MAX_SOURCES: usize = 4096;
 
-/// Whether it is the first message of a handshake (WireGuard's protocol, §5.4.2).
-fn is_handshake(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&1)
+/// Who begins handshakes, and how often.
+struct Pace {
+    begun: Instant,
+    sources: Buckets<IpPrefix>,
 }
 
-fn now(begun: Instant) -> types::Instant {
-    types::Instant(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX))
+impl Pace {
+    fn new() -> Self {
+        Self { begun: Instant::now(), sources: Buckets::new(MAX_SOURCES, HANDSHAKES) }
+    }
+
+    /// Whether a datagram is worth a look: all are but first messages of handshakes (WireGuard's protocol, §5.4.2) beyond the pace.
+    fn lets_in(&mut self, datagram: &[u8], from: IpAddr) -> bool {
+        let now = types::Instant(u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        datagram.first() != Some(&1) || self.sources.take(now, place::network(from, 32, 64))
+    }
 }
 
 impl Portal {
@@ -46,19 +55,16 @@ impl Portal {
         let (mut datagram, mut out) = (vec![0; BUFFER], vec![0; BUFFER]);
         let mut vectors = IoVectors::default();
         let (mut ticked, mut remembered) = (Instant::now(), Instant::now());
-        let (begun, mut handshakes) = (Instant::now(), Buckets::new(MAX_SOURCES, HANDSHAKES));
+        let mut pace = Pace::new();
         self.greet(&mut out);
         // Without it, rekeys would wait for the next datagram.
         let _ = self.socket.set_read_timeout(Some(TICK));
         loop {
             match self.socket.recv_from(&mut datagram) {
-                Ok((n, from)) => {
-                    let datagram = &datagram[..n];
-                    let mut may_begin = || handshakes.take(now(begun), place::network(from.ip(), 32, 64));
-                    if !is_handshake(datagram) || may_begin() {
-                        self.take_in(datagram, from, &mut out, &mut vectors);
-                    }
+                Ok((n, from)) if pace.lets_in(&datagram[..n], from.ip()) => {
+                    self.take_in(&datagram[..n], from, &mut out, &mut vectors);
                 }
+                Ok(_) => {}
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 // An ICMP error to something sent, say.
                 Err(_) => thread::sleep(Duration::from_millis(1)),
@@ -180,5 +186,19 @@ impl Portal {
         if self.send_on(to, session.tunn.encapsulate(packet, out)) {
             peer.sent.fetch_add(packet.len() as u64, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_floods_handshakes_leaves_others_their_packets() {
+        let (mut pace, flood, other) = (Pace::new(), IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let worked_on = (0..10_000).filter(|_| pace.lets_in(&[1; 148], flood)).count();
+        assert!((20..60).contains(&worked_on), "{worked_on} of 10,000 first messages");
+        assert!(pace.lets_in(&[4; 100], flood), "packets of sessions have no pace");
+        assert!(pace.lets_in(&[1; 148], other));
     }
 }

@@ -112,7 +112,7 @@ impl Lease {
 #[must_use]
 pub fn probe() -> Vec<&'static str> {
     let Ok(gateway) = home_router() else { return Vec::new() };
-    let upnp = std::thread::spawn(move || upnp::find(gateway));
+    let upnp = std::thread::Builder::new().spawn(move || upnp::find(gateway));
     let mut found = Vec::new();
     if ask(gateway, &pcp::announce_request(), |d| pcp::is_pcp(d).then_some(())).is_ok() {
         found.push("PCP");
@@ -120,7 +120,7 @@ pub fn probe() -> Vec<&'static str> {
     if ask(gateway, &pcp::natpmp_address_request(), |d| pcp::natpmp_address(d).map(|_| ())).is_ok() {
         found.push("NAT-PMP");
     }
-    if upnp.join().is_ok_and(|found| found.is_ok()) {
+    if upnp.is_ok_and(|upnp| upnp.join().is_ok_and(|found| found.is_ok())) {
         found.push("UPnP");
     }
     found

@@ -234,4 +234,17 @@ mod tests {
         assert!(ask(at, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400"));
         fs::remove_dir_all(dir).unwrap();
     }
+    #[test]
+    fn a_file_is_held_a_piece_at_a_time() {
+        let path = std::env::temp_dir().join(format!("aegisray-pieces-{}", std::process::id()));
+        fs::write(&path, vec![7; 5 * PIECE + 9]).unwrap();
+        let mut pieces = Pieces { left: 5 * PIECE as u64 + 9, file: fs::File::open(&path).unwrap() };
+        fs::remove_file(path).unwrap();
+        let mut lengths = Vec::new();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut pieces).poll_frame(&mut context) {
+            lengths.push(frame.unwrap().into_data().unwrap().len());
+        }
+        assert_eq!(lengths, [PIECE, PIECE, PIECE, PIECE, PIECE, 9]);
+    }
 }
