@@ -47,7 +47,7 @@ pub(super) fn run(args: &ExitArgs, config: &Path, socket: Result<PathBuf, Failur
 }
 
 fn open(config: &Path) -> Result<(), Failure> {
-    daemon::clean_up(&daemon::state_dir(config)).map_err(anyhow::Error::from)?;
+    daemon::clean_up(config).map_err(anyhow::Error::from)?;
     println!("no daemon is running; what one had left of its tunnel on this host is taken away");
     Ok(())
 }

@@ -42,6 +42,7 @@ use crate::{
 /// Where things are kept unless the configuration says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/aegisray/peer.yaml";
 pub const DEFAULT_STATE: &str = "/var/lib/aegisray";
+pub const DEFAULT_INTERFACE: &str = "aegis0";
 pub const DEFAULT_SOCKET: &str = "/run/aegisray/aegisray.sock";
 
 /// A TURN server and what it knows this node by.

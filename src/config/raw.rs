@@ -148,7 +148,7 @@ impl Default for RawMesh {
     fn default() -> Self {
         Self {
             cidr: MeshCidr(IpPrefix::new([100, 64, 0, 0].into(), 16).expect("16 is in range")),
-            interface: Interface("aegis0".to_owned()),
+            interface: Interface(super::DEFAULT_INTERFACE.to_owned()),
             mtu: Mtu(1420),
             offload: true,
             queues: None,

@@ -73,8 +73,8 @@ fn table(policy: &Policy) -> String {
 }
 
 /// Takes away what a daemon that no longer runs has left.
-pub(super) fn clean_up() -> io::Result<()> {
-    keeper::remove_table(TABLE)
+pub(super) fn clean_up(interface: &str) -> io::Result<()> {
+    keeper::remove_table(TABLE, interface)
 }
 
 /// The members, with what is theirs.

@@ -96,6 +96,6 @@ fn rules(config: &Config, ranges: [IpPrefix; 2]) -> String {
 }
 
 /// Takes away what a daemon that no longer runs has left.
-pub(super) fn clean_up() -> io::Result<()> {
-    keeper::remove_table(TABLE)
+pub(super) fn clean_up(interface: &str) -> io::Result<()> {
+    keeper::remove_table(TABLE, interface)
 }

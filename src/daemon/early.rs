@@ -8,9 +8,9 @@ use std::{
 
 use serde_json::Value;
 
-use super::{state, tunnel};
+use super::{access, border, gateway, state, tunnel};
 use crate::{
-    config::DEFAULT_STATE,
+    config::{DEFAULT_INTERFACE, DEFAULT_STATE},
     host::{Netlink, Table},
     types::{ExitChoice, IpPrefix},
 };
@@ -63,8 +63,18 @@ fn folder(path: &Path, file: &Value) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(file["state_dir"].as_str().unwrap_or(DEFAULT_STATE))
 }
 
-/// Where a configuration file has the state kept, whatever else is in it.
-#[must_use]
-pub fn state_dir(path: &Path) -> PathBuf {
-    folder(path, &read(path))
+/// Takes away what a daemon with this configuration file has left that no longer runs: of the file only where it keeps its state and
+/// what it calls the mesh's interface is read.
+pub fn clean_up(path: &Path) -> io::Result<()> {
+    let file = read(path);
+    let state_dir = folder(path, &file);
+    let interface = file["mesh"]["interface"].as_str().unwrap_or(DEFAULT_INTERFACE);
+    let lock = state::lock(&state_dir);
+    if lock.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+        return lock.map(drop);
+    }
+    tunnel::clean_up(&state_dir, interface)?;
+    border::clean_up(interface)?;
+    gateway::clean_up(&state_dir, interface)?;
+    access::clean_up(interface)
 }

@@ -221,8 +221,8 @@ fn unshadowed((first, last): (u16, u16), taken: &[u16]) -> (u16, u16) {
 }
 
 /// Takes away what a daemon that no longer runs has left.
-pub(super) fn clean_up(state_dir: &Path) -> io::Result<()> {
-    keeper::remove_table(TABLE)?;
+pub(super) fn clean_up(state_dir: &Path, interface: &str) -> io::Result<()> {
+    keeper::remove_table(TABLE, interface)?;
     Journal::open(state_dir, JOURNAL).undo()
 }
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use super::guests;
+use crate::config::DEFAULT_INTERFACE;
 use crate::host::{Changed, Netlink, Route, Rule, Table, Watch, firewall};
 
 /// The thread looks at least so often; and waits so long after news for what comes with them.
@@ -44,6 +45,8 @@ struct Kept {
 
 #[derive(Default)]
 struct Wanted {
+    /// The mesh's, which makes names of tables this daemon's own.
+    interface: String,
     tables: BTreeMap<&'static str, Kept>,
     rules: BTreeMap<Part, Vec<Rule>>,
     routes: BTreeMap<Part, Vec<Route>>,
@@ -73,8 +76,9 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub fn start() -> io::Result<Self> {
-        let wanted = Arc::new(Mutex::new(Wanted::default()));
+    pub fn start(interface: &str) -> io::Result<Self> {
+        let wanted = Wanted { interface: interface.to_owned(), ..Wanted::default() };
+        let wanted = Arc::new(Mutex::new(wanted));
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -94,7 +98,7 @@ impl Keeper {
         let mut wanted = self.wanted();
         wanted.tables.insert(name, Kept { chains, listed: String::new() });
         let put = wanted.put(name);
-        let what = table(name);
+        let what = wanted.label(name);
         wanted.note(&what, put.as_ref().err());
         put
     }
@@ -110,8 +114,9 @@ impl Keeper {
     pub fn remove_table(&self, name: &'static str) -> io::Result<()> {
         let mut wanted = self.wanted();
         wanted.tables.remove(name);
-        wanted.missing.remove(&table(name));
-        remove_table(name)
+        let what = wanted.label(name);
+        wanted.missing.remove(&what);
+        remove_table(name, &wanted.interface)
     }
 
     /// Takes away what an earlier daemon may have left. Where that can't be, it is said, and no reason to stay down.
@@ -164,29 +169,39 @@ impl Drop for Keeper {
     }
 }
 
-fn table(name: &str) -> String {
-    format!("nftables table {name}")
+/// What a table is called: two daemons on one host, each with an interface, have each its own.
+fn full_name(name: &str, interface: &str) -> String {
+    if interface == DEFAULT_INTERFACE {
+        return name.to_owned();
+    }
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    format!("{name}_{}", interface.chars().map(plain).collect::<String>())
 }
 
 /// Where there is no nft, there is no table.
-pub(super) fn remove_table(name: &str) -> io::Result<()> {
-    match firewall::remove_table(name) {
+pub(super) fn remove_table(name: &str, interface: &str) -> io::Result<()> {
+    match firewall::remove_table(&full_name(name, interface)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
 impl Wanted {
+    fn label(&self, name: &str) -> String {
+        format!("nftables table {}", full_name(name, &self.interface))
+    }
+
     fn put(&mut self, name: &'static str) -> io::Result<()> {
         let Some(kept) = self.tables.get_mut(name) else { return Ok(()) };
         kept.listed.clear();
         if kept.chains.is_empty() {
-            remove_table(name)?;
+            remove_table(name, &self.interface)?;
             self.tables.remove(name);
             return Ok(());
         }
-        firewall::put_table(name, &kept.chains)?;
-        kept.listed = firewall::list_table(name)?;
+        let name = full_name(name, &self.interface);
+        firewall::put_table(&name, &kept.chains)?;
+        kept.listed = firewall::list_table(&name)?;
         Ok(())
     }
 
@@ -197,16 +212,18 @@ impl Wanted {
         for name in names {
             let Some(kept) = self.tables.get(name) else { continue };
             let is_new = kept.listed.is_empty();
-            let is_lost = || looks && firewall::list_table(name).is_ok_and(|now| now != kept.listed);
+            let there = || firewall::list_table(&full_name(name, &self.interface));
+            let is_lost = || looks && there().is_ok_and(|now| now != kept.listed);
             if !is_new && !is_lost() {
                 continue;
             }
             let put = self.put(name);
             all_there &= put.is_ok();
             if put.is_ok() && !is_new {
-                self.was_lost(table(name));
+                self.was_lost(self.label(name));
             }
-            self.note(&table(name), put.as_ref().err());
+            let what = self.label(name);
+            self.note(&what, put.as_ref().err());
         }
         all_there
     }

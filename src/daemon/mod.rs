@@ -101,8 +101,7 @@ pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
     Ok(resolve::Servers::new(config)?.blocking())
 }
 
-pub use early::{Early, close, state_dir};
-pub use tunnel::clean_up;
+pub use early::{Early, clean_up, close};
 
 /// Resolves names as this host does.
 #[must_use]
@@ -133,7 +132,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
         return lock.map(drop);
     }
     // The fence needs no file: a disk that is full or can't be written does not leave it open.
-    let keeper = Arc::new(keeper::Keeper::start().map_err(StartError::Exit)?);
+    let keeper = Arc::new(keeper::Keeper::start(&config.interface).map_err(StartError::Exit)?);
     let mut tunnel = tunnel::Tunnel::new(&config, Arc::clone(&keeper));
     tunnel.begin().map_err(StartError::Exit)?;
     let _lock = lock?;

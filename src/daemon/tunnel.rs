@@ -10,7 +10,6 @@ use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path, s
 use super::{
     journal::Journal,
     keeper::{self, Keeper, Part},
-    state,
 };
 use crate::{
     config::{Bypass, Config, ExitClient},
@@ -206,7 +205,7 @@ impl Tunnel {
     /// What of it is not in force, and why; or nothing.
     pub fn complaint(&self) -> String {
         let missing = self.keeper.report().missing;
-        let ours = missing.iter().filter(|(what, _)| what.ends_with(TABLE) || !what.starts_with("nftables"));
+        let ours = missing.iter().filter(|(what, _)| what.contains(TABLE) || !what.starts_with("nftables"));
         ours.map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ")
     }
 
@@ -378,11 +377,7 @@ pub(super) fn rules(past: &[IpPrefix], users: &[u32], near: &[IpPrefix], is_clos
 }
 
 /// Takes away what a daemon that no longer runs has left.
-pub fn clean_up(state_dir: &Path) -> io::Result<()> {
-    let lock = state::lock(state_dir);
-    if lock.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
-        return lock.map(drop);
-    }
+pub(super) fn clean_up(state_dir: &Path, interface: &str) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     for ipv4 in [true, false] {
         netlink.sync_rules(&[], ipv4)?;
@@ -390,9 +385,6 @@ pub fn clean_up(state_dir: &Path) -> io::Result<()> {
             netlink.sync_routes(table, &[], ipv4)?;
         }
     }
-    keeper::remove_table(TABLE)?;
-    super::border::clean_up()?;
-    super::gateway::clean_up(state_dir)?;
-    super::access::clean_up()?;
+    keeper::remove_table(TABLE, interface)?;
     Journal::open(state_dir, JOURNAL).undo()
 }

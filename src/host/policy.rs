@@ -249,7 +249,8 @@ impl Netlink {
     }
 
     /// Makes the routes of one family in a table of ours those that are wanted, the last resorts first. A route into an interface that
-    /// is not there, or does not take this family, is left out. Returns the number of those that were missing.
+    /// is not there, or does not take this family, is left out. What leads into another interface is another daemon's, and stays
+    /// with its last resort, unless nothing is wanted. Returns the number of those that were missing.
     pub fn sync_routes(&mut self, table: Table, wanted: &[Route], ipv4: bool) -> io::Result<usize> {
         let ask = Message::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &[family(ipv4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
             .attribute(libc::RTA_TABLE, &table.number().to_ne_bytes());
@@ -260,6 +261,11 @@ impl Netlink {
         };
         let mut present: Vec<(IpPrefix, Option<u32>)> =
             present.iter().filter_map(|body| parse_route(body, table.number(), ipv4)).collect();
+        let others: Vec<(IpPrefix, u32)> = {
+            let ours: Vec<u32> = wanted.iter().filter_map(|r| self.index(r.into.as_ref()?).ok()).collect();
+            let into = present.iter().filter_map(|(to, index)| Some((*to, (*index)?)));
+            into.filter(|(_, index)| !wanted.is_empty() && !ours.contains(index)).collect()
+        };
         let mut wanted: Vec<&Route> = wanted.iter().filter(|r| r.to.addr().is_ipv4() == ipv4).collect();
         wanted.sort_by_key(|route| route.into.is_some());
         let mut missing = 0;
@@ -284,6 +290,9 @@ impl Netlink {
             }
         }
         for (to, index) in present {
+            if others.iter().any(|(other, into)| *other == to && index.is_none_or(|index| index == *into)) {
+                continue;
+            }
             let route = Route { to, into: index.map(|_| String::new()) };
             // It may have gone with its interface.
             let _ = self.request(route_message(libc::RTM_DELROUTE, table, &route, index.unwrap_or_default()));

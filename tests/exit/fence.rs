@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     process::Command,
     sync::{
         Arc, Mutex,
@@ -366,4 +366,38 @@ pub fn out_of_descriptors() {
     let answers = wait_for(Duration::from_secs(3), || world.client.status());
     let _ = (daemon.kill(), daemon.wait());
     assert!(answers.is_some(), "the management socket is gone");
+}
+
+/// Two networks on one host leave each other's tables, rules and routes alone.
+pub fn two_daemons_on_one_host() {
+    let mut world = World::new("access:\n  default: deny\n", "");
+    world.start_others();
+    world.start_client();
+    need(&world.client, "status", || world.client.status());
+    let dir = world.client.dir.join("second");
+    fs::create_dir_all(&dir).unwrap();
+    let config = "name: second\nnetwork: { name: other, secret: a-secret-of-another-network-000000 }\nmesh: { interface: aegis1, cidr: 10.99.0.0/16 }\n\
+                  listen: { port: 51999 }\nstate_dir: state\nsocket: api.sock\naccess: { default: deny }\n";
+    fs::write(dir.join("peer.yaml"), config).unwrap();
+    fs::set_permissions(dir.join("peer.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let log = fs::File::create(dir.join("log")).unwrap();
+    let mut command = world.client_host.ns.command(env!("CARGO_BIN_EXE_aegisray"));
+    let mut second = command.arg("-config").arg(dir.join("peer.yaml")).stderr(log).spawn().unwrap();
+    let both = || {
+        let state = state_of(&world.client_host);
+        let tables = ["aegisray", "aegisray_access", "aegisray_aegis1", "aegisray_access_aegis1"];
+        let routes = ["100.64.0.0/16 dev aegis0", "10.99.0.0/16 dev aegis1", "unreachable 10.99.0.0/16"];
+        let has = tables.iter().all(|t| state.contains(&format!("table inet {t} {{")))
+            && routes.iter().all(|r| state.contains(r));
+        has.then_some(())
+    };
+    let together = wait_for(Duration::from_secs(10), both);
+    assert!(together.is_some(), "{}\n{}", fs::read_to_string(dir.join("log")).unwrap(), state_of(&world.client_host));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(both().is_some(), "and stay");
+    let restored = world.client.status().map(|s| s.restored);
+    let _ = (second.kill(), second.wait());
+    let told = fs::read_to_string(dir.join("log")).unwrap();
+    println!("  put back by the first one: {restored:?}");
+    assert!(restored.is_some_and(|all| all.is_empty()) && !told.contains("took it away"), "{told}");
 }

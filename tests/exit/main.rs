@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         ("mesh_addresses_are_the_meshs", fence::mesh_addresses_are_the_meshs),
         ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
         ("out_of_descriptors", fence::out_of_descriptors),
+        ("two_daemons_on_one_host", fence::two_daemons_on_one_host),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("a_host_without_ipv6", exits::without_ipv6),
         ("what_goes_past_the_tunnel", exits::bypass),
