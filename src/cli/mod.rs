@@ -6,12 +6,15 @@ mod chat;
 mod exit;
 mod netcheck;
 mod network;
+mod output;
 mod portal;
 mod relay;
+mod setup;
 mod show;
 mod simulation;
 mod stealth;
 mod table;
+mod token;
 
 use std::{
     ffi::OsString,
@@ -40,7 +43,7 @@ Begin here:
   aegisray lab                    see a mesh work, on this machine alone, in a minute
   sudo aegisray up                make a network and start its first node
   sudo aegisray invite            print a token for the next machine
-  sudo aegisray join TOKEN        on that machine: join and start
+  sudo aegisray join              on that machine: asks for the token, joins and starts
   sudo aegisray -config FILE      run a node from a configuration file
 
 A node can be named by its name, its NodeId, the beginning of its NodeId, or a mesh address.
@@ -210,6 +213,10 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    output::quietly(run_all)
+}
+
+fn run_all() -> ExitCode {
     let cli = match Cli::try_parse_from(normalized(std::env::args_os())) {
         Ok(cli) => cli,
         Err(e) => {
@@ -257,24 +264,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
             start(&config_path)
         }
-        Some(Command::Check) => {
-            let config = Config::load(&config_path)?;
-            println!("{}: good", config_path.display());
-            println!("  node     {} ({})", config.name, config.identity.id());
-            println!("  network  {}", config.network.name());
-            println!(
-                "  address  {} (unless taken), {}",
-                config.network.ipv4(&config.identity.id(), 0),
-                config.network.ipv6(&config.identity.id())
-            );
-            Ok(())
-        }
+        Some(Command::Check) => check(&config_path),
         Some(Command::Init(args)) => network::init(args),
         Some(Command::Invite(args)) => network::invite(args, &socket()?),
-        Some(Command::Join(args)) => match network::join(args)? {
-            Some(path) => start(&path),
-            None => Ok(()),
-        },
+        Some(Command::Join(args)) => network::join(args)?.map_or(Ok(()), |path| Err(network::go_on(&path))),
         Some(Command::Keygen(args)) => certs::keygen(args),
         Some(Command::Cert(command)) => certs::run(command, cli.socket.as_deref()),
         Some(Command::Status(json)) => show::status(&socket()?, json.json),
@@ -316,6 +309,23 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Bench(options)) => Ok(lab::bench::run(options)?),
         Some(Command::Simulate(args)) => simulate(args),
     }
+}
+
+/// Makes all of a node but what the host has to give, as a start does; says what the host would say.
+fn check(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    let doubts = daemon::check(&config).map_err(|e| {
+        eprintln!("aegisray: {}: no node can run with it: {e}", path.display());
+        Failure::Silent(2)
+    })?;
+    println!("{}: good", path.display());
+    println!("  node     {} ({})", config.name, config.identity.id());
+    println!("  network  {}", config.network.name());
+    let (ipv4, ipv6) = (config.network.ipv4(&config.identity.id(), 0), config.network.ipv6(&config.identity.id()));
+    println!("  address  {ipv4} (unless taken), {ipv6}");
+    doubts.iter().for_each(|doubt| println!("  warning  {doubt}"));
+    daemon::surroundings(&config).iter().for_each(|found| println!("  here     {found}"));
+    Ok(())
 }
 
 fn socket(cli: &Cli) -> Result<PathBuf, Failure> {

@@ -1,22 +1,30 @@
 //! Making networks and joining them.
 
 use std::{
-    fs,
+    ffi::OsString,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use data_encoding::BASE64URL_NOPAD;
 
-use super::{Failure, certs::label, hint};
+use super::{
+    Failure,
+    certs::label,
+    hint,
+    setup::{self, CONFIG, Files},
+    token::{self, TokenArgs},
+};
 use crate::{
     api::{Request, Response, request},
     config,
     crypto::Algorithm,
     host,
-    identity::{Admission, Authority, Certificate, Identity, Invite, InviteKey, keyfile},
-    types::UnixTime,
+    identity::{Admission, Authority, Certificate, Identity, InviteKey, keyfile},
 };
 
 #[derive(Args)]
@@ -25,9 +33,9 @@ pub(super) struct InitArgs {
     #[arg(long, default_value = "/etc/aegisray", value_name = "DIR")]
     dir: PathBuf,
     /// Name of the network
-    #[arg(long, default_value = "home")]
+    #[arg(long, default_value = "home", value_parser = network_name)]
     network: String,
-    /// Name of this node: letters, digits and hyphens (default: the host's)
+    /// Name of this node: letters, digits, hyphens and underscores (default: the host's)
     #[arg(long, value_parser = label)]
     name: Option<String>,
     /// Kind of identity key: rsa-2048 or ed25519
@@ -38,7 +46,7 @@ pub(super) struct InitArgs {
     authority: bool,
     /// Address under which other nodes reach this one, for example 203.0.113.5:51900
     #[arg(long, value_name = "ADDRESS:PORT")]
-    advertise: Vec<String>,
+    advertise: Vec<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -46,7 +54,8 @@ pub(super) struct InviteArgs {
     /// How long the token can be used, for example 30m, 24h, 7d
     #[arg(long, default_value = "24h", value_parser = span)]
     valid: u64,
-    /// The name that the new node's certificate will carry (networks with an authority): letters, digits and hyphens
+    /// The name that the new node's certificate will carry (networks with an authority): letters, digits, hyphens and
+    /// underscores
     #[arg(long, value_parser = label)]
     name: Option<String>,
     /// A group that the certificate will put the new node in, for access rules; `guests` may do what rules allow only
@@ -59,12 +68,12 @@ pub(super) struct InviteArgs {
 
 #[derive(Args)]
 pub(super) struct JoinArgs {
-    /// What `aegisray invite` printed
-    token: String,
+    #[command(flatten)]
+    token: TokenArgs,
     /// Where the files go
     #[arg(long, default_value = "/etc/aegisray", value_name = "DIR")]
     dir: PathBuf,
-    /// Name of this node: letters, digits and hyphens (default: the host's)
+    /// Name of this node: letters, digits, hyphens and underscores (default: the host's)
     #[arg(long, value_parser = label)]
     name: Option<String>,
     /// Only write the files; start later with `aegisray up`
@@ -98,35 +107,51 @@ fn fresh_secret() -> anyhow::Result<String> {
     Ok(BASE64URL_NOPAD.encode(&host::random::<32>().context("the system gave no randomness")?))
 }
 
-fn refuse_to_overwrite(dir: &Path) -> anyhow::Result<()> {
-    for file in ["peer.yaml", "network.key", "identity.pem"] {
-        if dir.join(file).exists() {
-            bail!("{} exists already: choose another --dir, or remove it first", dir.join(file).display());
-        }
-    }
-    Ok(())
+fn network_name(text: &str) -> Result<String, String> {
+    config::check_network_name(text).map(|()| text.to_owned())
 }
 
-fn make_identity(path: &Path, algorithm: Algorithm) -> anyhow::Result<Identity> {
+/// The name that was given, or the host's.
+fn name_or_hosts(name: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = name {
+        return Ok(name.to_owned());
+    }
+    let (host, name) = config::host_name();
+    name.ok_or_else(|| {
+        let host = if host.is_empty() {
+            "this host has no name".to_owned()
+        } else {
+            format!("this host is called `{host}`, which no node may be called")
+        };
+        anyhow!(
+            "{host}: choose a name for the node with --name (`aegisray init --name NAME`, `aegisray join --name NAME`)"
+        )
+    })
+}
+
+fn new_identity(algorithm: Algorithm) -> anyhow::Result<(Identity, Vec<u8>)> {
     let identity = Identity::generate(algorithm).context("the system gave no randomness")?;
-    keyfile::write_identity(path, &identity)?;
-    Ok(identity)
+    let pem = keyfile::identity_pem(&identity).context("the key can't be encoded")?;
+    Ok((identity, pem.as_bytes().to_vec()))
 }
 
 /// A minimal configuration; the templates in `configs/` show every key.
-fn configuration(name: Option<&str>, network: &str, network_lines: &str, other: &str) -> String {
-    let name = name.map(|n| format!("name: {n}\n")).unwrap_or_default();
+fn configuration(name: &str, network: &str, network_lines: &str, other: &str) -> String {
+    let (name, network) = (quoted(name), quoted(network));
     format!(
         "# AegisRay node. Every key: docs/configuration.md; check it with `aegisray check -config FILE`.\n\
-         {name}network:\n  name: {network}\n{network_lines}identity:\n  key_file: identity.pem\n{other}"
+         name: {name}\nnetwork:\n  name: {network}\n{network_lines}identity:\n  key_file: identity.pem\n{other}"
     )
 }
 
-fn write_config(dir: &Path, text: &str) -> anyhow::Result<PathBuf> {
-    let path = dir.join("peer.yaml");
-    // Secrets may stand in it, now or later.
-    keyfile::write_secret(&path, text.as_bytes())?;
-    Ok(path)
+/// A scalar of YAML, whatever is in it: what JSON has for a string is one (YAML 1.2 §1.3).
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list<T: ToString>(all: &[T]) -> String {
+    let all: Vec<String> = all.iter().map(|one| quoted(&one.to_string())).collect();
+    format!("[{}]", all.join(", "))
 }
 
 /// Where the daemon of a configuration in `dir` keeps its things: in the standard places for the standard directory,
@@ -140,15 +165,23 @@ fn places(dir: &Path) -> &'static str {
 }
 
 pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
-    refuse_to_overwrite(&args.dir)?;
     let algorithm = algorithm(&args.algorithm)?;
-    let identity = make_identity(&args.dir.join("identity.pem"), algorithm)?;
-    keyfile::write_secret(&args.dir.join("network.key"), fresh_secret()?.as_bytes())?;
-    let mut network = "  secret_file: network.key\n".to_owned();
+    let name = name_or_hosts(args.name.as_deref())?;
+    let mut names = vec!["identity.pem", "network.key"];
     if args.authority {
-        let authority = make_identity(&args.dir.join("authority.pem"), Algorithm::Ed25519)?;
-        let public = keyfile::pem_encode("PUBLIC KEY", authority.spki());
-        fs::write(args.dir.join("authority.pub"), public)?;
+        names.extend(["authority.pem", "authority.pub", "certificate.pem"]);
+    }
+    setup::check(&args.dir, &names)?;
+    let mut files = Files::default();
+    let (identity, pem) = new_identity(algorithm)?;
+    files.secret("identity.pem", pem);
+    files.secret("network.key", fresh_secret()?);
+    let mut network = "  secret_file: network.key\n".to_owned();
+    let mut other = String::new();
+    if args.authority {
+        let (authority, pem) = new_identity(Algorithm::Ed25519)?;
+        files.public("authority.pub", keyfile::pem_encode("PUBLIC KEY", authority.spki()));
+        files.secret("authority.pem", pem);
         let now = crate::daemon::unix_now();
         let certificate = Certificate {
             node: identity.id(),
@@ -161,25 +194,20 @@ pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
             serial: host::random()?,
         };
         let signed = Authority::new(authority).issue(&certificate);
-        let pem = keyfile::pem_encode("AEGISRAY CERTIFICATE", &signed);
-        keyfile::write_secret(&args.dir.join("certificate.pem"), pem.as_bytes())?;
+        files.secret("certificate.pem", keyfile::pem_encode("AEGISRAY CERTIFICATE", &signed));
         network += "  authority_file: authority.pub\n  authority_key_file: authority.pem\n";
+        other += "  certificate_file: certificate.pem\n";
     }
-    let mut other = if args.authority { "  certificate_file: certificate.pem\n".to_owned() } else { String::new() };
     if !args.advertise.is_empty() {
-        other += &format!("listen:\n  advertise: [{}]\n", quoted(&args.advertise));
+        other += &format!("listen:\n  advertise: {}\n", list(&args.advertise));
     }
     other += places(&args.dir);
-    let path = write_config(&args.dir, &configuration(args.name.as_deref(), &args.network, &network, &other))?;
-    config::Config::load(&path)?;
-    println!("network `{}` made; this node is {}", args.network, identity.id());
+    files.secret(CONFIG, configuration(&name, &args.network, &network, &other));
+    let path = setup::make(&args.dir, &files)?;
+    println!("network `{}` made; this node is `{name}`, {}", args.network, identity.id());
     println!("  configuration  {}", path.display());
     println!("next: start it with `aegisray -config {}`, then `aegisray invite` prints a token", path.display());
     Ok(())
-}
-
-fn quoted(list: &[String]) -> String {
-    list.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// What `up` does where there is no configuration yet.
@@ -208,48 +236,61 @@ pub(super) fn invite(args: &InviteArgs, socket: &Path) -> Result<(), Failure> {
             println!("{token}");
             let hours = args.valid as f64 / 3600.0;
             let times = if one_time { "once" } else { "by anyone who has it" };
-            eprintln!("good for {hours:.1} h, usable {times}; on the new machine: sudo aegisray join TOKEN");
+            eprintln!("good for {hours:.1} h, usable {times}; on the new machine: `sudo aegisray join`, and paste it");
             Ok(())
         }
         _ => Err(anyhow::anyhow!("unexpected answer from the daemon").into()),
     }
 }
 
-/// Writes the files for a token; returns the configuration to start.
+/// Makes the files for a token; returns the configuration to start.
 pub(super) fn join(args: &JoinArgs) -> Result<Option<PathBuf>, Failure> {
-    let now: UnixTime = crate::daemon::unix_now();
-    let invite = Invite::from_token(&args.token, now)?;
-    refuse_to_overwrite(&args.dir)?;
-    make_identity(&args.dir.join("identity.pem"), config::DEFAULT_ALGORITHM)?;
+    let name = name_or_hosts(args.name.as_deref())?;
+    setup::check(&args.dir, &["identity.pem", "network.key", "authority.pub", "invite.key"])?;
+    let invite = token::read(&args.token, crate::daemon::unix_now())?;
+    let mut files = Files::default();
+    let (_, pem) = new_identity(config::DEFAULT_ALGORITHM)?;
+    files.secret("identity.pem", pem);
     let mut network = String::new();
     if let Some(secret) = &invite.secret {
-        keyfile::write_secret(&args.dir.join("network.key"), secret.as_bytes())?;
+        files.secret("network.key", secret.as_bytes());
         network += "  secret_file: network.key\n";
     }
     if let Some(authority) = &invite.authority {
-        fs::write(args.dir.join("authority.pub"), keyfile::pem_encode("PUBLIC KEY", authority))?;
+        files.public("authority.pub", keyfile::pem_encode("PUBLIC KEY", authority));
         network += "  authority_file: authority.pub\n";
     }
     if let (Some(secret), Some(inviter)) = (&invite.admission, invite.inviter) {
         let admission = Admission { inviter, key: InviteKey::derive(secret) };
-        keyfile::write_secret(&args.dir.join("invite.key"), admission.to_text().as_bytes())?;
+        files.secret("invite.key", admission.to_text());
         network += "  admission_file: invite.key\n";
     }
     let other = format!(
-        "peers:\n  bootstrap: [{}]\nmesh:\n  cidr: {}\n{}",
-        quoted(&invite.bootstrap),
-        invite.cidr,
+        "peers:\n  bootstrap: {}\nmesh:\n  cidr: {}\n{}",
+        list(&invite.bootstrap),
+        quoted(&invite.cidr),
         places(&args.dir)
     );
-    let text = configuration(args.name.as_deref(), &invite.network, &network, &other);
-    let path = write_config(&args.dir, &text)?;
-    config::Config::load(&path)?;
-    eprintln!("joined network `{}`; configuration: {}", invite.network, path.display());
+    files.secret(CONFIG, configuration(&name, &invite.network, &network, &other));
+    let path = setup::make(&args.dir, &files)?;
+    eprintln!("joined network `{}` as `{name}`; configuration: {}", invite.network, path.display());
     if args.no_start {
         eprintln!("start with: aegisray -config {}", path.display());
         return Ok(None);
     }
     Ok(Some(path))
+}
+
+/// Goes on as the daemon of a configuration, in this process and with another command line: everybody on this machine can read the one
+/// that it has, with a token perhaps. It returns only with an error.
+pub(super) fn go_on(config: &Path) -> Failure {
+    let name = std::env::args_os().next().unwrap_or_else(|| OsString::from("aegisray"));
+    // By its path, which names the process in lists; where the file was replaced meanwhile, what runs here.
+    let program = std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+    let mut argument = OsString::from("--config=");
+    argument.push(config);
+    let error = Command::new(program).arg0(name).arg(argument).exec();
+    anyhow!("cannot go on as the daemon: {error}; start it with `aegisray -config {}`", config.display()).into()
 }
 
 #[cfg(test)]
@@ -260,5 +301,15 @@ mod tests {
     fn spans() {
         assert_eq!((span("90s"), span("24h"), span("7d")), (Ok(90), Ok(86_400), Ok(604_800)));
         assert!(span("h").is_err() && span("0s").is_err() && span("5").is_err() && span("").is_err());
+    }
+
+    #[test]
+    fn whatever_is_called_somehow_stands_in_the_file_as_it_is() {
+        for name in ["no", "~", "007", "1e3", "x # y", "*a", "'q", "a: b", "\u{e9}\u{7}\n\"", "null", ""] {
+            let text = configuration(name, "true", "", &format!("advertise: {}\n", list(&[name, "b"])));
+            let read: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+            assert_eq!((&read["name"], &read["network"]["name"]), (&name.into(), &"true".into()), "{text}");
+            assert_eq!(read["advertise"], serde_json::json!([name, "b"]));
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{ConfigError, Reader, portal::Portal, raw::Text};
-use crate::types::{IpPrefix, NodeId};
+use crate::types::{IpPrefix, NodeId, check_label};
 
 /// The group whose members may do nothing that a rule does not allow.
 pub const GUESTS: &str = "guests";
@@ -307,6 +307,11 @@ impl Reader<'_> {
                 Who::Group(_) | Who::Named(_) if !has_authority => {
                     "names and groups are what certificates say, and this network has no authority: give a NodeId or a prefix".to_owned()
                 }
+                // Nobody would ever be meant.
+                Who::Named(name) => match check_label(name) {
+                    Ok(()) => return Ok(who),
+                    Err(e) => format!("no node is called so: {e}"),
+                },
                 Who::Segment(name) if !known(name) => no_segment(name),
                 Who::Client(_) if !known(PORTAL) => no_segment(PORTAL),
                 _ => return Ok(who),

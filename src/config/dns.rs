@@ -5,11 +5,25 @@ use std::{
     path::PathBuf,
 };
 
+use hickory_resolver::proto::rr::Name;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{ConfigError, Reader, raw::Text};
 use crate::{identity::MAX_SERVICES, types::Service};
+
+/// What DNS takes (RFC 1035 §2.3.4), without the lengths and the root.
+const MAX_DOMAIN: usize = 253;
+/// The longest question of the mesh has a service's name (17 bytes), its protocol (5) and a node's name (64) before the suffix.
+const MAX_SUFFIX: usize = MAX_DOMAIN - 86;
+
+/// Letters, digits and hyphens, none at the ends; one that encodes other letters has to be what they are encoded to.
+fn is_domain_label(label: &str) -> bool {
+    let is_plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let is_encoded = label.get(2..4) == Some("--");
+    let is_label = (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-');
+    is_label && (!is_encoded || Name::from_utf8(label).is_ok())
+}
 
 /// A server to ask for names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,15 +167,18 @@ impl Reader<'_> {
         if !raw.serve {
             return Ok(None);
         }
-        let domain = |text: &Spanned<Text>| {
+        let domain = |text: &Spanned<Text>, longest: usize| {
             let name = text.value.0.trim_matches('.').to_lowercase();
-            let is_label =
-                |l: &str| (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-            let good = name.len() <= 200 && name.split('.').all(is_label);
-            let message = || format!("expected a domain like `aegis` or `mesh.example.org`, got `{}`", text.value.0);
+            let good = name.len() <= longest && name.split('.').all(is_domain_label);
+            let message = || {
+                format!(
+                    "expected a domain like `aegis` or `mesh.example.org` of at most {longest} characters, got `{}`",
+                    text.value.0
+                )
+            };
             if good { Ok(name) } else { Err(self.error(&text.referenced, message())) }
         };
-        let split = |s: &RawSplit| Ok((domain(&s.domain)?, self.servers(&s.servers)?));
+        let split = |s: &RawSplit| Ok((domain(&s.domain, MAX_DOMAIN)?, self.servers(&s.servers)?));
         let host = match &raw.host {
             None => HostNames::Auto,
             Some(text) => match text.value.0.as_str() {
@@ -176,7 +193,7 @@ impl Reader<'_> {
             },
         };
         Ok(Some(MeshNames {
-            suffix: raw.suffix.as_ref().map_or(Ok("aegis".to_owned()), domain)?,
+            suffix: raw.suffix.as_ref().map_or(Ok("aegis".to_owned()), |text| domain(text, MAX_SUFFIX))?,
             split: raw.split.iter().map(split).collect::<Result<_, ConfigError>>()?,
             host,
         }))

@@ -7,6 +7,7 @@ mod dns;
 mod error;
 mod exit;
 mod portal;
+mod ports;
 mod raw;
 mod stealth;
 
@@ -24,7 +25,7 @@ pub use dns::{HostNames, MeshNames, NameProtocol, NameServer};
 pub use error::ConfigError;
 pub use exit::{Bypass, ExitClient, ExitNode};
 pub use portal::Portal;
-pub use raw::DEFAULT_PORT;
+pub use raw::{DEFAULT_PORT, check_network_name};
 use raw::{Raw, Text};
 use serde_saphyr::{Location, Spanned};
 pub use stealth::{Front, Mode, Padding, Pages, Proxy, ProxyKind, Serve, Shaping, Site, Stealth};
@@ -151,6 +152,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub log_level: String,
+    /// What is taken as it is, and is probably not meant.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
@@ -392,9 +395,17 @@ impl Reader<'_> {
         let access = self.access(&raw.access, portal.as_ref(), authority.is_some())?;
         let who = (authority.as_deref(), identity.id());
         let (certificate, certificate_file) = self.certificate(&raw, &state_dir, who)?;
+        let mut warnings = Vec::new();
         let name = match &raw.name {
             Some(name) => name.0.clone(),
-            None => host_name(),
+            None => {
+                let (host, name) = host_name();
+                name.unwrap_or_else(|| {
+                    let why = format!("name: this host is called `{host}`, which no node may be called: it is `{NAMELESS}`; give a name");
+                    warnings.push(why);
+                    NAMELESS.to_owned()
+                })
+            }
         };
         let cipher = match raw.session.cipher.0.as_str() {
             "aes-256-gcm" => vec![Cipher::Aes256Gcm],
@@ -470,7 +481,9 @@ impl Reader<'_> {
             socket: self.resolve(raw.socket.as_deref().unwrap_or(DEFAULT_SOCKET)),
             state_dir,
             log_level: raw.log.level.0,
+            warnings,
         };
+        self.check_resources(&config)?;
         if let Some(portal) = &config.portal {
             if config.is_hidden() {
                 return Err(
@@ -499,8 +512,15 @@ impl Reader<'_> {
 /// The default algorithm of new identities.
 pub const DEFAULT_ALGORITHM: Algorithm = Algorithm::Rsa2048;
 
-fn host_name() -> String {
-    label_of_host(&std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
+/// What a node is called whose configuration gives no name and whose host has none that a node may have.
+const NAMELESS: &str = "node";
+
+/// What this host is called, and the name that a node can have of it.
+#[must_use]
+pub fn host_name() -> (String, Option<String>) {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = label_of_host(&host);
+    (host.trim().to_owned(), name)
 }
 
 #[cfg(test)]

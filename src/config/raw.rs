@@ -261,18 +261,19 @@ fn ranged(value: i64, from: i64, to: i64, what: &str) -> Result<i64, String> {
     }
 }
 
+/// Checks a network's name: 1 to 63 letters, digits, hyphens, dots and underscores. It is no part of any name in DNS.
+pub fn check_network_name(text: &str) -> Result<(), String> {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let good = (1..=63).contains(&text.len()) && is_plain;
+    if good { Ok(()) } else { Err(format!("expected 1 to 63 letters, digits, `-`, `.` or `_`, got `{text}`")) }
+}
+
 checked!(Text(String) from String, Ok);
 checked!(
     /// What a member may be called.
     NodeName(String) from String, |s| check_label(&s).map(|()| s).map_err(|e| e.to_string())
 );
-checked!(
-    /// A network's name: letters, digits, hyphens, dots; 1 to 63 characters.
-    Name(String) from String, |s| {
-        let good = !s.is_empty() && s.len() <= 63 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-        if good { Ok(s) } else { Err(format!("expected 1 to 63 letters, digits, `-`, `.` or `_`, got `{s}`")) }
-    }
-);
+checked!(Name(String) from String, |s| check_network_name(&s).map(|()| s));
 checked!(Id(NodeId) from String, |s| s.parse().map_err(|e: crate::types::ParseNodeIdError| e.to_string()));
 checked!(Prefix(IpPrefix) from String, |s| s.parse().map_err(|e: crate::types::ParsePrefixError| format!("{e}; got `{s}`")));
 checked!(Address(IpAddr) from String, |s| s.parse().map_err(|_| format!("expected an IP address, for example 0.0.0.0 or ::, got `{s}`")));

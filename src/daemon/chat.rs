@@ -12,11 +12,17 @@ use crate::{
     stealth,
 };
 
+/// The master password, where the configuration names a file that has it.
+pub(super) fn password(chat: &Chat) -> Result<Option<String>, StartError> {
+    let text = chat.password_file.as_ref().map(|file| read_secret(file)).transpose();
+    let text = text.map_err(|e| StartError::Chat(format!("{e} (chat.password_file)")))?;
+    Ok(text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
 /// Starts the service of this node.
 pub(super) fn start(config: &Config, chat: &Chat) -> Result<Service, StartError> {
     let wrong = |e: String| StartError::Chat(e);
-    let password = chat.password_file.as_ref().map(|file| read_secret(file)).transpose();
-    let password = password.map_err(|e| wrong(e.to_string()))?;
+    let password = password(chat)?;
     let options = Options {
         dir: config.state_dir.join("chat"),
         // From the mesh alone, whatever its addresses are.
@@ -27,7 +33,7 @@ pub(super) fn start(config: &Config, chat: &Chat) -> Result<Service, StartError>
         client_tls: stealth::public_client(config.stealth.roots.as_deref()).ok().map(Arc::new),
         port: chat.port,
         relays: chat.relays.clone(),
-        password: password.map(|p| p.trim_end_matches(['\r', '\n']).to_owned()),
+        password,
         seed: host::random().map_err(|e: io::Error| wrong(e.to_string()))?,
         ..Options::default()
     };

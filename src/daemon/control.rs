@@ -41,7 +41,7 @@ use crate::{
     identity::{Refusal, keyfile},
     node::{Event, Node, Transmit},
     portal::Portal,
-    types::{Instant, IpPrefix, NodeId},
+    types::{Instant, IpPrefix, NodeId, utc},
 };
 
 const BEACON: Duration = Duration::from_secs(30);
@@ -480,7 +480,17 @@ impl Control {
             .or_insert((0, std::time::Instant::now() - Duration::from_secs(60)));
         entry.0 += 1;
         if entry.1.elapsed() >= Duration::from_secs(60) {
-            tracing::warn!(reason = text, times = entry.0, "refused a node or an announcement");
+            if refusal == Refusal::ExpiredCertificate {
+                let clock = utc(unix_now());
+                tracing::warn!(
+                    reason = text,
+                    times = entry.0,
+                    clock,
+                    "refused a node or an announcement: is this machine's clock right?"
+                );
+            } else {
+                tracing::warn!(reason = text, times = entry.0, "refused a node or an announcement");
+            }
             *entry = (0, std::time::Instant::now());
         }
     }

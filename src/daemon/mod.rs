@@ -21,6 +21,7 @@ mod outside;
 mod overlap;
 mod past;
 mod portal;
+mod prepare;
 mod reflexive;
 mod reload;
 mod resolv;
@@ -40,7 +41,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api,
-    config::{self, Config, Front, Mode, Pages, StunClients},
+    config::{self, Config, StunClients},
     dataplane::{self, Shared},
     host::{self, Netlink},
     identity::{Authority, Policy, RecordContent, Refusal, Verify},
@@ -103,6 +104,7 @@ pub fn resolver(config: &Config) -> Result<stealth::Resolve, StartError> {
 }
 
 pub use early::{Early, clean_up, close};
+pub use prepare::{check, surroundings};
 
 /// Resolves names as this host does.
 #[must_use]
@@ -137,13 +139,9 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let mut tunnel = tunnel::Tunnel::new(&config, Arc::clone(&keeper));
     tunnel.begin().map_err(StartError::Exit)?;
     let _lock = lock?;
-    let stealth = &config.stealth;
-    let goes_out = stealth.mode != Mode::Off && !stealth.sites.is_empty();
-    let gate = config.network.gate();
-    let servers = resolve::Servers::new(&config)?;
-    let tls = goes_out.then(|| stealth::Client::new(stealth.roots.as_deref(), gate)).transpose()?;
-    let dialer = tls.map(|tls| stealth::Dialer::new(tls, gate.clone(), stealth, servers.blocking()));
-    let door = stealth.serve.as_ref().map(|serve| open_door(&config, serve, servers.blocking())).transpose()?;
+    let prepare::Prepared { servers, dialer, door } = prepare::prepare(&config)?;
+    prepare::doubts(&config).iter().for_each(|doubt| tracing::warn!("{doubt}"));
+    let door = door.zip(config.stealth.serve.as_ref()).map(|(door, serve)| open_door(door, serve)).transpose()?;
     let udp = transport::Offloads { send: config.udp_offload, receive: config.udp_offload };
     let queues = config.queues.unwrap_or_else(default_queues);
     let sockets = Sockets::bind(config.listen, udp, queues).map_err(|e| StartError::Listen(config.listen, e))?;
@@ -222,22 +220,7 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
 }
 
 /// The site's door, and where visitors come in.
-fn open_door(config: &Config, serve: &config::Serve, resolve: stealth::Resolve) -> Result<(Door, Socket), StartError> {
-    let network = config.network.gate().clone();
-    let shaping = config.stealth.shaping;
-    let door = match &serve.site {
-        Front::Own { certificate, key, pages } => {
-            let upstream = match pages {
-                Pages::Upstream(upstream) => *upstream,
-                Pages::Folder(folder) => stealth::serve_pages(folder)?,
-            };
-            Door::Own(stealth::Own::new(stealth::server_config(certificate, key)?, network, upstream, shaping))
-        }
-        Front::Borrowed(decoy) => {
-            let client = stealth::Client::new(config.stealth.roots.as_deref(), &network)?;
-            Door::Borrowed(stealth::Borrowed::new(decoy.clone(), network, client, resolve, shaping))
-        }
-    };
+fn open_door(door: Door, serve: &config::Serve) -> Result<(Door, Socket), StartError> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(serve.listen), Type::STREAM, None)?;
         host::mark(&socket);

@@ -46,7 +46,8 @@ pub(super) struct Zone {
 
 impl Zone {
     pub fn new(suffix: &str, ranges: [IpPrefix; 2], all: Vec<Host>) -> Self {
-        let suffix = Name::from_utf8(format!("{suffix}.")).unwrap_or_default();
+        // By its letters alone: the rules for other scripts (IDNA), which the other way to make a name applies, refuse an underscore.
+        let suffix = Name::from_ascii(format!("{suffix}.")).unwrap_or_default();
         let mut zone = Self {
             suffix,
             ranges: ranges.to_vec(),
@@ -69,7 +70,9 @@ impl Zone {
             zone.hosts.insert(name.clone(), host.addresses);
             for Service { kind, port } in &host.services {
                 for domain in [&name, &zone.suffix] {
-                    let Ok(of) = Name::from_utf8(kind.as_str()).and_then(|n| n.append_domain(domain)) else { continue };
+                    let Ok(of) = Name::from_ascii(kind.as_str()).and_then(|n| n.append_domain(domain)) else {
+                        continue;
+                    };
                     zone.services.entry(of).or_default().push((*port, name.clone()));
                 }
             }
@@ -78,7 +81,7 @@ impl Zone {
     }
 
     fn name(&self, label: &str) -> Option<Name> {
-        let name = Name::from_utf8(label).ok()?.append_domain(&self.suffix).ok()?;
+        let name = Name::from_ascii(label).ok()?.append_domain(&self.suffix).ok()?;
         Some(name.to_lowercase())
     }
 
@@ -179,5 +182,39 @@ mod tests {
         assert_eq!(all, ["0 0 8001 alpha.aegis.", "0 0 8004 known.aegis.", "0 0 8006 six.aegis."]);
         assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::A), ["Nothing"]);
         assert_eq!(ask("_smtp._tcp.alpha.aegis.", RecordType::SRV), ["NoSuchName"]);
+    }
+
+    /// What a member may be called resolves: forward, back, and its services.
+    fn resolves(name: &str, suffix: &str) {
+        let ranges = ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap());
+        let zone = Zone::new(suffix, ranges, vec![host(1, name)]);
+        let ask = |name: &str, kind| data(zone.answer(&Name::from_ascii(name).unwrap().to_lowercase(), kind));
+        let full = format!("{name}.{suffix}.");
+        let lower = full.to_lowercase();
+        assert_eq!(ask(&full, RecordType::A), ["100.64.0.1"], "{name}");
+        assert_eq!(ask(&full.to_uppercase(), RecordType::AAAA), ["fd00::1"], "{name}");
+        assert_eq!(ask("1.0.64.100.in-addr.arpa.", RecordType::PTR), [lower.clone()], "{name}");
+        for of in [&full[..], &format!("{suffix}.")] {
+            assert_eq!(ask(&format!("_http._tcp.{of}"), RecordType::SRV), [format!("0 0 8001 {lower}")], "{name}");
+        }
+    }
+
+    #[test]
+    fn underscores_and_the_longest_names_resolve() {
+        let longest = ["ab-"; 21].concat();
+        let suffix = [["x"; 63].concat(), ["y"; 63].concat(), ["z"; 32].concat()].join(".");
+        for name in ["web_01", "a_b", "UPPER", "4", "x--y", &longest[..62]] {
+            resolves(name, "aegis");
+            resolves(name, &suffix);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_name_that_is_taken_resolves(name in "[a-zA-Z0-9_-]{1,63}") {
+            if crate::types::check_label(&name).is_ok() {
+                resolves(&name, "aegis");
+            }
+        }
     }
 }

@@ -41,6 +41,12 @@ pub fn rules() -> io::Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).map_err(io::Error::other)
 }
 
+/// Whether this host has the program.
+#[must_use]
+pub fn is_there() -> bool {
+    nft().arg("--version").status().is_ok()
+}
+
 /// Where distributions keep it: a daemon's PATH may be short.
 fn nft() -> Command {
     let found = ["/usr/sbin/nft", "/sbin/nft"].into_iter().find(|p| std::path::Path::new(p).exists());

@@ -171,6 +171,17 @@ pub fn sd_notify(state: &str) {
     }
 }
 
+/// Ends this process as one ends whose output nobody reads any more: quietly, and so that a shell can tell why.
+pub fn end_by_closed_pipe() -> ! {
+    // SAFETY: both calls change nothing but what a signal does to this process, which is to end it.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::raise(libc::SIGPIPE);
+    }
+    // Where the signal is blocked: what a shell says of one that it has ended.
+    std::process::exit(128 + libc::SIGPIPE)
+}
+
 /// Lets this process open as many files as the system allows it to, and returns how many.
 pub fn raise_file_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

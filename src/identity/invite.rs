@@ -1,17 +1,15 @@
 //! Invite tokens: all that a new node needs, as one word to copy.
 
-use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use data_encoding::HEXLOWER;
 use prost::Message as _;
 use zeroize::Zeroizing;
 
+use super::token;
 use crate::{
-    crypto::{HmacKey, hkdf_sha256, sha256},
-    types::{NodeId, UnixTime},
+    crypto::{HmacKey, hkdf_sha256},
+    types::{NodeId, UnixTime, span, utc},
     wire::{self, proto},
 };
-
-/// A token is this head, then base32 of the message and the first 4 bytes of its SHA-256 (a half-copied one is seen).
-const HEAD: &str = "aegis1-";
 
 /// What `invite` hands to `join`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,10 +100,28 @@ impl Admission {
 /// Why a token can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InviteError {
-    #[error("not an invite token: it starts with `aegis1-` and is copied whole")]
-    Shape,
-    #[error("the invite token expired {0} s ago: ask for a new one (`aegisray invite`)")]
-    Expired(u64),
+    #[error("no token: what `aegisray invite` printed is expected, which begins with `aegis1-`")]
+    Nothing,
+    #[error("not an invite token: one begins with `aegis1-` (`aegisray invite` prints it)")]
+    NoToken,
+    #[error("the token is of another version of aegisray: upgrade the older machine")]
+    Version,
+    #[error(
+        "`{}` is in no token, which is made of a to z and 2 to 7: it was changed on its way; copy it again", .0.escape_debug()
+    )]
+    Letter(char),
+    #[error(
+        "a part of the token is missing, or it was changed on its way: {0} letters came after `aegis1-`; copy all of it, if it is of \
+         several lines all of them"
+    )]
+    Damaged(usize),
+    #[error("the token says what this version of aegisray does not understand: upgrade it, or ask for a new token")]
+    Content,
+    #[error(
+        "the invite token was good until {}, and this machine's clock says {}, {} later: if the clock is right, ask for a new token \
+         (`aegisray invite`); if not, set it and try again", utc(*.expires), utc(*.now), span(.now.saturating_sub(*.expires))
+    )]
+    Expired { expires: UnixTime, now: UnixTime },
 }
 
 impl Invite {
@@ -122,24 +138,17 @@ impl Invite {
             expires: self.expires,
             cidr: self.cidr.clone(),
         };
-        let body = raw.encode_to_vec();
-        let sum = &sha256(&[&body])[..4];
-        HEAD.to_owned() + &BASE32_NOPAD.encode(&[&body, sum].concat()).to_lowercase()
+        token::encode(&raw.encode_to_vec())
     }
 
-    pub fn from_token(token: &str, now: UnixTime) -> Result<Self, InviteError> {
-        let body = token.trim().strip_prefix(HEAD).ok_or(InviteError::Shape)?;
-        let bytes = BASE32_NOPAD.decode(body.to_uppercase().as_bytes()).map_err(|_| InviteError::Shape)?;
-        let (body, sum) = bytes.split_last_chunk::<4>().ok_or(InviteError::Shape)?;
-        if sha256(&[body])[..4] != sum[..] {
-            return Err(InviteError::Shape);
-        }
-        let raw: proto::Invite = wire::decode(body, "invite").map_err(|_| InviteError::Shape)?;
+    /// Reads the token in a text.
+    pub fn from_token(text: &str, now: UnixTime) -> Result<Self, InviteError> {
+        let raw: proto::Invite = wire::decode(&token::decode(text)?, "invite").map_err(|_| InviteError::Content)?;
         if raw.version != 1 || raw.network.is_empty() {
-            return Err(InviteError::Shape);
+            return Err(InviteError::Content);
         }
         if raw.expires <= now {
-            return Err(InviteError::Expired(now - raw.expires));
+            return Err(InviteError::Expired { expires: raw.expires, now });
         }
         let some = |v: Vec<u8>| (!v.is_empty()).then_some(v);
         Ok(Self {
@@ -148,11 +157,11 @@ impl Invite {
             authority: some(raw.authority),
             bootstrap: raw.bootstrap,
             admission: match some(raw.admission) {
-                Some(a) => Some(a.try_into().map_err(|_| InviteError::Shape)?),
+                Some(a) => Some(a.try_into().map_err(|_| InviteError::Content)?),
                 None => None,
             },
             inviter: match some(raw.inviter) {
-                Some(id) => Some(NodeId::from_slice(&id).ok_or(InviteError::Shape)?),
+                Some(id) => Some(NodeId::from_slice(&id).ok_or(InviteError::Content)?),
                 None => None,
             },
             expires: raw.expires,
@@ -179,11 +188,17 @@ mod tests {
         };
         let token = invite.to_token();
         assert_eq!(Invite::from_token(&token, 999), Ok(invite));
-        assert_eq!(Invite::from_token(&token, 1010), Err(InviteError::Expired(10)));
-        assert_eq!(Invite::from_token(&token[..20], 0), Err(InviteError::Shape));
-        assert_eq!(Invite::from_token(&token[..token.len() - 1], 0), Err(InviteError::Shape));
-        assert_eq!(Invite::from_token("hello", 0), Err(InviteError::Shape));
+        let late = Invite::from_token(&token, 1000 + 90_000).unwrap_err();
+        assert_eq!(late, InviteError::Expired { expires: 1000, now: 91_000 });
+        let clock =
+            "good until 1970-01-01 00:16:40 UTC, and this machine's clock says 1970-01-02 01:16:40 UTC, 1 d 1 h later";
+        assert!(late.to_string().contains(clock), "{late}");
+        assert_eq!(Invite::from_token(&token, 1000), Err(InviteError::Expired { expires: 1000, now: 1000 }));
+        assert!(matches!(Invite::from_token(&token[..20], 0), Err(InviteError::Damaged(_))));
+        assert_eq!(Invite::from_token(&super::token::encode(b"x"), 0), Err(InviteError::Content));
+        assert_eq!(Invite::from_token(&super::token::encode(b""), 0), Err(InviteError::Content));
     }
+
     #[test]
     fn a_proof_is_for_one_joiner_one_inviter_and_one_handshake() {
         let key = InviteKey::derive(&[7; 32]);

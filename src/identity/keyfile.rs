@@ -9,8 +9,10 @@ use std::{
 
 use data_encoding::BASE64;
 
+use zeroize::Zeroizing;
+
 use super::Identity;
-use crate::crypto::SigningKey;
+use crate::crypto::{CryptoError, SigningKey};
 
 /// Why a key file can't be used. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,17 @@ pub enum KeyFileError {
     TooOpen(String, u32),
     #[error("{0} holds no {1}")]
     Content(String, &'static str),
+}
+
+impl KeyFileError {
+    /// Why the file could not be read or written, for who names the file himself.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Read(_, error) | Self::Write(_, error) => error,
+            other => io::Error::other(other),
+        }
+    }
 }
 
 /// A secret file must not be readable by group or others.
@@ -52,11 +65,18 @@ pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), KeyFileError> {
         fs::create_dir_all(dir).map_err(wrong)?;
     }
     let temporary = path.with_extension("new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(wrong)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(wrong)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(wrong)?;
-    fs::rename(&temporary, path).map_err(wrong)
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        // Half of it is of no use, and on a disk that is full in the way.
+        let _ = fs::remove_file(&temporary);
+        wrong(e)
+    })
 }
 
 /// Reads an identity's private key.
@@ -67,11 +87,16 @@ pub fn read_identity(path: &Path) -> Result<Identity, KeyFileError> {
     SigningKey::from_pkcs8(&der).and_then(Identity::new).map_err(|_| wrong())
 }
 
+/// An identity's private key in PEM.
+pub fn identity_pem(identity: &Identity) -> Result<Zeroizing<String>, CryptoError> {
+    let der = Zeroizing::new(identity.signing.to_pkcs8()?);
+    Ok(Zeroizing::new(pem_encode("PRIVATE KEY", &der)))
+}
+
 /// Writes an identity's private key.
 pub fn write_identity(path: &Path, identity: &Identity) -> Result<(), KeyFileError> {
     let wrong = |_| KeyFileError::Content(path.display().to_string(), "key that can be encoded");
-    let der = identity.signing.to_pkcs8().map_err(wrong)?;
-    write_secret(path, pem_encode("PRIVATE KEY", &der).as_bytes())
+    write_secret(path, identity_pem(identity).map_err(wrong)?.as_bytes())
 }
 
 /// Reads an authority's public key, a certificate or another public block.

@@ -6,6 +6,7 @@ mod invite;
 pub mod keyfile;
 mod network;
 mod record;
+mod token;
 
 pub use admission::{Policy, Refusal};
 pub use certificate::{Authority, Certificate, Revocations};

@@ -80,8 +80,8 @@ impl Node {
                 }
             }
             session::Event::Refused(refusal, expected) => {
-                if let (Refusal::Version(theirs), Some(id)) = (&refusal, expected) {
-                    self.note_foreign(id, *theirs);
+                if let (Refusal::Version(_) | Refusal::ExpiredCertificate, Some(id)) = (&refusal, expected) {
+                    self.note_foreign(id, refusal.clone());
                 }
                 self.counters.refuse(&refusal);
                 self.events.push_back(Event::Refused(refusal));
@@ -89,10 +89,10 @@ impl Node {
         }
     }
 
-    /// A node speaks another version of the protocol.
-    fn note_foreign(&mut self, id: NodeId, versions: crate::wire::version::Versions) {
+    /// A node can't be a peer, and for a reason that somebody has to do something about.
+    fn note_foreign(&mut self, id: NodeId, why: Refusal) {
         if self.foreign.len() < MAX_FOREIGN || self.foreign.contains_key(&id) {
-            self.foreign.insert(id, versions);
+            self.foreign.insert(id, why);
         }
     }
 
@@ -283,9 +283,14 @@ impl Node {
             return;
         }
         let asked = self.own.admission.as_ref().is_some_and(|a| a.inviter == from);
-        if !asked || self.check_certificate(now, &bytes).is_err() {
-            self.counters.refuse(&Refusal::UnaskedCertificate);
-            self.events.push_back(Event::Refused(Refusal::UnaskedCertificate));
+        if let Err(why) =
+            self.check_certificate(now, &bytes).and(asked.then_some(()).ok_or(Refusal::UnaskedCertificate))
+        {
+            // The granted one is good by the inviter's clock: whose is wrong has to be found out.
+            let is_clock = asked && why == Refusal::ExpiredCertificate;
+            let refusal = if is_clock { why } else { Refusal::UnaskedCertificate };
+            self.counters.refuse(&refusal);
+            self.events.push_back(Event::Refused(refusal));
             return;
         }
         if self.set_certificate(now, bytes.clone()).is_ok() {

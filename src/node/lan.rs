@@ -13,14 +13,12 @@ use super::{Node, forward::Drop};
 use crate::{
     crypto::{AeadKey, Cipher, TAG_LEN},
     session::{HEARSAY_TRIES, Via},
-    types::{Bucket, Duration, Instant, NodeId, UnixTime},
+    types::{Bucket, Duration, Instant, NEVER_SET, NodeId, UnixTime},
     wire::{self, packet::BEACON, proto},
 };
 
 /// The sender's clock and ours may differ by so much, in seconds.
 const TIME_WINDOW: u64 = 120;
-/// 2025-01-01: a clock that is earlier was never set.
-const NEVER_SET: UnixTime = 1_735_689_600;
 /// One attempt per node and address in so long, and so many nodes that say that they are at one address.
 const GAP: Duration = Duration::from_secs(25);
 const AT_ONE: usize = 4;

@@ -66,7 +66,6 @@ use crate::{
     wire::{
         frame::{Level, Mark},
         ip,
-        version::Versions,
     },
 };
 
@@ -214,7 +213,7 @@ pub struct Node {
     /// From whom a beacon was heard, and when.
     heard: lan::Heard,
     /// Nodes that speak no version of the protocol that this one speaks.
-    foreign: BTreeMap<NodeId, Versions>,
+    foreign: BTreeMap<NodeId, Refusal>,
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,

@@ -1,6 +1,8 @@
 //! Which exit a node goes through.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use super::{LabelError, check_label};
 
 /// The node through which packets go to what is outside the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,8 +43,20 @@ impl FromStr for ExitChoice {
             (_, Some(code)) if is_country(code) => Ok(Self::Country(code.to_owned())),
             (_, Some(code)) => Err(format!("expected two letters, like country:se, got `{code}`")),
             ("", None) => Err("expected `off`, `auto`, `country:XX` or a node".to_owned()),
-            (_, None) => Ok(Self::Node(text.trim().to_owned())),
+            (_, None) => node(text.trim()).map(Self::Node),
         }
+    }
+}
+
+/// What a node can be named by: its name, its NodeId or the beginning of it, its address.
+fn node(text: &str) -> Result<String, String> {
+    let is_id = (1..=52).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+    match check_label(text) {
+        Err(e @ (LabelError::Shape(_) | LabelError::Reserved(..))) if text.parse::<IpAddr>().is_err() => {
+            Err(format!("no node is called so: {e}"))
+        }
+        Err(LabelError::NodeId(_)) if !is_id => Err(format!("no NodeId and no beginning of one: `{text}`")),
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -69,6 +83,12 @@ mod tests {
         assert_eq!("Country:NL".parse(), Ok(ExitChoice::Country("nl".to_owned())));
         assert_eq!("Auto".parse(), Ok(ExitChoice::Auto));
         assert_eq!("Nora".parse(), Ok(ExitChoice::Node("Nora".to_owned())));
+        for node in ["web_01", "100.64.0.7", "fd00::1", &"a".repeat(52), "abcdef"] {
+            assert_eq!(node.parse(), Ok(ExitChoice::Node(node.to_owned())));
+        }
+        for wrong in ["a b", "a..b", "-x", "wpad", &"a".repeat(53), &"A".repeat(30)] {
+            assert!(wrong.parse::<ExitChoice>().is_err(), "{wrong}");
+        }
         assert!("country:Sweden".parse::<ExitChoice>().is_err() && "".parse::<ExitChoice>().is_err());
     }
 }

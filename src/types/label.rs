@@ -29,7 +29,9 @@ const RESERVED: &[(&[&str], &str)] = &[
 /// Why a text is no name for a member.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LabelError {
-    #[error("expected a name of 1 to 63 letters, digits and hyphens, with a letter or digit at both ends, got `{0}`")]
+    #[error(
+        "expected a name of 1 to 63 letters, digits, `-` and `_`, with a letter or digit at both ends, got `{}`", shown(.0)
+    )]
     Shape(String),
     #[error(
         "`{0}` could be taken for a NodeId or for the beginning of one: choose a shorter name, or one with a hyphen"
@@ -39,14 +41,21 @@ pub enum LabelError {
     Reserved(String, &'static str),
 }
 
-/// Checks a member's name: letters, digits and hyphens (RFC 952, RFC 1123 §2.1), no encoded one (`xn--…`, RFC 5890 §2.3.1:
-/// it would be shown as something else), not of a NodeId's shape, no reserved word. Names are compared without regard to case.
+/// A text that may hold anything, for an error: what a terminal would act upon is shown as what it is.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+/// Checks a member's name: letters, digits and hyphens (RFC 952, RFC 1123 §2.1), and between them underscores, which many hosts have and
+/// DNS carries (RFC 2181 §11; at the beginning they are for services); no encoded one (`xn--…`, RFC 5890 §2.3.1: it would be shown as
+/// something else), not of a NodeId's shape, no reserved word. Names are compared without regard to case.
 pub fn check_label(text: &str) -> Result<(), LabelError> {
     let bytes = text.as_bytes();
-    let is_plain = bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+    let is_plain = bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let ends = [bytes.first(), bytes.last()];
     let is_encoded = bytes.get(2..4) == Some(b"--");
-    if !is_plain || is_encoded || bytes.len() > MAX_LABEL || ends.iter().any(|b| b.is_none_or(|b| *b == b'-')) {
+    let has_ends = ends.iter().all(|b| b.is_some_and(u8::is_ascii_alphanumeric));
+    if !is_plain || is_encoded || bytes.len() > MAX_LABEL || !has_ends {
         return Err(LabelError::Shape(text.to_owned()));
     }
     let name = text.to_ascii_lowercase();
@@ -65,16 +74,60 @@ pub fn label_or_none(text: String) -> String {
     if check_label(&text).is_ok() { text } else { String::new() }
 }
 
-/// A host's own name (hostname(7)) as a member's: its first label, without what no label has; `node` if nothing is left that a
-/// member may be called.
+/// A host's own name (hostname(7)) as a member's: its first label in lower case, with `ä` as `ae`, `é` as `e` and the like, and a hyphen
+/// for what is no letter and no digit. `None` if that is no name, or if letters would be lost.
 #[must_use]
-pub fn label_of_host(host: &str) -> String {
-    let first = host.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let plain: String = first.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-    let cut = &plain.trim_matches('-')[..plain.trim_matches('-').len().min(MAX_LABEL)];
-    let name = cut.trim_end_matches('-').to_owned();
-    if check_label(&name).is_ok() { name } else { "node".to_owned() }
+pub fn label_of_host(host: &str) -> Option<String> {
+    let first = host.trim().split('.').next().unwrap_or_default().to_lowercase();
+    let mut name = String::new();
+    for c in first.chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '-' | '_' => name.push(c),
+            _ => match LATIN.iter().find(|(letters, _)| letters.contains(c)) {
+                Some((_, plain)) => name.push_str(plain),
+                // Accents that stand by themselves (Unicode, block "Combining Diacritical Marks").
+                None if ('\u{300}'..='\u{36f}').contains(&c) => {}
+                None if c.is_alphanumeric() => return None,
+                None => name.push('-'),
+            },
+        }
+    }
+    let ends = ['-', '_'];
+    name.truncate(name.trim_end_matches(ends).len());
+    let mut name = name.trim_start_matches(ends).to_owned();
+    name.truncate(MAX_LABEL);
+    let name = name.trim_end_matches(ends).to_owned();
+    check_label(&name).is_ok().then_some(name)
 }
+
+/// Letters of Latin scripts, in lower case, and how they are written without.
+const LATIN: &[(&str, &str)] = &[
+    ("äæ", "ae"),
+    ("öœø", "oe"),
+    ("ü", "ue"),
+    ("ß", "ss"),
+    ("å", "aa"),
+    ("þ", "th"),
+    ("àáâãāăą", "a"),
+    ("çćĉċč", "c"),
+    ("ðďđ", "d"),
+    ("èéêëēĕėęě", "e"),
+    ("ĝğġģ", "g"),
+    ("ĥħ", "h"),
+    ("ìíîïĩīĭįı", "i"),
+    ("ĵ", "j"),
+    ("ķ", "k"),
+    ("ĺļľŀł", "l"),
+    ("ñńņňŋ", "n"),
+    ("òóôõōŏő", "o"),
+    ("ŕŗř", "r"),
+    ("śŝşšș", "s"),
+    ("ţťŧț", "t"),
+    ("ùúûũūŭůűų", "u"),
+    ("ŵ", "w"),
+    ("ýÿŷ", "y"),
+    ("źżž", "z"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -86,7 +139,20 @@ mod tests {
     #[test]
     fn what_members_may_be_called() {
         let longest = ["ab-"; 21].concat();
-        for good in ["a", "alpha", "Alpha", "raspberry-pi-4", "4", "0af3", "mail", "test", "x--y", &longest[..62]] {
+        for good in [
+            "a",
+            "alpha",
+            "Alpha",
+            "raspberry-pi-4",
+            "4",
+            "0af3",
+            "mail",
+            "test",
+            "x--y",
+            "web_01",
+            "a_b",
+            &longest[..62],
+        ] {
             assert_eq!(check_label(good), Ok(()), "{good}");
         }
         for shape in [
@@ -95,8 +161,11 @@ mod tests {
             "a-",
             "-a",
             "a.b",
-            "a_b",
+            "a..b",
+            ".lead",
+            "trail.",
             "_http",
+            "a_",
             "a b",
             "ä",
             "xn--bcher-kva",
@@ -122,15 +191,22 @@ mod tests {
     fn hosts_names() {
         for (host, name) in [
             ("Laptop.example.org\n", "laptop"),
-            ("localhost.localdomain", "node"),
-            ("", "node"),
-            ("--", "node"),
-            ("my_host", "myhost"),
-            ("wpad", "node"),
+            ("web01.example.org", "web01"),
+            ("raspberrypi.local", "raspberrypi"),
+            ("käthes-laptop", "kaethes-laptop"),
+            ("ka\u{308}thes-laptop", "kathes-laptop"),
+            ("Čeněk", "cenek"),
+            ("Web_01", "web_01"),
+            ("bob's pc", "bob-s-pc"),
             ("-edge-", "edge"),
         ] {
-            assert_eq!(label_of_host(host), name, "{host:?}");
+            assert_eq!(label_of_host(host).as_deref(), Some(name), "{host:?}");
         }
+        for host in ["localhost.localdomain", "", "--", ".x", "wpad", "ноутбук-1", "xn--kthes-laptop-l8a"] {
+            assert_eq!(label_of_host(host), None, "{host:?}");
+        }
+        let long = label_of_host(&["ab-"; 40].concat()).unwrap();
+        assert_eq!(long, ["ab-"; 21].concat().trim_end_matches('-'));
     }
 
     proptest! {
@@ -138,8 +214,8 @@ mod tests {
         fn a_name_is_a_label_and_never_a_node_id(text in "[a-zA-Z0-9.é_-]{0,70}", raw in any::<[u8; 32]>(), len in 26..=52_usize) {
             if check_label(&text).is_ok() {
                 prop_assert!((1..=63).contains(&text.len()) && text.parse::<NodeId>().is_err());
-                prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-                prop_assert!(!text.starts_with('-') && !text.ends_with('-'));
+                prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+                prop_assert!(!text.starts_with(['-', '_']) && !text.ends_with(['-', '_']));
                 prop_assert_eq!(check_label(&text.to_ascii_uppercase()), check_label(&text.to_ascii_lowercase()));
             }
             prop_assert!(check_label(&NodeId(raw).to_string()[..len]).is_err());
@@ -147,8 +223,10 @@ mod tests {
         }
 
         #[test]
-        fn every_host_has_a_name(host in any::<String>()) {
-            prop_assert_eq!(check_label(&label_of_host(&host)), Ok(()));
+        fn what_a_host_is_called_is_a_name(host in any::<String>()) {
+            if let Some(name) = label_of_host(&host) {
+                prop_assert_eq!(check_label(&name), Ok(()));
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub use label::{LabelError, MAX_LABEL, check_label, label_of_host, label_or_none
 pub use prefix::{IpPrefix, ParsePrefixError, SPECIAL4, SPECIAL6};
 pub use service::{Service, ServiceKind};
 pub use sharded::Sharded;
-pub use time::{Duration, Instant, UnixTime};
+pub use time::{Duration, Instant, NEVER_SET, UnixTime, span, utc};
 
 /// Sequence number of an origin's announcements. Larger is newer; it never wraps, because it starts from the
 /// UNIX time in seconds and grows by one per announcement (RFC 8966 §3.2.1 uses 16 bits and wraps).
