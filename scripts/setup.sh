@@ -63,7 +63,7 @@ if [ $((${#missing[@]} + ${#lean[@]})) -gt 0 ]; then
         DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${lean[@]}" >/dev/null
         DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >/dev/null
         # Some packages start a service at once; nobody asked for one that serves this machine.
-        for service in miniupnpd coturn nginx tinyproxy; do
+        for service in miniupnpd coturn nginx tinyproxy unbound; do
             case " ${missing[*]} " in
             *" $service "* | *" $service-light "*)
                 $sudo systemctl disable --now "$service" >/dev/null 2>&1 ||
@@ -83,6 +83,24 @@ if [ "${1:-}" = tests ] && [ ! -x target/openresolv/sbin/resolvconf ] && command
     # Lists of packages may be missing where nothing else was.
     apt-cache show openresolv >/dev/null 2>&1 || $sudo apt-get update -qq
     (cd target/openresolv && apt-get download -qq openresolv && dpkg -x openresolv_*.deb . && rm openresolv_*.deb)
+fi
+
+# Other people's firewalls, not installed either: some of them exclude each other.
+if [ "${1:-}" = tests ] && [ ! -x target/others/usr/sbin/ufw ] && command -v apt-get >/dev/null; then
+    mkdir -p target/others/debs/partial
+    apt-cache show ufw >/dev/null 2>&1 || $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends --download-only -o Dir::Cache::archives="$PWD/target/others/debs" firewalld dbus >/dev/null
+    (
+        cd target/others
+        (cd debs && apt-get download -qq ufw netfilter-persistent iptables-persistent)
+        for package in debs/*.deb; do dpkg -x "$package" .; done
+        rm -rf debs
+        mkdir -p etc usr var
+        # On merged systems /lib is a link.
+        if [ -d lib ]; then cp -a lib usr/ && rm -r lib; fi
+        # The system's own interpreter, whatever is first on the PATH.
+        sed -i '1s|^#!.*python3$|#!/usr/bin/python3|' usr/sbin/ufw
+    )
 fi
 
 # axe, by which the chat's page is judged.

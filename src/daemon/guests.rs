@@ -26,9 +26,12 @@ fn let_through(rules: &Value, interfaces: &[String]) -> String {
     for chain in items().map(|i| &i["chain"]).filter(|c| c["hook"] == "forward" && c["type"] == "filter") {
         let at = place(chain, "name");
         let is_ours = at.1.starts_with("aegisray");
-        let mut inside = all.iter().filter(|r| place(r, "chain") == at).peekable();
-        let may_drop = chain["policy"] == "drop" || inside.peek().is_some();
-        let has_ours = inside.any(|r| r["comment"] == COMMENT);
+        let inside: Vec<&Value> = all.iter().copied().filter(|r| place(r, "chain") == at).collect();
+        let may_drop = chain["policy"] == "drop" || !inside.is_empty();
+        // Who saves the rules of iptables and restores them keeps ours, without the mark.
+        let on_top =
+            || inside.iter().map_while(|r| lets_through(r)).filter(|i| interfaces.iter().any(|name| name == i)).count();
+        let has_ours = inside.iter().any(|r| r["comment"] == COMMENT) || on_top() >= 2 * interfaces.len();
         if is_ours || !may_drop || has_ours || !["ip", "ip6", "inet"].contains(&&*at.0) {
             continue;
         }
@@ -40,6 +43,16 @@ fn let_through(rules: &Value, interfaces: &[String]) -> String {
         }
     }
     out
+}
+
+/// The interface whose packets a rule lets through, in one direction, whatever else they are.
+fn lets_through(rule: &Value) -> Option<&str> {
+    let is_step = |step: &&Value| step["counter"].is_null() && step["xt"]["name"] != "comment";
+    let mut steps = rule["expr"].as_array()?.iter().filter(is_step);
+    let (which, verdict) = (&steps.next()?["match"], steps.next()?);
+    let by_name = ["iifname", "oifname"].iter().any(|key| which["left"]["meta"]["key"] == *key) && which["op"] == "==";
+    let accepts = verdict.as_object()?.contains_key("accept") && steps.next().is_none();
+    which["right"].as_str().filter(|_| by_name && accepts)
 }
 
 /// Takes our rules out of others' tables.
@@ -72,5 +85,22 @@ mod tests {
         assert!(add.starts_with("insert rule ip filter FORWARD oifname \"aegis0\""));
         assert!(add.contains("insert rule ip ufw FORWARD iifname \"aegis0\" accept comment \"aegisray\"\n"));
         assert_eq!(let_through(&json!({"nftables": []}), &["aegis0".to_owned()]), "");
+        // What iptables-restore makes of them.
+        let restored = |key: &str| {
+            json!({"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 7, "expr": [
+                {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": "aegis0"}},
+                {"xt": {"type": "match", "name": "comment"}}, {"counter": {"packets": 0, "bytes": 0}}, {"accept": null},
+            ]}})
+        };
+        let rules = |all: &[Value]| {
+            let all = [&[chain("filter", "drop")], all].concat();
+            json!({ "nftables": all })
+        };
+        let (both, other) = ([restored("oifname"), restored("iifname")], rule("filter", ""));
+        assert_eq!(let_through(&rules(&both), &["aegis0".to_owned()]), "");
+        let below = [&[other], &both[..]].concat();
+        for all in [&both[..1], &below] {
+            assert_eq!(let_through(&rules(all), &["aegis0".to_owned()]).lines().count(), 2, "not both on top");
+        }
     }
 }

@@ -138,9 +138,7 @@ impl Book {
         if upstream.is_empty() {
             // What this host asked before it asked us.
             let before = match &names.host {
-                HostNames::File(path) => {
-                    servers(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()))
-                }
+                HostNames::File(path) => servers(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default())),
                 HostNames::Resolvconf => resolvconf_servers(own)?,
                 HostNames::Auto | HostNames::Off => Vec::new(),
             };

@@ -213,7 +213,11 @@ mod tests {
             addresses: Vec::new(),
             services: (1..=16).map(service).collect(),
         };
-        let zone = Zone::new("aegis", ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap()), (0..1000).map(one).collect());
+        let zone = Zone::new(
+            "aegis",
+            ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap()),
+            (0..1000).map(one).collect(),
+        );
         let ask = |name: &str| data(zone.answer(&Name::from_ascii(name).unwrap(), RecordType::SRV));
         assert_eq!(ask("_http._tcp.n7.aegis.").len(), 16);
         let answers: Vec<Vec<String>> = (0..8).map(|_| ask("_http._tcp.aegis.")).collect();

@@ -172,7 +172,14 @@ impl Owners {
             self.exits.insert(node.id);
         }
         let (since, rank) = before.map_or((self.count, 0), |(e, _)| (e.since, e.rank));
-        let entry = Entry { addresses: record.addresses, networks, name: record.name.clone(), ipv4_only: record.ipv4_only, since, rank };
+        let entry = Entry {
+            addresses: record.addresses,
+            networks,
+            name: record.name.clone(),
+            ipv4_only: record.ipv4_only,
+            since,
+            rank,
+        };
         for prefix in entry.networks.iter().filter(|p| p.prefix_len() > 0) {
             let nodes = self.subnets.entry(*prefix).or_default();
             if !nodes.contains(&node.id) {

@@ -105,7 +105,10 @@ pub fn services() -> String {
             (asked.join().unwrap(), result)
         });
         let busy = (control_time(&p.victim) - busy).as_secs_f64() / began.elapsed().as_secs_f64();
-        println!("  {what:?}: {answers} answers to {sent} questions, {good} of {all} pings, control {:.0} %", 100.0 * busy);
+        println!(
+            "  {what:?}: {answers} answers to {sent} questions, {good} of {all} pings, control {:.0} %",
+            100.0 * busy
+        );
         assert!(answers * 10 > sent * 3, "{answers} answers to {sent} questions");
         assert!(good * 10 >= all * 9, "{good} of {all} pings came back in time");
         busy
@@ -114,7 +117,11 @@ pub fn services() -> String {
     // The answers were made by the loop that also carries probes: 4 % and 69 % of its time.
     assert!(many < plain + 0.15, "{plain:.2} and {many:.2} of the control loop's time");
     assert_eq!(counter(&p.victim, "links_down"), 0, "the victim has lost a link");
-    format!("{known} nodes offer it, {} KiB for each: no link lost, control {:.0} % busy", grown / known as u64, 100.0 * many)
+    format!(
+        "{known} nodes offer it, {} KiB for each: no link lost, control {:.0} % busy",
+        grown / known as u64,
+        100.0 * many
+    )
 }
 
 /// A member asks as fast as it can; another member, and programs of the victim's own host, ask now and then.

@@ -73,7 +73,8 @@ pub fn port_53_stays_free() {
     let text = "server:\n  interface: 0.0.0.0\n  interface: ::0\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  use-syslog: no\n  do-daemonize: no\n  access-control: 0.0.0.0/0 allow\n  module-config: \"iterator\"\n  local-zone: \"lan.\" static\n  local-data: \"printer.lan. A 192.168.7.9\"\nremote-control:\n  control-enable: no\n";
     fs::write(&conf, text).unwrap();
     let conf = conf.to_str().unwrap();
-    let dnsmasq = ["dnsmasq", "-k", "-C", "/dev/null", "-h", "-R", "-u", "root", "--host-record=printer.lan,192.168.7.9"];
+    let dnsmasq =
+        ["dnsmasq", "-k", "-C", "/dev/null", "-h", "-R", "-u", "root", "--host-record=printer.lan,192.168.7.9"];
     let with = |option| [&dnsmasq[..], &[option]].concat();
     let servers: [(&str, Vec<&str>); 4] = [
         ("dnsmasq", dnsmasq.to_vec()),

@@ -5,6 +5,7 @@ mod exits;
 mod fence;
 #[path = "../nat/firewall.rs"]
 mod firewall;
+mod firewalls;
 mod guests;
 #[path = "../e2e/harness.rs"]
 mod harness;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         ("out_of_descriptors", fence::out_of_descriptors),
         ("two_daemons_on_one_host", fence::two_daemons_on_one_host),
         ("port_53_stays_free", guests::port_53_stays_free),
+        ("beside_ufw_and_netfilter_persistent", firewalls::ufw_and_netfilter_persistent),
+        ("beside_firewalld", firewalls::firewalld),
         ("names_without_nft", guests::names_without_nft),
         ("a_member_without_ipv6", guests::a_member_without_ipv6),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
