@@ -31,6 +31,9 @@ if [ "${1:-}" = tests ]; then
     want openssl openssl
     want curl curl
     want dig bind9-dnsutils
+    # Others' servers for names, which want port 53 of the whole host.
+    want dnsmasq dnsmasq-base
+    want unbound unbound
     want ping iputils-ping
     # An IRC client, and the judge of accessible pages.
     want irssi irssi

@@ -114,6 +114,8 @@ pub struct Config {
     pub turn: Option<Turn>,
     /// Whom to answer STUN requests; `None`: nobody.
     pub stun: Option<StunClients>,
+    /// The second port that they may ask; 0: the kernel chooses.
+    pub stun_port: u16,
     /// TCP port for who has no UDP; `None`: not offered.
     pub tcp_port: Option<u16>,
     /// Ask the router for a public port.
@@ -450,6 +452,7 @@ impl Reader<'_> {
                 }),
             },
             stun: raw.listen.stun.0,
+            stun_port: raw.listen.stun_port,
             port_mapping: raw.listen.port_mapping,
             tcp_port: Some(raw.listen.tcp_port.unwrap_or(raw.listen.port)).filter(|p| *p != 0),
             cost: raw.routing.cost.0,

@@ -84,6 +84,7 @@ pub(super) struct RawListen {
     pub advertise: Vec<Endpoint>,
     pub offload: bool,
     pub stun: StunFor,
+    pub stun_port: u16,
     pub port_mapping: bool,
     pub tcp_port: Option<u16>,
 }
@@ -96,6 +97,7 @@ impl Default for RawListen {
             advertise: Vec::new(),
             offload: true,
             stun: StunFor(Some(StunClients::Members)),
+            stun_port: 0,
             port_mapping: true,
             tcp_port: None,
         }

@@ -188,6 +188,7 @@ impl Control {
     fn daemon_status(&self) -> DaemonStatus {
         let Report { restored, missing } = self.keeper.report();
         let mut node = self.node.status();
+        node.notes.extend(self.overlaps.iter().cloned());
         let foreign = self.shared.counters.foreign_handshakes.load(std::sync::atomic::Ordering::Relaxed);
         if foreign > 0 {
             *node.refused.entry(Refusal::WrongNetwork.to_string()).or_default() += foreign;

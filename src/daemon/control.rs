@@ -24,6 +24,7 @@ use super::{
     lan::Lan,
     names::NameService,
     outside::{News, Outside},
+    overlap,
     resolv::HostResolver,
     retired::{self, Retired},
     routes::MeshRoutes,
@@ -114,6 +115,10 @@ pub(super) struct Control {
     pub set_level: SetLevel,
     pub host_resolver: HostResolver,
     pub names: Option<NameService>,
+    /// Whether the mesh's interface can have an IPv6 address.
+    pub has_ipv6: bool,
+    /// What of this host stands in the mesh's way.
+    pub overlaps: Vec<String>,
     /// The configuration's text at the start.
     pub started_with: String,
     news: mpsc::UnboundedReceiver<News>,
@@ -131,6 +136,7 @@ impl Control {
     ) -> Self {
         let addresses = node.addresses();
         let started_with = config.text.clone();
+        let has_ipv6 = host::has_ipv6(&config.interface);
         let routes = MeshRoutes::new(&config.interface, &config.behind());
         Self {
             routes,
@@ -162,6 +168,8 @@ impl Control {
             set_level,
             host_resolver,
             names: None,
+            has_ipv6,
+            overlaps: Vec::new(),
             started_with,
             news,
         }
@@ -220,6 +228,7 @@ impl Control {
                     let now = self.clock.now();
                     self.outside.tick(now, &mut self.node);
                     self.follow_members();
+                    self.follow_ipv6();
                     self.tunnel.follow_cgroups();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf, &self.shared) => {
@@ -320,7 +329,15 @@ impl Control {
         }
     }
 
+    /// Others may come that use the same addresses.
+    fn look_for_overlaps(&mut self) {
+        let notes = overlap::notes(&self.config);
+        notes.iter().filter(|note| !self.overlaps.contains(note)).for_each(|note| tracing::warn!("{note}"));
+        self.overlaps = notes;
+    }
+
     fn refresh_endpoints(&mut self) {
+        self.look_for_overlaps();
         // Who is hidden can't be reached by datagrams.
         if self.config.is_hidden() {
             return;

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{access, border, gateway, state, tunnel};
+use super::{access, border, gateway, names, state, tunnel};
 use crate::{
     config::{DEFAULT_INTERFACE, DEFAULT_STATE},
     host::{Netlink, Table},
@@ -75,6 +75,7 @@ pub fn clean_up(path: &Path) -> io::Result<()> {
     }
     tunnel::clean_up(&state_dir, interface)?;
     border::clean_up(interface)?;
+    names::clean_up(interface)?;
     gateway::clean_up(&state_dir, interface)?;
     access::clean_up(interface)
 }

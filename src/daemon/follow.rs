@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time;
-
 use super::{control::Control, names::NameService};
-use crate::portal::own_address;
+use crate::{
+    host::{self, Netlink},
+    portal::own_address,
+};
 
 /// After a change of the network: whoever finds its servers for names takes a moment.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -21,7 +22,7 @@ impl Control {
         // The portal's clients ask it at its own addresses.
         let portal = self.config.portal.iter().flat_map(|p| p.networks.map(own_address));
         let own = self.addresses.into_iter().chain(portal).collect();
-        match NameService::go_on(before, &self.config, names, own) {
+        match NameService::go_on(before, &self.config, names, own, &self.keeper) {
             Ok(service) => {
                 service.update(&self.node);
                 self.names = Some(service);
@@ -42,11 +43,32 @@ impl Control {
         }
     }
 
+    /// Others have to know when this host begins or ceases to have IPv6: they would wait for answers in vain.
+    pub fn follow_ipv6(&mut self) {
+        let interface = &self.config.interface;
+        let has_ipv6 = host::has_ipv6(interface);
+        if has_ipv6 == self.has_ipv6 {
+            return;
+        }
+        self.has_ipv6 = has_ipv6;
+        if has_ipv6 {
+            let (address, network) = (self.addresses[1], self.config.network.ula());
+            let add = |mut netlink: Netlink| netlink.add_address(interface, address, network.prefix_len());
+            if let Err(error) = Netlink::open().and_then(add) {
+                tracing::error!(%error, %address, "cannot set the mesh address");
+            }
+        }
+        tracing::info!(has_ipv6, "what this host has of IPv6 changed");
+        self.node.set_ipv4_only(!has_ipv6);
+    }
+
     /// What depends on who is in the mesh.
     pub fn follow_members(&mut self) {
         let changed = std::mem::take(&mut self.members_changed);
-        if self.names_due.is_none() && self.host_resolver.has_lost() {
-            self.names_due = Some(time::Instant::now());
+        if self.host_resolver.has_lost() {
+            // Its other servers are asked from now on.
+            self.keeper.note_restored("this host's resolver settings");
+            self.serve_names();
         }
         let moved = self.names_due.is_some_and(|at| at.elapsed() > LOOK_AGAIN);
         if moved || (self.names.is_none() && self.config.names.is_some()) {

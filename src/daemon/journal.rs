@@ -19,8 +19,8 @@ struct Changes {
     guests: bool,
     /// Files below /proc/sys, and what they held.
     sysctls: BTreeMap<PathBuf, String>,
-    /// Other files: what they held, and what they hold now.
-    files: BTreeMap<PathBuf, (String, String)>,
+    /// Other files: what they held, if they were there, and what they hold now. In bytes: comments may be in any encoding.
+    files: BTreeMap<PathBuf, (Option<Vec<u8>>, Vec<u8>)>,
     /// What resolvconf(8) was told about this interface.
     resolvconf: Option<String>,
 }
@@ -73,12 +73,12 @@ impl Journal {
     }
 
     /// Writes a file that is somebody else's.
-    pub fn replace_file(&mut self, path: &Path, text: &str) -> io::Result<()> {
-        let before = fs::read_to_string(path)?;
+    pub fn replace_file(&mut self, path: &Path, ours: Vec<u8>) -> io::Result<()> {
+        let before = read(path)?;
         let before = self.changes.files.get(path).map_or(before, |(before, _)| before.clone());
-        self.changes.files.insert(path.to_owned(), (before, text.to_owned()));
+        self.changes.files.insert(path.to_owned(), (before, ours.clone()));
         self.save()?;
-        fs::write(path, text)
+        fs::write(path, ours)
     }
 
     /// resolvconf(8) is about to be told something.
@@ -90,7 +90,7 @@ impl Journal {
     /// Whether all files hold what was written to them.
     #[must_use]
     pub fn files_hold(&self) -> bool {
-        self.changes.files.iter().all(|(path, (_, ours))| fs::read_to_string(path).is_ok_and(|now| now == *ours))
+        self.changes.files.iter().all(|(path, (_, ours))| fs::read(path).is_ok_and(|now| now == *ours))
     }
 
     #[must_use]
@@ -133,8 +133,12 @@ impl Journal {
         }
         changes.files.retain(|path, (before, ours)| {
             // Who has written it since, a DHCP client say, knows better.
-            let is_ours = fs::read_to_string(path).is_ok_and(|now| now == *ours);
-            is_ours && !note(fs::write(path, before).map_err(|e| at(path, &e)))
+            let is_ours = fs::read(path).is_ok_and(|now| now == *ours);
+            let mut put_back = || match before {
+                Some(before) => fs::write(path, before),
+                None => fs::remove_file(path),
+            };
+            is_ours && !note(put_back().map_err(|e| at(path, &e)))
         });
         if let Some(interface) = changes.resolvconf.take() {
             let told = match resolv::resolvconf(&["-d", &interface, "-f"], "") {
@@ -151,6 +155,14 @@ impl Journal {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => first,
         }
+    }
+}
+
+/// What a file holds, if it is there.
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 

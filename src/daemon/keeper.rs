@@ -110,6 +110,13 @@ impl Keeper {
         let _ = (&self.wake).write(&[1]);
     }
 
+    /// As [`Self::put_table`], but what fails is not wanted any more.
+    pub fn try_table(&self, name: &'static str, chains: String) -> io::Result<()> {
+        let mut wanted = self.wanted();
+        wanted.tables.insert(name, Kept { chains, listed: String::new() });
+        wanted.put(name).inspect_err(|_| drop(wanted.tables.remove(name)))
+    }
+
     /// Takes a table away.
     pub fn remove_table(&self, name: &'static str) -> io::Result<()> {
         let mut wanted = self.wanted();
@@ -153,6 +160,11 @@ impl Keeper {
     pub fn invite(&self, interfaces: Vec<String>) -> io::Result<()> {
         self.wanted().guests.clone_from(&interfaces);
         if interfaces.is_empty() { Ok(()) } else { guests::invite(&interfaces) }
+    }
+
+    /// Something else that others took away was put back.
+    pub fn note_restored(&self, what: &str) {
+        self.wanted().was_lost(what.to_owned());
     }
 
     pub fn report(&self) -> Report {

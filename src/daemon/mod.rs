@@ -18,6 +18,7 @@ mod mapping;
 mod names;
 mod names_tcp;
 mod outside;
+mod overlap;
 mod past;
 mod portal;
 mod prepare;
@@ -122,7 +123,7 @@ pub fn run(config: Config, set_level: SetLevel) -> Result<(), StartError> {
 }
 
 async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError> {
-    check_overlap(&config)?;
+    overlap::check(&config)?;
     if let Err(error) = host::raise_file_limit() {
         tracing::warn!(%error, "no more files than usual can be open at a time");
     }
@@ -148,7 +149,11 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let main = sockets.main()[0].local_addr()?;
     let stun = config.stun.map(|clients| {
         let members = (clients == StunClients::Members).then(|| config.network.gate().clone());
-        StunServer::new(main, &public_addresses(&config), members)
+        let (stun, error) = StunServer::new(main, config.stun_port, &public_addresses(&config), members);
+        if let Some(error) = error {
+            tracing::warn!(port = config.stun_port, %error, "nobody learns here whether its NAT tells ports apart (listen.stun_port)");
+        }
+        stun
     });
     let stun_port = stun.as_ref().and_then(StunServer::second_port).unwrap_or(0);
     let tun = tun::Offloads { tcp: config.tun_offload, udp: config.tun_offload };
@@ -169,7 +174,9 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
         dataplane::start_handshakes(&shared, porter, move || clock.now(), move |key| file.add(key))?;
     }
     let addresses = node.addresses();
-    set_up_interface(&config, &addresses).map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    let set_up = set_up_interface(&config, &addresses);
+    let has_ipv6 = set_up.map_err(|e| StartError::Interface(config.interface.clone(), e))?;
+    node.set_ipv4_only(!has_ipv6);
     let border = border::Border::start(&config, &keeper);
     let border = border.map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     let portal = config.portal.as_ref().map(|portal| {
@@ -282,18 +289,6 @@ fn announced(config: &Config) -> Vec<IpPrefix> {
     all
 }
 
-/// A mesh range that covers an address of this host (on a carrier's network, say) would cut the host off: refuse.
-fn check_overlap(config: &Config) -> Result<(), StartError> {
-    let mesh = config.network.cidr();
-    let found = host::interface_addresses()?
-        .into_iter()
-        .find(|(interface, ip)| *interface != config.interface && mesh.contains(*ip));
-    match found {
-        Some((interface, found)) => Err(StartError::Overlap { mesh, found, interface }),
-        None => Ok(()),
-    }
-}
-
 /// Half the processors: the other half is for those who use the tunnel.
 fn default_queues() -> usize {
     std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 4))
@@ -309,7 +304,9 @@ fn public_addresses(config: &Config) -> Vec<IpAddr> {
         .collect()
 }
 
-fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<()> {
+/// Returns whether there is an IPv6 address now.
+fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<bool> {
+    let mut has_ipv6 = true;
     let mut netlink = Netlink::open()?;
     netlink.set_mtu(&config.interface, u32::from(config.mtu), TUN_QUEUE)?;
     netlink.set_up(&config.interface, true)?;
@@ -322,11 +319,14 @@ fn set_up_interface(config: &Config, addresses: &[IpAddr; 2]) -> io::Result<()> 
     for (address, network) in addresses.iter().zip([config.network.cidr(), config.network.ula()]) {
         match netlink.add_address(&config.interface, *address, network.prefix_len()) {
             // A host without IPv6 still gets IPv4.
-            Err(e) if address.is_ipv6() => tracing::warn!(error = %e, "no IPv6 address on the mesh interface"),
+            Err(error) if address.is_ipv6() => {
+                tracing::warn!(%error, "no IPv6 address on the mesh interface: others are told, and reach this node over IPv4");
+                has_ipv6 = false;
+            }
             other => other?,
         }
     }
-    Ok(())
+    Ok(has_ipv6)
 }
 
 /// Seconds since 1970.

@@ -28,6 +28,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::JoinSet;
 
 use super::{
+    keeper::{self, Keeper},
     names_tcp::{self, Shares},
     resolv::{resolvconf_servers, servers},
     resolve::Servers,
@@ -40,6 +41,7 @@ use crate::{
 };
 
 const PORT: u16 = 53;
+const TABLE: &str = "aegisray_names";
 /// UDP answers are no longer, whatever whoever asks would take: what every path carries (DNS Flag Day 2020).
 const MAX_PAYLOAD: u16 = 1232;
 const BACKLOG: i32 = 64;
@@ -98,6 +100,29 @@ pub(super) struct NameService {
     _server: Server<Handler>,
     /// Those who take in connections: they end with this.
     _over_tcp: JoinSet<()>,
+    _lead: Option<Lead>,
+}
+
+/// The sockets at one address.
+struct Place {
+    udp: Socket,
+    tcp: Socket,
+}
+
+struct Places {
+    all: Vec<Place>,
+    lead: Option<Lead>,
+}
+
+/// What leads port 53 to the ports of our sockets, until it goes.
+struct Lead(Arc<Keeper>);
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.remove_table(TABLE) {
+            tracing::warn!(%error, "cannot take away what led port 53 of the mesh's addresses to this daemon");
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -109,7 +134,9 @@ impl Book {
         if upstream.is_empty() {
             // What this host asked before it asked us.
             let before = match &names.host {
-                HostNames::File(path) => servers(&std::fs::read_to_string(path).unwrap_or_default()),
+                HostNames::File(path) => {
+                    servers(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()))
+                }
                 HostNames::Resolvconf => resolvconf_servers(own)?,
                 HostNames::Auto | HostNames::Off => Vec::new(),
             };
@@ -164,25 +191,33 @@ impl Book {
 
 impl NameService {
     /// Answers at port 53 of this node's addresses.
-    fn start(config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
+    fn start(config: &Config, names: &MeshNames, own: Vec<IpAddr>, keeper: &Arc<Keeper>) -> io::Result<Self> {
         let book = Book::new(config, names, &own)?;
         let book = Arc::new(ArcSwap::from_pointee(book));
         let mut server = Server::new(Handler(Arc::clone(&book)));
         let mut over_tcp = JoinSet::new();
-        for ip in &own {
-            let addr = SocketAddr::new(*ip, PORT);
-            server.register_socket(tokio::net::UdpSocket::from_std(bind(addr, Type::DGRAM)?.into())?);
-            let listener = bind(addr, Type::STREAM)?;
-            listener.listen(BACKLOG)?;
-            let listener = tokio::net::TcpListener::from_std(listener.into())?;
+        let places = open(&own, keeper)?;
+        for Place { udp, tcp } in places.all {
+            server.register_socket(tokio::net::UdpSocket::from_std(udp.into())?);
+            tcp.listen(BACKLOG)?;
+            let listener = tokio::net::TcpListener::from_std(tcp.into())?;
             over_tcp.spawn(names_tcp::serve(listener, Handler(Arc::clone(&book))));
         }
-        Ok(Self { own, book, suffix: names.suffix.clone(), _server: server, _over_tcp: over_tcp })
+        let suffix = names.suffix.clone();
+        Ok(Self { own, book, suffix, _server: server, _over_tcp: over_tcp, _lead: places.lead })
     }
 
     /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
-    pub fn go_on(before: Option<Self>, config: &Config, names: &MeshNames, own: Vec<IpAddr>) -> io::Result<Self> {
-        let Some(mut service) = before.filter(|b| b.own == own) else { return Self::start(config, names, own) };
+    pub fn go_on(
+        before: Option<Self>,
+        config: &Config,
+        names: &MeshNames,
+        own: Vec<IpAddr>,
+        keeper: &Arc<Keeper>,
+    ) -> io::Result<Self> {
+        let Some(mut service) = before.filter(|b| b.own == own) else {
+            return Self::start(config, names, own, keeper);
+        };
         service.book.store(Arc::new(Book::new(config, names, &own)?));
         service.suffix.clone_from(&names.suffix);
         Ok(service)
@@ -194,12 +229,85 @@ impl NameService {
         let hosts = node.routing().announcements().map(|known| Host {
             id: known.id,
             name: owners.name(&known.id).map(str::to_owned),
-            addresses: owners.addresses_of(&known.id).collect(),
+            addresses: owners.addresses_of(&known.id).filter(|ip| owners.takes(&known.id, *ip)).collect(),
             services: known.record.services.clone(),
         });
         let book = self.book.load();
         book.zone.store(Arc::new(Zone::new(&self.suffix, book.ranges, hosts.collect())));
     }
+}
+
+/// Sockets at all of these addresses. Port 53 stays free for a server for names that this host may run for others and that wants it at
+/// every address: nftables leads what comes for it here to ports that the kernel chooses. Where it can't, port 53 is taken.
+fn open(own: &[IpAddr], keeper: &Arc<Keeper>) -> io::Result<Places> {
+    let (all, chains) = bind_all(own, 0)?;
+    match keeper.try_table(TABLE, chains) {
+        Ok(()) => Ok(Places { all, lead: Some(Lead(Arc::clone(keeper))) }),
+        Err(error) => {
+            tracing::info!(%error, "port 53 of the mesh's addresses is taken: nftables can't lead it to another one");
+            Ok(Places { all: bind_all(own, PORT)?.0, lead: None })
+        }
+    }
+}
+
+/// Sockets, and the chains that lead to them. On a kernel without IPv6, IPv4's addresses are all that there is to ask at.
+fn bind_all(own: &[IpAddr], port: u16) -> io::Result<(Vec<Place>, String)> {
+    let (mut all, mut leads, mut failed) = (Vec::new(), Leads::default(), None);
+    for ip in own {
+        let addr = SocketAddr::new(*ip, port);
+        match bind(addr, Type::DGRAM).and_then(|udp| Ok(Place { udp, tcp: bind(addr, Type::STREAM)? })) {
+            Ok(place) => {
+                for (protocol, socket) in [("udp", &place.udp), ("tcp", &place.tcp)] {
+                    let at = socket.local_addr()?.as_socket().map_or(port, |at| at.port());
+                    leads.add(*ip, protocol, at);
+                }
+                all.push(place);
+            }
+            Err(e) if is_without_family(&e) => failed = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    match failed {
+        Some(e) if all.is_empty() => Err(e),
+        _ => Ok((all, leads.chains())),
+    }
+}
+
+/// Whether this kernel has no such addresses (IPv6 is off).
+fn is_without_family(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Rules, one for each socket. Everybody else's see port 53, so that what is said of it holds: the port changes last on the way in,
+/// and first on the way out. Who asks at our ports themselves has gone around that.
+#[derive(Default)]
+struct Leads {
+    around: Vec<String>,
+    questions: Vec<String>,
+    answers: Vec<String>,
+}
+
+impl Leads {
+    fn add(&mut self, ip: IpAddr, protocol: &str, port: u16) {
+        let family = IpPrefix::host(ip).family();
+        self.around.push(format!("{family} daddr {ip} {protocol} dport {port} drop"));
+        self.questions.push(format!("{family} daddr {ip} {protocol} dport {PORT} {protocol} dport set {port}"));
+        self.answers.push(format!("{family} saddr {ip} {protocol} sport {port} {protocol} sport set {PORT}"));
+    }
+
+    fn chains(&self) -> String {
+        let chain = |name: &str, hook: &str, rules: &[String]| {
+            format!("chain {name} {{ type filter hook {hook}; policy accept;\n{}\n}}\n", rules.join("\n"))
+        };
+        chain("around", "input priority -310", &self.around)
+            + &chain("questions", "input priority 310", &self.questions)
+            + &chain("answers", "output priority -310", &self.answers)
+    }
+}
+
+/// Takes away what a daemon that no longer runs has left.
+pub(super) fn clean_up(interface: &str) -> io::Result<()> {
+    keeper::remove_table(TABLE, interface)
 }
 
 fn bind(addr: SocketAddr, kind: Type) -> io::Result<Socket> {

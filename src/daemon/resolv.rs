@@ -4,11 +4,11 @@
 use std::{
     io::{self, Write as _},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use super::journal::Journal;
+use super::journal::{self, Journal};
 use crate::config::HostNames;
 
 const JOURNAL: &str = "names.json";
@@ -16,6 +16,8 @@ const RESOLVED: &str = "/run/systemd/resolve";
 
 pub(super) struct HostResolver {
     journal: Journal,
+    /// Where systemd-resolved keeps what it was told of our interface, and our address.
+    told: Option<(PathBuf, String)>,
 }
 
 impl HostResolver {
@@ -23,7 +25,7 @@ impl HostResolver {
     pub fn new(state_dir: &Path) -> io::Result<Self> {
         let mut journal = Journal::open(state_dir, JOURNAL);
         journal.undo()?;
-        Ok(Self { journal })
+        Ok(Self { journal, told: None })
     }
 
     /// Lets this host ask `own`. The suffix of the mesh becomes no search domain: who looks for `intranet` or `mail` in the host's own
@@ -34,9 +36,13 @@ impl HostResolver {
             HostNames::Auto if !Path::new(RESOLVED).exists() => Ok(()),
             // What is set for a link goes with the link.
             HostNames::Auto => {
-                let own = own.map(|ip| ip.to_string());
-                resolvectl(&["dns", interface, &own[0], &own[1]])?;
-                resolvectl(&["domain", interface, &format!("~{suffix}")])
+                let [own4, own6] = own.map(|ip| ip.to_string());
+                resolvectl(&["dns", interface, &own4, &own6])?;
+                resolvectl(&["domain", interface, &format!("~{suffix}")])?;
+                let index = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex")).unwrap_or_default();
+                let file = Path::new(RESOLVED).join("netif").join(index.trim());
+                self.told = Some((file, own4)).filter(is_told);
+                Ok(())
             }
             HostNames::Resolvconf => {
                 self.journal.note_resolvconf(interface)?;
@@ -45,24 +51,34 @@ impl HostResolver {
                 resolvconf(&["-a", interface, "-m", "0", "-x"], &text).map(drop)
             }
             HostNames::File(path) => {
-                let before = std::fs::read_to_string(path)?;
-                let rest = before.lines().filter(|l| !is_keyword(l, "nameserver"));
-                let mut text = "# Written by aegisray; what was here before comes back when it ends.\n".to_owned();
-                text += &format!("nameserver {}\nnameserver {}\n", own[0], own[1]);
-                rest.for_each(|line| text += &format!("{line}\n"));
-                self.journal.replace_file(path, &text)
+                let before = journal::read(path)?.unwrap_or_default();
+                self.journal.replace_file(path, leading(&before, own))
             }
         }
     }
 
-    /// Whether somebody has taken the files over: a DHCP client in a new network, say.
+    /// Whether somebody has taken over what was set: a DHCP client in a new network, say.
     pub fn has_lost(&self) -> bool {
-        !self.journal.files_hold()
+        !self.journal.files_hold() || self.told.as_ref().is_some_and(|told| !is_told(told))
     }
 
     pub fn stop(&mut self) -> io::Result<()> {
+        self.told = None;
         self.journal.undo()
     }
+}
+
+fn is_told((file, address): &(PathBuf, String)) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.contains(address))
+}
+
+/// A resolv.conf(5) that names our servers. All else stays as it is and where it is: of `domain` and `search` the last one counts.
+fn leading(before: &[u8], own: [IpAddr; 2]) -> Vec<u8> {
+    let mut text = b"# Written by aegisray; what was here before comes back when it ends.\n".to_vec();
+    own.iter().for_each(|ip| text.extend(format!("nameserver {ip}\n").as_bytes()));
+    let rest = before.split_inclusive(|b| *b == b'\n');
+    rest.filter(|line| !is_keyword(&String::from_utf8_lossy(line), "nameserver")).for_each(|line| text.extend(line));
+    text
 }
 
 /// The servers that others have told resolvconf(8).
@@ -107,4 +123,20 @@ fn resolvectl(args: &[&str]) -> io::Result<()> {
     let mut command = Command::new("resolvectl");
     let status = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("resolvectl {} fails", args.join(" ")))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_else_is_in_a_resolv_conf_stays() {
+        let own = [IpAddr::from([100, 64, 0, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])];
+        let before = b"# K\xe4the\nsearch a.example b.example\nnameserver 192.0.2.1\n\tnameserver 192.0.2.2\ndomain corp.example\nlast";
+        let after = leading(before, own);
+        let head = b"# Written by aegisray; what was here before comes back when it ends.\nnameserver 100.64.0.1\nnameserver fd00::1\n";
+        let rest = b"# K\xe4the\nsearch a.example b.example\ndomain corp.example\nlast";
+        assert_eq!(after, [&head[..], &rest[..]].concat());
+        assert_eq!(servers(&String::from_utf8_lossy(before)).len(), 2);
+    }
 }

@@ -48,6 +48,13 @@ pub fn interface_addresses() -> io::Result<Vec<(String, IpAddr)>> {
     Ok(interface_networks()?.into_iter().map(|a| (a.interface, a.ip)).collect())
 }
 
+/// Whether an interface can have IPv6 addresses: not on a kernel without, nor where the host has switched it off.
+#[must_use]
+pub fn has_ipv6(interface: &str) -> bool {
+    let file = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    std::fs::read_to_string(file).is_ok_and(|value| value.trim() == "0")
+}
+
 /// [`interface_addresses`] with the networks that they are in.
 pub fn interface_networks() -> io::Result<Vec<InterfaceAddress>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();

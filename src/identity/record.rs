@@ -42,6 +42,8 @@ pub struct RecordContent {
     /// Where this node's exit is: a country code, or empty.
     pub country: String,
     pub services: Vec<Service>,
+    /// The host has no IPv6.
+    pub ipv4_only: bool,
 }
 
 /// A parsed record. Its certificate, if any, is verified; its prefixes are still to be allowed by a policy.
@@ -65,6 +67,8 @@ pub struct Record {
     pub services: Vec<Service>,
     /// The versions of the protocol that the node speaks.
     pub versions: Versions,
+    /// Nothing reaches the node at its IPv6 address: its host has none. The address is its own all the same.
+    pub ipv4_only: bool,
 }
 
 /// An announcement whose signature is verified, with the record that it signs.
@@ -197,6 +201,7 @@ fn parse_record(
         country: raw.country,
         services: raw.services.iter().map(service).collect::<Option<_>>().ok_or(bad)?,
         versions: Versions::told(raw.version, raw.oldest),
+        ipv4_only: raw.ipv4_only,
     })
 }
 
@@ -233,6 +238,7 @@ impl Identity {
             services: content.services.iter().map(encode_service).collect(),
             version: Versions::OURS.version,
             oldest: Versions::OURS.oldest,
+            ipv4_only: content.ipv4_only,
         }
         .encode_to_vec();
         let mut raw = proto::Announcement {

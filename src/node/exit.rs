@@ -61,6 +61,11 @@ impl Node {
         self.own.set_offer(prefixes, country, services);
     }
 
+    /// Tells others whether this host has no IPv6.
+    pub fn set_ipv4_only(&mut self, ipv4_only: bool) {
+        self.own.set_ipv4_only(ipv4_only);
+    }
+
     /// Adds these costs, in µs, to links from now on: to all, and to those to certain nodes.
     pub fn set_costs(&mut self, all: Metric, some: HashMap<NodeId, Metric>) {
         self.config.cost = all;

@@ -588,7 +588,7 @@ impl Tables for Node {
         let mut owners = self.book.candidates(ip).peekable();
         // What the mesh knows is not an exit's.
         let exit = if owners.peek().is_none() { self.exit_for(ip) } else { None };
-        let others = owners.chain(exit).filter(|n| *n != self.identity.id());
+        let others = owners.chain(exit).filter(|n| *n != self.identity.id() && self.book.takes(n, ip));
         others.filter_map(|n| self.destination_node(&n)).map(Cow::Owned).next()
     }
 }

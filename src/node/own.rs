@@ -90,6 +90,12 @@ impl Own {
         self.content = content;
     }
 
+    /// Whether this host has no IPv6.
+    pub fn set_ipv4_only(&mut self, ipv4_only: bool) {
+        self.dirty |= self.content.ipv4_only != ipv4_only;
+        self.content.ipv4_only = ipv4_only;
+    }
+
     /// Another IPv4 address from now on.
     pub fn set_ipv4_attempt(&mut self, attempt: u32) {
         self.content.ipv4_attempt = attempt;

@@ -57,6 +57,7 @@ struct Entry {
     networks: Vec<IpPrefix>,
     /// As the node writes it; empty: none.
     name: String,
+    ipv4_only: bool,
     /// When it was entered first, by count.
     since: u64,
     /// Behind whom else it stands for networks that others announce too.
@@ -171,7 +172,7 @@ impl Owners {
             self.exits.insert(node.id);
         }
         let (since, rank) = before.map_or((self.count, 0), |(e, _)| (e.since, e.rank));
-        let entry = Entry { addresses: record.addresses, networks, name: record.name.clone(), since, rank };
+        let entry = Entry { addresses: record.addresses, networks, name: record.name.clone(), ipv4_only: record.ipv4_only, since, rank };
         for prefix in entry.networks.iter().filter(|p| p.prefix_len() > 0) {
             let nodes = self.subnets.entry(*prefix).or_default();
             if !nodes.contains(&node.id) {
@@ -255,6 +256,11 @@ impl Owners {
     pub fn addresses_of(&self, id: &NodeId) -> impl Iterator<Item = IpAddr> {
         let claimed = self.entries.get(id).map(|e| e.addresses);
         claimed.into_iter().flatten().filter(|ip| self.host(ip) == Some(*id))
+    }
+
+    /// Whether packets for `ip` reach a node: not over IPv6 if its host has none.
+    pub fn takes(&self, id: &NodeId, ip: IpAddr) -> bool {
+        ip.is_ipv4() || self.entries.get(id).is_none_or(|e| !e.ipv4_only)
     }
 
     /// The addresses that a node claims and does not own.

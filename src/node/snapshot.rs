@@ -102,7 +102,8 @@ impl Node {
         };
         self.by_tag.values().for_each(|id| self.freeze_way(id, &mut snapshot));
         for (ip, node) in self.book.hosts() {
-            let way = node.and_then(|node| snapshot.destinations.get(&node)).cloned();
+            let takes = |node: &NodeId| self.book.takes(node, *ip);
+            let way = node.filter(takes).and_then(|node| snapshot.destinations.get(&node)).cloned();
             snapshot.hosts.set(*ip, Some((node, way)));
         }
         snapshot
@@ -122,7 +123,7 @@ impl Node {
         for id in &moved {
             self.freeze_way(id, &mut snapshot);
             for ip in self.book.addresses_of(id) {
-                let way = snapshot.destinations.get(id).cloned();
+                let way = snapshot.destinations.get(id).filter(|_| self.book.takes(id, ip)).cloned();
                 snapshot.hosts.set(ip, Some((Some(*id), way)));
             }
         }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Datagrams, Offloads, UdpTransport};
 use crate::{
     crypto::HmacKey,
-    wire::stun::{self, Binding, Change, Class},
+    wire::stun::{Binding, Change, Class},
 };
 
 /// Attributes that not every server understands: `CHANGE-REQUEST` takes two addresses.
@@ -25,22 +25,29 @@ pub struct StunServer {
 }
 
 impl StunServer {
-    /// A server beside the socket at `main`. Its second port is 3478 if that is free. `public`: the addresses of this
-    /// host under which the internet knows it. `members`: the key of a network whose members alone are answered.
+    /// A server beside the socket at `main`. Its second port is `port`; 0: one that the kernel chooses, since this host may
+    /// want those with names for others. `public`: the addresses of this host under which the internet knows it. `members`:
+    /// the key of a network whose members alone are answered. Without its second port, and why, where that is taken.
     #[must_use]
-    pub fn new(main: SocketAddr, public: &[IpAddr], members: Option<HmacKey>) -> Self {
-        let second = [stun::PORT, main.port().wrapping_add(2)]
-            .into_iter()
-            .filter(|port| *port != main.port() && *port != 0)
-            .find_map(|port| {
-                let socket = UdpTransport::bind(SocketAddr::new(main.ip(), port), Offloads::default()).ok()?;
-                Some((port, socket))
-            });
+    pub fn new(
+        main: SocketAddr,
+        port: u16,
+        public: &[IpAddr],
+        members: Option<HmacKey>,
+    ) -> (Self, Option<std::io::Error>) {
+        let bind = || {
+            let socket = UdpTransport::bind(SocketAddr::new(main.ip(), port), Offloads::default())?;
+            Ok((socket.local_addr()?.port(), socket))
+        };
+        let (second, error) = match bind() {
+            Ok(second) => (Some(second), None),
+            Err(e) => (None, Some(e)),
+        };
         let addresses = public.first_chunk::<2>().copied();
-        Self { port: main.port(), second, addresses, members }
+        (Self { port: main.port(), second, addresses, members }, error)
     }
 
-    /// The second port; `None`: none was free.
+    /// The second port; `None`: it was taken.
     #[must_use]
     pub fn second_port(&self) -> Option<u16> {
         self.second.as_ref().map(|(port, _)| *port)

@@ -5,6 +5,7 @@ mod exits;
 mod fence;
 #[path = "../nat/firewall.rs"]
 mod firewall;
+mod guests;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod leaks;
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
         ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
         ("out_of_descriptors", fence::out_of_descriptors),
         ("two_daemons_on_one_host", fence::two_daemons_on_one_host),
+        ("port_53_stays_free", guests::port_53_stays_free),
+        ("names_without_nft", guests::names_without_nft),
+        ("a_member_without_ipv6", guests::a_member_without_ipv6),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),
         ("a_host_without_ipv6", exits::without_ipv6),
         ("what_goes_past_the_tunnel", exits::bypass),
