@@ -105,11 +105,12 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
         return Err(anyhow!("{} exists already", file.display()).into());
     }
     let identity = Identity::generate(super::network::algorithm(&args.algorithm)?)?;
-    // The private key last: when it fails, nothing is left.
-    fs::write(&public, keyfile::pem_encode("PUBLIC KEY", identity.spki()))
-        .map_err(|e| anyhow!("cannot write {}: {e}", public.display()))
-        .and_then(|()| Ok(keyfile::write_identity(&args.out, &identity)?))
-        .inspect_err(|_| drop(fs::remove_file(&public)))?;
+    keyfile::write_identity(&args.out, &identity)?;
+    fs::write(&public, keyfile::pem_encode("PUBLIC KEY", identity.spki())).map_err(|e| {
+        // Both or none, so that the same command can be given again.
+        [&args.out, &public].into_iter().for_each(|file| drop(fs::remove_file(file)));
+        anyhow!("cannot write {}: {e}", public.display())
+    })?;
     println!("{}", identity.id());
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{io, net::UdpSocket, path::Path};
 
 use socket2::{Domain, Socket, Type};
 
-use super::{StartError, chat, check_overlap, make_node, resolve::Servers, state, unix_now};
+use super::{StartError, chat, make_node, overlap, resolve::Servers, state, unix_now};
 use crate::{
     config::{Config, Front, Mode, Pages},
     host::firewall,
@@ -101,7 +101,10 @@ pub fn surroundings(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     let mut out = Vec::new();
-    out.extend(check_overlap(config).err().map(|e| e.to_string()));
+    match overlap::check(config) {
+        Err(e) => out.push(e.to_string()),
+        Ok(()) => out.extend(overlap::notes(config)),
+    }
     if !Path::new("/dev/net/tun").exists() {
         out.push(
             "there is no /dev/net/tun: load the kernel's module `tun`, or give the container the device".to_owned(),
