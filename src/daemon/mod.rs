@@ -17,6 +17,7 @@ mod lifetime;
 mod mapping;
 mod names;
 mod names_tcp;
+mod names_udp;
 mod outside;
 mod overlap;
 mod past;

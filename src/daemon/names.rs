@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,16 +21,16 @@ use hickory_resolver::{
     },
 };
 use hickory_server::{
-    Server,
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
 use socket2::{Domain, Socket, Type};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     keeper::{self, Keeper},
     names_tcp::{self, Shares},
+    names_udp,
     resolv::{resolvconf_servers, servers},
     resolve::Servers,
     zone::{Answer, Host, Zone},
@@ -43,8 +44,9 @@ use crate::{
 const PORT: u16 = 53;
 const TABLE: &str = "aegisray_names";
 /// UDP answers are no longer, whatever whoever asks would take: what every path carries (DNS Flag Day 2020).
-const MAX_PAYLOAD: u16 = 1232;
+pub(super) const MAX_PAYLOAD: u16 = 1232;
 const BACKLOG: i32 = 64;
+const BETWEEN_ZONES: Duration = Duration::from_millis(200);
 /// Questions that wait for other servers' answers: each is a socket. Of them those of one address.
 const FORWARDED: (usize, usize) = (256, 32);
 /// What this host asks may change with its network.
@@ -97,11 +99,13 @@ pub(super) struct NameService {
     own: Vec<IpAddr>,
     book: Arc<ArcSwap<Book>>,
     suffix: String,
-    _server: Server<Handler>,
-    /// Those who take in connections: they end with this.
-    _over_tcp: JoinSet<()>,
+    /// Those who are in the mesh, for a zone to be made of them.
+    hosts: watch::Sender<Members>,
     _lead: Option<Lead>,
 }
+
+/// The suffix, and the nodes.
+type Members = (String, Vec<Host>);
 
 /// The sockets at one address.
 struct Place {
@@ -194,17 +198,19 @@ impl NameService {
     fn start(config: &Config, names: &MeshNames, own: Vec<IpAddr>, keeper: &Arc<Keeper>) -> io::Result<Self> {
         let book = Book::new(config, names, &own)?;
         let book = Arc::new(ArcSwap::from_pointee(book));
-        let mut server = Server::new(Handler(Arc::clone(&book)));
-        let mut over_tcp = JoinSet::new();
-        let places = open(&own, keeper)?;
-        for Place { udp, tcp } in places.all {
-            server.register_socket(tokio::net::UdpSocket::from_std(udp.into())?);
-            tcp.listen(BACKLOG)?;
-            let listener = tokio::net::TcpListener::from_std(tcp.into())?;
-            over_tcp.spawn(names_tcp::serve(listener, Handler(Arc::clone(&book))));
-        }
         let suffix = names.suffix.clone();
-        Ok(Self { own, book, suffix, _server: server, _over_tcp: over_tcp, _lead: places.lead })
+        let places = open(&own, keeper)?;
+        let (hosts, members) = watch::channel((suffix.clone(), Vec::new()));
+        let handler = Handler(Arc::clone(&book));
+        let thread = thread::Builder::new().name("aegis-names".to_owned()).stack_size(512 << 10);
+        thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let served = runtime.and_then(|runtime| runtime.block_on(serve(places.all, handler, members)));
+            if let Err(error) = served {
+                tracing::error!(%error, "the names of the mesh are not served (dns.serve)");
+            }
+        })?;
+        Ok(Self { own, book, suffix, hosts, _lead: places.lead })
     }
 
     /// Answers as this configuration says: the server that ran `before`, if it is at these addresses, or a new one.
@@ -218,7 +224,9 @@ impl NameService {
         let Some(mut service) = before.filter(|b| b.own == own) else {
             return Self::start(config, names, own, keeper);
         };
-        service.book.store(Arc::new(Book::new(config, names, &own)?));
+        let book = Book::new(config, names, &own)?;
+        book.zone.store(service.book.load().zone.load_full());
+        service.book.store(Arc::new(book));
         service.suffix.clone_from(&names.suffix);
         Ok(service)
     }
@@ -232,9 +240,31 @@ impl NameService {
             addresses: owners.addresses_of(&known.id).filter(|ip| owners.takes(&known.id, *ip)).collect(),
             services: known.record.services.clone(),
         });
-        let book = self.book.load();
-        book.zone.store(Arc::new(Zone::new(&self.suffix, book.ranges, hosts.collect())));
+        self.hosts.send_replace((self.suffix.clone(), hosts.collect()));
     }
+}
+
+/// Answers until the service is dropped. On a thread of its own: what others ask doesn't keep the mesh waiting.
+async fn serve(places: Vec<Place>, handler: Handler, mut members: watch::Receiver<Members>) -> io::Result<()> {
+    let mut all = JoinSet::new();
+    // Nobody hears that there are no names, before they are known.
+    if members.changed().await.is_err() {
+        return Ok(());
+    }
+    handler.follow(&members.borrow_and_update());
+    for Place { udp, tcp } in places {
+        let socket = tokio::net::UdpSocket::from_std(udp.into())?;
+        all.spawn(names_udp::serve(socket, handler.clone()));
+        tcp.listen(BACKLOG)?;
+        let listener = tokio::net::TcpListener::from_std(tcp.into())?;
+        all.spawn(names_tcp::serve(listener, handler.clone()));
+    }
+    while members.changed().await.is_ok() {
+        handler.follow(&members.borrow_and_update());
+        // Others can come and go as often as they like.
+        tokio::time::sleep(BETWEEN_ZONES).await;
+    }
+    Ok(())
 }
 
 /// Sockets at all of these addresses. Port 53 stays free for a server for names that this host may run for others and that wants it at
@@ -322,6 +352,20 @@ fn bind(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+impl Handler {
+    /// Makes the zone of those who are in the mesh now.
+    fn follow(&self, (suffix, hosts): &Members) {
+        let book = self.0.load();
+        book.zone.store(Arc::new(Zone::new(suffix, book.ranges, hosts.clone())));
+    }
+}
+
+impl names_udp::Members for Handler {
+    fn is_own(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.0.load().own.contains(&ip)
+    }
 }
 
 /// A code, the answers, and what is said of the zone beside them.

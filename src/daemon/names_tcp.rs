@@ -99,17 +99,31 @@ async fn answer_all<H: RequestHandler>(mut socket: TcpStream, from: SocketAddr, 
         let mut question = vec![0; len];
         timeout(IDLE, socket.read_exact(&mut question)).await??;
         let Ok(request) = Request::from_bytes(question, from, Protocol::Tcp) else { return Ok(()) };
-        let answer = Answer::default();
+        let answer = Answer::of_at_most(u16::MAX);
         handler.handle_request::<_, TokioTime>(&request, answer.clone()).await;
-        let bytes = std::mem::take(&mut *answer.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let bytes = answer.take();
         let Ok(len) = u16::try_from(bytes.len()) else { return Ok(()) };
         timeout(IDLE, socket.write_all(&[&len.to_be_bytes()[..], &bytes].concat())).await??;
     }
 }
 
 /// Keeps what is answered.
-#[derive(Clone, Default)]
-struct Answer(Arc<Mutex<Vec<u8>>>);
+#[derive(Clone)]
+pub(super) struct Answer {
+    /// Bytes: what is more is cut off, and the answer says so.
+    most: u16,
+    kept: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Answer {
+    pub fn of_at_most(most: u16) -> Self {
+        Self { most, kept: Arc::default() }
+    }
+
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 #[async_trait::async_trait]
 impl ResponseHandler for Answer {
@@ -126,9 +140,9 @@ impl ResponseHandler for Answer {
     ) -> Result<ResponseInfo, NetError> {
         let mut bytes = Vec::with_capacity(512);
         let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(u16::MAX);
+        encoder.set_max_size(self.most);
         let info = response.destructive_emit(&mut encoder)?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
         Ok(info)
     }
 }

@@ -1,6 +1,10 @@
 //! The names of the mesh: `NAME.SUFFIX` and `NODEID.SUFFIX` to addresses, and back.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use hickory_resolver::proto::rr::{
     Name, RData, Record, RecordType,
@@ -9,10 +13,15 @@ use hickory_resolver::proto::rr::{
 
 use crate::types::{IpPrefix, NodeId, Service};
 
+/// An answer names no more places that have a service, and of one node no more ports of one kind: who asks can't have answers made that
+/// are thrown away, since none so long arrives.
+const MOST_PLACES: usize = 256;
+const MOST_PORTS: usize = 2;
 /// Seconds that others may keep an answer: nodes come and go.
 const TTL: u32 = 30;
 
 /// A node, as far as its name is concerned.
+#[derive(Clone)]
 pub(super) struct Host {
     pub id: NodeId,
     /// The name that it owns: no two nodes own one.
@@ -42,6 +51,8 @@ pub(super) struct Zone {
     names: HashMap<IpAddr, Name>,
     /// By `_http._tcp.NAME.SUFFIX` and, for all nodes, `_http._tcp.SUFFIX`: ports and who has them.
     services: HashMap<Name, Vec<(u16, Name)>>,
+    /// Where the next answer of many places begins: each has its turn.
+    turn: AtomicUsize,
 }
 
 impl Zone {
@@ -54,6 +65,7 @@ impl Zone {
             hosts: HashMap::new(),
             names: HashMap::new(),
             services: HashMap::new(),
+            turn: AtomicUsize::new(0),
         };
         // NodeIds first: nothing takes their place.
         for host in &all {
@@ -73,7 +85,12 @@ impl Zone {
                     let Ok(of) = Name::from_ascii(kind.as_str()).and_then(|n| n.append_domain(domain)) else {
                         continue;
                     };
-                    zone.services.entry(of).or_default().push((*port, name.clone()));
+                    let places = zone.services.entry(of).or_default();
+                    // Those of one node come one after another.
+                    let before = places.iter().rev().take_while(|(_, of)| *of == name).count();
+                    if before < MOST_PORTS || *domain != zone.suffix {
+                        places.push((*port, name.clone()));
+                    }
                 }
             }
         }
@@ -108,7 +125,9 @@ impl Zone {
         if let Some(all) = self.services.get(name) {
             // None is better than another (RFC 2782: priority and weight).
             let srv = |(port, target): &(u16, Name)| RData::SRV(SRV::new(0, 0, *port, target.clone()));
-            let records = all.iter().map(|of| Record::from_rdata(name.clone(), TTL, srv(of)));
+            let turn = if all.len() > MOST_PLACES { self.turn.fetch_add(MOST_PLACES, Ordering::Relaxed) } else { 0 };
+            let some = all.iter().cycle().skip(turn % all.len().max(1)).take(all.len().min(MOST_PLACES));
+            let records = some.map(|of| Record::from_rdata(name.clone(), TTL, srv(of)));
             return if kind == RecordType::SRV { Answer::Records(records.collect()) } else { Answer::Nothing };
         }
         let Some(addresses) = self.hosts.get(name) else { return Answer::NoSuchName };
@@ -182,6 +201,25 @@ mod tests {
         assert_eq!(all, ["0 0 8001 alpha.aegis.", "0 0 8004 known.aegis.", "0 0 8006 six.aegis."]);
         assert_eq!(ask("_http._tcp.alpha.aegis.", RecordType::A), ["Nothing"]);
         assert_eq!(ask("_smtp._tcp.alpha.aegis.", RecordType::SRV), ["NoSuchName"]);
+    }
+
+    /// An answer names some of those who offer a service, each in its turn, and of one node two ports.
+    #[test]
+    fn an_answer_of_many_places_has_a_bound() {
+        let service = |port| Service { kind: "_http._tcp".parse().unwrap(), port };
+        let one = |i: u32| Host {
+            id: NodeId([i as u8 ^ (i >> 8) as u8; 32].map(|b| b ^ (i >> 4) as u8)),
+            name: Some(format!("n{i}")),
+            addresses: Vec::new(),
+            services: (1..=16).map(service).collect(),
+        };
+        let zone = Zone::new("aegis", ["100.64.0.0/16", "fd00::/64"].map(|p| p.parse().unwrap()), (0..1000).map(one).collect());
+        let ask = |name: &str| data(zone.answer(&Name::from_ascii(name).unwrap(), RecordType::SRV));
+        assert_eq!(ask("_http._tcp.n7.aegis.").len(), 16);
+        let answers: Vec<Vec<String>> = (0..8).map(|_| ask("_http._tcp.aegis.")).collect();
+        assert!(answers.iter().all(|a| a.len() == MOST_PLACES));
+        let all: std::collections::BTreeSet<&String> = answers.iter().flatten().collect();
+        assert_eq!(all.len(), 1000 * MOST_PORTS, "everybody had a turn");
     }
 
     /// What a member may be called resolves: forward, back, and its services.

@@ -36,17 +36,17 @@ use super::{
 };
 
 /// A victim, and a member with a link to it.
-struct Pair {
-    victim: Daemon,
-    victim_host: Host,
-    mallory: Hostile,
-    mallory_host: Host,
-    network: Network,
-    net: Internet,
-    dir: Dir,
+pub struct Pair {
+    pub victim: Daemon,
+    pub victim_host: Host,
+    pub mallory: Hostile,
+    pub mallory_host: Host,
+    pub network: Network,
+    pub net: Internet,
+    pub dir: Dir,
 }
 
-fn pair() -> Pair {
+pub fn pair() -> Pair {
     let dir = Dir::new();
     let mut net = Internet::new().unwrap();
     let [victim_host, mallory_host] = [2, 3].map(|n| public(&mut net, n));
@@ -61,7 +61,7 @@ fn pair() -> Pair {
     Pair { victim, victim_host, mallory, mallory_host, network, net, dir }
 }
 
-fn rss(daemon: &Daemon) -> u64 {
+pub fn rss(daemon: &Daemon) -> u64 {
     resident_kib(daemon.pid().expect("it runs")).expect("it runs")
 }
 
@@ -167,7 +167,7 @@ fn first_messages(network: &Network, stop: &AtomicBool, mut send: impl FnMut(&[V
 }
 
 /// Pings by the control loop of `from` to `to`, while a flood goes on: how many of how many came back in time.
-fn pings(from: &Daemon, to: &str, time: Duration) -> (usize, usize) {
+pub fn pings(from: &Daemon, to: &str, time: Duration) -> (usize, usize) {
     let (began, mut good, mut all) = (Instant::now(), 0, 0);
     while began.elapsed() < time {
         let asked = Instant::now();
@@ -296,7 +296,7 @@ pub fn handshakes_by_relay() -> String {
 }
 
 /// CPU time of a daemon's control loop, which is its first thread.
-fn control_time(daemon: &Daemon) -> Duration {
+pub fn control_time(daemon: &Daemon) -> Duration {
     let pid = daemon.pid().expect("it runs");
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).expect("it runs");
     Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds"))

@@ -14,6 +14,7 @@ mod guest;
 #[expect(dead_code, reason = "findings are run and printed otherwise than other tests")]
 mod harness;
 mod hostile;
+mod names;
 mod outside;
 mod reflector;
 mod replay;
@@ -54,6 +55,8 @@ const ALONE: &[Finding] = &[
     finding("9", "requests for announcements", floods::seqno_requests),
     finding("10", "handshakes of a member, straight", floods::handshakes_direct),
     finding("10", "handshakes of a member, by relay", floods::handshakes_by_relay),
+    finding("33", "questions for a service that many offer", names::services),
+    finding("33", "questions for names without end", names::questions),
     finding("22", "junk at the port", floods::junk),
     finding("5", "replays of first messages", replay::first_messages),
     finding("5", "a recording of ten rekeys and three restarts, replayed", replay::whole_recording),
