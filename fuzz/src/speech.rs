@@ -153,6 +153,7 @@ impl Speech<'_, '_> {
             }),
             version: self.input.pick(&[1, 1, 0, 2, u32::MAX]),
             oldest: self.input.pick(&[1, 1, 0, 2, u32::MAX]),
+            ipv4_only: self.input.once_in(4),
         };
         let mut bytes = record.encode_to_vec();
         if self.input.once_in(4) {

@@ -14,7 +14,7 @@ use super::Failure;
 use crate::{
     api, config, host,
     identity::{Authority, Certificate, Identity, Revocations, keyfile},
-    types::{IpPrefix, LabelError, NodeId, check_label},
+    types::{IpPrefix, LabelError, NodeId, check_label, utc},
     wire::{self, proto},
 };
 
@@ -52,7 +52,7 @@ pub(super) struct IssueArgs {
     /// The node's NodeId (`aegisray check` and `aegisray status` print it)
     #[arg(long)]
     node: NodeId,
-    /// The name that the network knows the node by: letters, digits and hyphens
+    /// The name that the network knows the node by: letters, digits, hyphens and underscores
     #[arg(long, value_parser = label)]
     name: Option<String>,
     /// Days for which it is good
@@ -100,12 +100,17 @@ pub(super) fn label(text: &str) -> Result<String, LabelError> {
 }
 
 pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
-    if args.out.exists() {
-        return Err(anyhow!("{} exists already", args.out.display()).into());
+    let public = args.out.with_extension("pub");
+    if let Some(file) = [&args.out, &public].into_iter().find(|file| file.exists()) {
+        return Err(anyhow!("{} exists already", file.display()).into());
     }
     let identity = Identity::generate(super::network::algorithm(&args.algorithm)?)?;
     keyfile::write_identity(&args.out, &identity)?;
-    fs::write(args.out.with_extension("pub"), keyfile::pem_encode("PUBLIC KEY", identity.spki()))?;
+    fs::write(&public, keyfile::pem_encode("PUBLIC KEY", identity.spki())).map_err(|e| {
+        // Both or none, so that the same command can be given again.
+        [&args.out, &public].into_iter().for_each(|file| drop(fs::remove_file(file)));
+        anyhow!("cannot write {}: {e}", public.display())
+    })?;
     println!("{}", identity.id());
     Ok(())
 }
@@ -182,7 +187,7 @@ fn show(file: &Path) -> Result<(), Failure> {
     let list = |v: Vec<String>| if v.is_empty() { "none".to_owned() } else { v.join(", ") };
     let now = crate::daemon::unix_now();
     let state = if now < c.not_before {
-        "not yet valid"
+        "NOT YET VALID"
     } else if now >= c.not_after {
         "EXPIRED"
     } else {
@@ -193,11 +198,14 @@ fn show(file: &Path) -> Result<(), Failure> {
     println!("serial     {}", HEXLOWER.encode(&c.serial));
     println!("authority  {} (SHA-256 of its key)", HEXLOWER.encode(&c.network));
     println!(
-        "validity   {state}: UNIX time {} to {} ({} days left)",
-        c.not_before,
-        c.not_after,
+        "validity   {state}: {} to {} ({} days left)",
+        utc(c.not_before),
+        utc(c.not_after),
         c.not_after.saturating_sub(now) / 86_400
     );
+    if state != "valid" {
+        println!("clock      {} here: is it right?", utc(now));
+    }
     println!(
         "addresses  {}",
         list(c.addresses.iter().filter_map(|a| wire::decode_ip(a).ok()).map(|a| a.to_string()).collect())

@@ -10,8 +10,10 @@ use super::{
 };
 use crate::{
     api::{Request, Response, request},
+    daemon,
+    identity::Refusal,
     node::{Carrier, RouteStatus},
-    types::INFINITY,
+    types::{INFINITY, utc},
 };
 
 #[derive(Args)]
@@ -91,6 +93,9 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     println!("counters   {}", counted(&n.counters));
     println!("dropped    {}", counted(&n.dropped));
     println!("refused    {}", counted(&n.refused));
+    if n.refused.get(&Refusal::ExpiredCertificate.to_string()).is_some_and(|n| *n > 0) {
+        println!("clock      {} here: is it right? Certificates are good or not by it", utc(daemon::unix_now()));
+    }
     n.notes.iter().for_each(|note| println!("note       {note}"));
     Ok(())
 }

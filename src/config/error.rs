@@ -21,7 +21,7 @@ impl ConfigError {
     pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                "no such file: make one with `aegisray init` or `aegisray join TOKEN`, or copy a template".to_owned()
+                "no such file: make one with `aegisray init` or `aegisray join`, or copy a template".to_owned()
             }
             _ => format!("cannot read: {error}"),
         };

@@ -378,7 +378,7 @@ impl Reader<'_> {
             return Err(self.missing(
                 "network",
                 "needs a secret, secret_file or authority_file: without one, strangers could tell that a mesh is \
-                 here (make a network with `aegisray init`, or join one with `aegisray join TOKEN`)",
+                 here (make a network with `aegisray init`, or join one with `aegisray join`)",
             ));
         }
         if raw.network.allow.as_ref().is_some_and(Vec::is_empty) {

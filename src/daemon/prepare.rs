@@ -101,7 +101,10 @@ pub fn surroundings(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     let mut out = Vec::new();
-    out.extend(overlap::check(config).err().map(|e| e.to_string()));
+    match overlap::check(config) {
+        Err(e) => out.push(e.to_string()),
+        Ok(()) => out.extend(overlap::notes(config)),
+    }
     if !Path::new("/dev/net/tun").exists() {
         out.push(
             "there is no /dev/net/tun: load the kernel's module `tun`, or give the container the device".to_owned(),

@@ -235,7 +235,7 @@ mod tests {
         let lower = full.to_lowercase();
         assert_eq!(ask(&full, RecordType::A), ["100.64.0.1"], "{name}");
         assert_eq!(ask(&full.to_uppercase(), RecordType::AAAA), ["fd00::1"], "{name}");
-        assert_eq!(ask("1.0.64.100.in-addr.arpa.", RecordType::PTR), [lower.clone()], "{name}");
+        assert_eq!(ask("1.0.64.100.in-addr.arpa.", RecordType::PTR), [lower.as_str()], "{name}");
         for of in [&full[..], &format!("{suffix}.")] {
             assert_eq!(ask(&format!("_http._tcp.{of}"), RecordType::SRV), [format!("0 0 8001 {lower}")], "{name}");
         }

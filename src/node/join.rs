@@ -80,8 +80,8 @@ impl Node {
                 }
             }
             session::Event::Refused(refusal, expected) => {
-                if let (Refusal::Version(_) | Refusal::ExpiredCertificate, Some(id)) = (&refusal, expected) {
-                    self.note_foreign(id, refusal.clone());
+                if let (Refusal::Version(theirs), Some(id)) = (&refusal, expected) {
+                    self.note_foreign(id, *theirs);
                 }
                 self.counters.refuse(&refusal);
                 self.events.push_back(Event::Refused(refusal));
@@ -89,10 +89,10 @@ impl Node {
         }
     }
 
-    /// A node can't be a peer, and for a reason that somebody has to do something about.
-    fn note_foreign(&mut self, id: NodeId, why: Refusal) {
+    /// A node speaks another version of the protocol.
+    fn note_foreign(&mut self, id: NodeId, versions: crate::wire::version::Versions) {
         if self.foreign.len() < MAX_FOREIGN || self.foreign.contains_key(&id) {
-            self.foreign.insert(id, why);
+            self.foreign.insert(id, versions);
         }
     }
 
@@ -283,11 +283,10 @@ impl Node {
             return;
         }
         let asked = self.own.admission.as_ref().is_some_and(|a| a.inviter == from);
-        if let Err(why) =
-            self.check_certificate(now, &bytes).and(asked.then_some(()).ok_or(Refusal::UnaskedCertificate))
-        {
-            // The granted one is good by the inviter's clock: whose is wrong has to be found out.
-            let is_clock = asked && why == Refusal::ExpiredCertificate;
+        let wrong = if asked { self.check_certificate(now, &bytes).err() } else { Some(Refusal::UnaskedCertificate) };
+        if let Some(why) = wrong {
+            // It is good by the inviter's clock: one of the two is wrong, and a person has to find out which.
+            let is_clock = why == Refusal::ExpiredCertificate;
             let refusal = if is_clock { why } else { Refusal::UnaskedCertificate };
             self.counters.refuse(&refusal);
             self.events.push_back(Event::Refused(refusal));

@@ -66,6 +66,7 @@ use crate::{
     wire::{
         frame::{Level, Mark},
         ip,
+        version::Versions,
     },
 };
 
@@ -213,7 +214,7 @@ pub struct Node {
     /// From whom a beacon was heard, and when.
     heard: lan::Heard,
     /// Nodes that speak no version of the protocol that this one speaks.
-    foreign: BTreeMap<NodeId, Refusal>,
+    foreign: BTreeMap<NodeId, Versions>,
     routing: Routing,
     discovery: Discovery,
     puncher: Puncher,

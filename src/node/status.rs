@@ -282,24 +282,18 @@ impl Node {
         out
     }
 
-    /// Nodes with which there can be no session: they speak another version of the protocol, or a certificate is not good by this node's
-    /// clock.
+    /// Nodes with which there can be no session, since they speak another version of the protocol.
     fn foreign_peers(&self) -> impl Iterator<Item = PeerStatus> {
         let told = self.routing.announcements().map(|known| (known.id, known.record.versions));
         let told = told.filter(|(_, versions)| versions.common(Versions::OURS).is_none());
-        let told = told.map(|(id, versions)| (id, Refusal::Version(versions)));
-        let all: BTreeMap<NodeId, Refusal> = self.foreign.clone().into_iter().chain(told).collect();
-        let why = |refusal: &Refusal| match refusal {
-            Refusal::ExpiredCertificate => format!("{refusal} by this node's clock: is it right?"),
-            other => other.to_string(),
-        };
-        all.into_iter().filter(|(id, _)| self.peers.get(id).is_none()).map(move |(id, refusal)| PeerStatus {
+        let all: BTreeMap<NodeId, Versions> = self.foreign.iter().map(|(id, v)| (*id, *v)).chain(told).collect();
+        all.into_iter().filter(|(id, _)| self.peers.get(id).is_none()).map(|(id, versions)| PeerStatus {
             node_id: id.to_string(),
             name: self.book.display(&id),
             addresses: self.book.addresses_of(&id).collect(),
             contested: Vec::new(),
             link: None,
-            obstacle: Some(why(&refusal)),
+            obstacle: Some(Refusal::Version(versions).to_string()),
             cipher: None,
             session_age_s: None,
             sent_bytes: 0,

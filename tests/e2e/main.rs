@@ -6,7 +6,9 @@ mod capture;
 mod cli;
 mod dataplane;
 mod harness;
+mod joining;
 mod line;
+mod strict;
 mod triangle;
 mod watch;
 
@@ -29,6 +31,15 @@ fn main() -> ExitCode {
         ("wrong_secret_learns_nothing_and_is_counted", admission::wrong_secret),
         ("authority_invite_once_revoke_expire", admission::authority),
         ("foreign_prefix_is_refused_and_granted_one_routed", admission::prefixes),
+        ("joining_names_are_checked_first_and_stand_as_they_are", joining::names),
+        ("joining_a_name_with_an_underscore_resolves", joining::underscore),
+        ("joining_can_be_repeated_and_overwrites_nothing", joining::repeated),
+        ("joining_on_a_full_disk_leaves_nothing", joining::full_disks),
+        ("joining_takes_tokens_as_they_come", joining::tokens),
+        ("joining_names_the_clock", joining::clocks),
+        ("joining_leaves_no_token_on_the_command_line", joining::command_line),
+        ("closed_pipes_end_commands_quietly", strict::closed_pipes),
+        ("check_refuses_what_a_start_refuses", strict::check_is_a_start),
         ("commands_answer_in_tables_and_json", cli::commands),
         ("wrong_configurations_exit_with_2", cli::exit_codes),
         ("bench_measures_two_builds_by_turns", cli::bench_against),

@@ -78,6 +78,24 @@ fn an_invite_admits_one_node_whose_routes_then_work() {
 }
 
 #[test]
+fn a_granted_certificate_that_is_not_good_by_ones_own_clock_is_refused_for_that() {
+    let network = closed_network();
+    let mut root = inviter(&network, "");
+    let invitation = Invitation { expires: 50_000, ..root.invitations()[0].clone() };
+    root.invite(Instant(0), Invitation { key: InviteKey::derive(&[8; 32]), ..invitation }).unwrap();
+    root.set_unix(Instant(0), 20_000);
+    let mut guest = node_with(2, &network, |c| {
+        c.admission = Some(Admission { inviter: identity(1).id(), key: InviteKey::derive(&[8; 32]) });
+    });
+    guest.set_bootstrap(Instant(0), &[addr(1)]);
+    let mut w = Wires::new(vec![(1, root), (2, guest)]);
+    w.run(Duration::from_secs(4));
+    assert!(w.certified.is_empty() && w.node(2).joins());
+    assert!(w.node(2).counters.refused(&Refusal::ExpiredCertificate) > 0, "the clock is the reason");
+    assert_eq!(w.node(2).counters.refused(&Refusal::UnaskedCertificate), 0);
+}
+
+#[test]
 fn an_invite_without_a_name_certifies_none() {
     let network = closed_network();
     let mut guest = node_with(2, &network, |c| {
