@@ -159,3 +159,152 @@ fn forget(known: &mut Known, goes: impl Fn(SocketAddr, &Entry) -> bool) -> bool 
     gone.iter().for_each(|path| known.set(*path, None));
     !gone.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Datagrams, Offloads, SendQueue, Sockets, UdpTransport};
+
+    const ME: NodeId = NodeId([1; 32]);
+    const OTHER: NodeId = NodeId([2; 32]);
+
+    fn local(ip: &str) -> Local {
+        Local::new(ip.parse().unwrap(), 0)
+    }
+
+    fn path(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn heard(sources: &Sources, path: SocketAddr, ip: &str, by: NodeId, is_there: bool) {
+        sources.heard(&Heard { path, local: local(ip), interface: 7, by }, || is_there);
+    }
+
+    #[test]
+    fn a_path_leaves_from_where_its_own_node_was_heard_last() {
+        let sources = Sources::default();
+        assert_eq!(sources.of(path(1)), None, "routing chooses");
+        heard(&sources, path(1), "10.0.0.1", ME, false);
+        heard(&sources, path(1), "10.0.0.2", ME, false);
+        assert_eq!(sources.of(path(1)), Some(local("10.0.0.2")));
+        let before = sources.version();
+        heard(&sources, path(1), "10.0.0.1", OTHER, false);
+        assert_eq!((sources.of(path(1)), sources.version()), (Some(local("10.0.0.2")), before), "a forged sender");
+        heard(&sources, path(1), "10.0.0.1", OTHER, true);
+        assert_eq!(sources.of(path(1)), Some(local("10.0.0.1")), "it is there now");
+        assert_ne!(sources.version(), before);
+        for number in [path::TURN, path::FIRST_STREAM] {
+            heard(&sources, path::through(path(1), number), "10.0.0.1", ME, true);
+            assert_eq!(sources.of(path::through(path(1), number)), None);
+        }
+        sources.interface_down(8);
+        assert!(sources.of(path(1)).is_some());
+        sources.interface_down(7);
+        assert_eq!(sources.of(path(1)), None);
+    }
+
+    #[test]
+    fn what_the_system_refused_rests_and_another_address_counts_at_once() {
+        let sources = Sources::default();
+        heard(&sources, path(1), "10.0.0.1", ME, false);
+        sources.refused(path(1), local("10.0.0.2"));
+        assert!(sources.of(path(1)).is_some(), "it was of another one");
+        sources.refused(path(1), local("10.0.0.1"));
+        heard(&sources, path(1), "10.0.0.1", ME, true);
+        assert_eq!(sources.of(path(1)), None);
+        heard(&sources, path(1), "10.0.0.2", ME, false);
+        assert_eq!(sources.of(path(1)), Some(local("10.0.0.2")));
+        sources.refused(path(1), local("10.0.0.2"));
+        std::thread::sleep(REFUSED_FOR);
+        heard(&sources, path(1), "10.0.0.2", ME, false);
+        assert_eq!(sources.of(path(1)), Some(local("10.0.0.2")), "it is back");
+    }
+
+    #[test]
+    fn a_member_that_sends_from_everywhere_displaces_no_link() {
+        let sources = Sources::default();
+        heard(&sources, path(1), "10.0.0.1", ME, false);
+        sources.keep(&[path(1)].into());
+        for port in 2..5000 {
+            heard(&sources, path(port), "10.0.0.1", OTHER, false);
+        }
+        assert!(sources.of(path(1)).is_some() && sources.of(path(4999)).is_some() && sources.of(path(2)).is_none());
+        assert_eq!(sources.known.load().iter().count(), MAX_YOUNG + 1);
+        sources.keep(&[path(1)].into());
+        assert_eq!(sources.known.load().iter().count(), 1);
+    }
+
+    /// Runs and single datagrams leave from the address that was asked, by a socket for both families and by one for IPv4,
+    /// and from any if that one is none of the host's.
+    #[test]
+    fn datagrams_leave_from_the_address_that_was_asked() {
+        for (addr, send) in [("[::]:0", true), ("0.0.0.0:0", true), ("[::]:0", false)] {
+            let offloads = Offloads { send, receive: true };
+            let server = Sockets::bind(addr.parse().unwrap(), offloads, 1).unwrap();
+            let port = server.main()[0].local_addr().unwrap().port();
+            let client = UdpTransport::bind("127.0.0.1:0".parse().unwrap(), Offloads::default()).unwrap();
+            let back = client.local_addr().unwrap();
+            client.send(None, SocketAddr::from(([127, 0, 0, 9], port)), b"ask").unwrap();
+            let mut datagrams = Datagrams::new(&server.main()[0]);
+            datagrams.receive(&server.main()[0]).unwrap();
+            let asked = datagrams.get(0).unwrap();
+            assert_eq!((asked.local, asked.from, asked.interface), (Some(local("127.0.0.9")), back, 1));
+            let answers = |queue: &mut SendQueue, count: usize| {
+                server.send(back, b"single").unwrap();
+                (0..count).for_each(|i| {
+                    queue.buffer().extend_from_slice(&[i as u8; 900]);
+                    queue.commit(back, 0);
+                });
+                queue.flush(&server, |to, e| panic!("{to}: {e}"));
+                let mut from = Vec::new();
+                let mut datagrams = Datagrams::new(&client);
+                while from.len() <= count {
+                    datagrams.receive(&client).unwrap();
+                    from.extend((0..datagrams.len()).map(|i| datagrams.get(i).unwrap().from.ip().to_string()));
+                }
+                from.dedup();
+                from
+            };
+            let mut queue = SendQueue::new(&server);
+            assert_eq!(answers(&mut queue, 20), ["127.0.0.1"], "nothing was heard");
+            heard(&server.sources, back, "127.0.0.9", ME, false);
+            let before = queue.calls();
+            assert_eq!(answers(&mut queue, 20), ["127.0.0.9"]);
+            assert_eq!(queue.calls(), before + 1, "as many system calls as without");
+            server.send_from(Some(local("127.0.0.8")), back, b"x").unwrap();
+            let mut datagrams = Datagrams::new(&client);
+            datagrams.receive(&client).unwrap();
+            assert_eq!(datagrams.get(0).unwrap().from.ip().to_string(), "127.0.0.8", "one answer alone");
+            heard(&server.sources, back, "192.0.2.77", ME, false);
+            queue.buffer().extend_from_slice(&[1; 900]);
+            queue.commit(back, 0);
+            queue.flush(&server, |to, e| panic!("{to}: {e}"));
+            assert_eq!(server.sources.of(back), None, "no address of this host");
+            heard(&server.sources, back, "192.0.2.78", ME, false);
+            assert_eq!(answers(&mut queue, 70), ["127.0.0.1"]);
+            assert_eq!(server.sources.of(back), None);
+        }
+    }
+
+    #[test]
+    fn segments_too_long_for_the_path_keep_their_source_or_lose_it_together() {
+        let server = Sockets::bind("[::]:0".parse().unwrap(), Offloads { send: true, receive: true }, 1).unwrap();
+        let client = UdpTransport::bind("127.0.0.1:0".parse().unwrap(), Offloads::default()).unwrap();
+        let back = client.local_addr().unwrap();
+        for (ip, stays) in [("127.0.0.9", true), ("192.0.2.77", false)] {
+            heard(&server.sources, back, ip, ME, false);
+            let mut queue = SendQueue::new(&server);
+            for i in 0..2 {
+                queue.buffer().extend_from_slice(&[i; 40_000]);
+                queue.commit(back, 0);
+            }
+            queue.flush(&server, |to, e| panic!("{to}: {e}"));
+            assert_eq!(server.sources.of(back).is_some(), stays);
+            let mut datagrams = Datagrams::new(&client);
+            let mut too_long = 0;
+            while too_long < 2 {
+                too_long += datagrams.receive(&client).unwrap();
+            }
+        }
+    }
+}
