@@ -28,7 +28,7 @@ impl Border {
         let ranges = [config.network.cidr(), config.network.ula()];
         let border = Self { interface: config.interface.clone(), ranges, keeper: Arc::clone(keeper) };
         border.route(&[])?;
-        keeper.set_rules(Part::Mesh, vec![Rule::Marked, Rule::Answers, Rule::Mesh])?;
+        keeper.set_rules(Part::Mesh, vec![Rule::Others, Rule::Marked, Rule::Answers, Rule::Mesh])?;
         border.follow(config);
         Ok(border)
     }

@@ -39,7 +39,7 @@ use crate::{
     dataplane::{Answer, Input, Shared},
     host::{self, LinkChange, Monitor, Netlink},
     identity::{Refusal, keyfile},
-    node::{Event, Node, Transmit},
+    node::{Event, Node, Source, Transmit},
     portal::Portal,
     types::{Instant, IpPrefix, NodeId, utc},
 };
@@ -320,6 +320,9 @@ impl Control {
         let ours = Netlink::open().and_then(|n| n.index(&self.config.interface)).unwrap_or(0);
         if index != ours {
             self.outside.network_changed();
+            if !up {
+                self.shared.sockets.sources.interface_down(index);
+            }
             self.node.handle_interface(now, index, up);
             self.refresh_endpoints();
             // Another network has other servers; whoever finds them takes a moment.
@@ -427,13 +430,21 @@ impl Control {
     }
 
     fn transmit(&mut self, transmit: &Transmit) {
-        if transmit.whole {
-            // One that doesn't even fit the first cable is as good as lost.
-            let _ = self.shared.sockets.send_whole(transmit.to, &transmit.bytes);
-        } else if let Err(error) = self.shared.sockets.send(transmit.to, &transmit.bytes) {
-            tracing::trace!(to = %transmit.to, %error, "cannot send");
+        let (sockets, Transmit { to, bytes, .. }) = (&self.shared.sockets, transmit);
+        let sent = match transmit.source {
+            _ if transmit.whole => {
+                // One that doesn't even fit the first cable is as good as lost.
+                let _ = sockets.send_whole(*to, bytes);
+                return;
+            }
+            Source::Path => sockets.send(*to, bytes),
+            Source::Asked(local) => sockets.send_from(Some(local), *to, bytes),
+            Source::Any => sockets.send_in_doubt(*to, bytes),
+        };
+        if let Err(error) = sent {
+            tracing::trace!(%to, %error, "cannot send");
             let now = self.clock.now();
-            self.node.handle_send_error(now, transmit.to);
+            self.node.handle_send_error(now, *to);
         }
     }
 

@@ -114,6 +114,7 @@ impl Outside {
             turn.tick(&self.shared.sockets, &node.places_of_others(turn::MAX_PEERS));
             node.set_relayed_endpoint(now, turn.relayed());
         }
+        self.shared.sockets.sources.keep(&node.places_in_use());
         // Sockets that no attempt and no link needs any more.
         if self.shared.sockets.extra() > 0 {
             self.shared.sockets.keep(&node.sockets_in_use(now));

@@ -77,7 +77,11 @@ impl Reflexive {
             }
             *tries += 1;
             // Without a way out now, there may be one at the next try.
-            let _ = socket.send(*server, &Binding::request(*id, Change::default()).with_proof(&self.network).encode());
+            let _ = socket.send(
+                None,
+                *server,
+                &Binding::request(*id, Change::default()).with_proof(&self.network).encode(),
+            );
             true
         });
     }

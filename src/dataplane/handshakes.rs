@@ -10,8 +10,9 @@ use std::{
 use super::{Input, Shared};
 use crate::{
     node::{Order, Output, Porter, forward::Drop},
-    session::{Counters, Outgoing, Via},
-    types::{Instant, NodeId, UnixTime},
+    session::{Counters, Event, Outgoing, Via},
+    transport::Heard,
+    types::{Instant, NodeId, UnixTime, path::Local},
     wire::packet::HANDSHAKE,
 };
 
@@ -22,11 +23,27 @@ const MAX_COOKIES: usize = 64;
 /// The clocks of what waits for no datagram.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// A datagram as it came.
-struct Come {
-    via: Via,
-    neighbor: Option<NodeId>,
-    bytes: Vec<u8>,
+/// How a datagram came.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    pub via: Via,
+    /// Who relayed it.
+    pub neighbor: Option<NodeId>,
+    /// The address of this host that it came to, if it came straight and that is known.
+    pub local: Option<Local>,
+    /// Index of the interface; 0: unknown.
+    pub interface: u32,
+}
+
+impl Way {
+    /// The peer of a handshake is who it says it is: it was heard by this way.
+    fn heard(&self, event: &Event) -> Option<Heard> {
+        let (Event::Established { outcome, .. }, Via::Direct(path), Some(local)) = (event, self.via, self.local) else {
+            return None;
+        };
+        let (interface, by) = (self.interface, outcome.transport.peer);
+        (outcome.via == self.via).then_some(Heard { path, local, interface, by })
+    }
 }
 
 #[derive(Default)]
@@ -36,6 +53,12 @@ struct Waiting {
     handshakes: VecDeque<Come>,
     cookies: VecDeque<Come>,
     counted: (Counters, usize),
+}
+
+/// A datagram as it came.
+struct Come {
+    way: Way,
+    bytes: Vec<u8>,
 }
 
 /// What waits for the thread.
@@ -57,13 +80,13 @@ impl Handshakes {
     }
 
     /// A handshake or a cookie. False: there is no room.
-    pub(super) fn put(&self, via: Via, neighbor: Option<NodeId>, bytes: &[u8]) -> bool {
+    fn put(&self, way: Way, bytes: &[u8]) -> bool {
         let mut waiting = self.lock();
         let is_handshake = bytes.first() == Some(&HANDSHAKE);
         let queue = if is_handshake { &mut waiting.handshakes } else { &mut waiting.cookies };
         let has_room = queue.len() < if is_handshake { MAX_HANDSHAKES } else { MAX_COOKIES };
         if has_room {
-            queue.push_back(Come { via, neighbor, bytes: bytes.to_vec() });
+            queue.push_back(Come { way, bytes: bytes.to_vec() });
             self.ready.notify_one();
         }
         has_room
@@ -91,38 +114,57 @@ fn run(shared: &Shared, mut porter: Porter, now: &dyn Fn() -> Instant, keep: &mu
         let come: Vec<Come> = come.collect();
         drop(waiting);
         orders.into_iter().for_each(|order| porter.obey(now(), order));
-        for Come { via, neighbor, bytes } in come {
-            porter.handle_datagram(now(), unix_now(), via, neighbor, &bytes);
+        let mut goes_on = carry_out(shared, &mut porter, None, keep);
+        for Come { way, bytes } in come {
+            porter.handle_datagram(now(), unix_now(), way.via, way.neighbor, &bytes);
+            goes_on &= carry_out(shared, &mut porter, Some(way), keep);
         }
         if porter.poll_timeout().is_some_and(|at| at <= now()) {
             porter.handle_timeout(now());
+            goes_on &= carry_out(shared, &mut porter, None, keep);
         }
-        while let Some(output) = porter.poll() {
-            match output {
-                Output::Seen(key) => keep(key),
-                Output::Send(Outgoing { via: Via::Direct(to), bytes, .. }) => {
-                    if shared.sockets.send(to, &bytes).is_err() {
-                        shared.tell(Input::SendError(to));
-                    }
-                }
-                // The node is to know of a session before anything comes on it: what is sent afterwards makes it come.
-                other => {
-                    if shared.to_control.blocking_send(Input::Porter(other)).is_err() {
-                        return;
-                    }
-                }
-            }
+        if !goes_on {
+            return;
         }
     }
 }
 
+/// Does what the porter wants after something has come this way, if something has. What answers it leaves from the address
+/// that was asked. False: nobody listens any more.
+fn carry_out(shared: &Shared, porter: &mut Porter, way: Option<Way>, keep: &mut dyn FnMut(u64)) -> bool {
+    let sockets = &shared.sockets;
+    while let Some(output) = porter.poll() {
+        match output {
+            Output::Seen(key) => keep(key),
+            Output::Send(Outgoing { via: Via::Direct(to), bytes, .. }) => {
+                let asked = way.filter(|way| way.via == Via::Direct(to)).and_then(|way| way.local);
+                if sockets.send_from(asked.or_else(|| sockets.sources.of(to)), to, &bytes).is_err() {
+                    shared.tell(Input::SendError(to));
+                }
+            }
+            // The node is to know of a session before anything comes on it: what is sent afterwards makes it come.
+            other => {
+                if let (Output::Event(event), Some(way)) = (&other, way)
+                    && let Some(heard) = way.heard(event)
+                {
+                    sockets.sources.heard(&heard, || false);
+                }
+                if shared.to_control.blocking_send(Input::Porter(other)).is_err() {
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
 impl Shared {
     /// Hands on a handshake or a cookie, if it is worth it.
-    pub(super) fn take_handshake(&self, via: Via, neighbor: Option<NodeId>, bytes: &[u8]) {
+    pub(super) fn take_handshake(&self, way: Way, bytes: &[u8]) {
         let is_sound = bytes.first() != Some(&HANDSHAKE) || crate::session::has_mac1(&self.gate, bytes);
         if !is_sound {
             super::Counters::add(&self.counters.foreign_handshakes, 1);
-        } else if !self.handshakes.put(via, neighbor, bytes) {
+        } else if !self.handshakes.put(way, bytes) {
             self.counters.drop(Drop::QueueFull);
         }
     }

@@ -3,6 +3,7 @@
 
 mod codel;
 mod handshakes;
+mod heard;
 mod limits;
 mod order;
 mod rx;
@@ -326,7 +327,7 @@ mod tests {
 
     fn arrival(port: u16) -> Arrival {
         let via = Via::Direct(SocketAddr::from(([192, 0, 2, 1], port)));
-        Arrival { via, by: None, newest: true, interface: 1 }
+        Arrival { via, by: None, newest: true, interface: 1, local: None }
     }
 
     #[test]

@@ -1,15 +1,9 @@
 //! From the links to the TUN device: receive a batch, judge and open each datagram in place, put the packets of a flow
 //! together and deliver them, pass on what is for others without copying it.
 
-use std::{
-    mem,
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-    sync::Arc,
-    time::Instant,
-};
+use std::{mem, net::SocketAddr, ops::Range, sync::Arc, time::Instant};
 
-use super::{Answer, Counters, Input, Shared, codel::Codel, order};
+use super::{Answer, Counters, Input, Shared, codel::Codel, handshakes::Way, heard::Listener, order};
 use crate::{
     node::{
         Arrival, Snapshot,
@@ -77,6 +71,7 @@ struct Receiver<'a> {
     vectors: IoVectors,
     relayed: SendList,
     codel: Codel,
+    listener: Listener,
     /// The next packet of a user is to be marked.
     marks: bool,
 }
@@ -111,6 +106,7 @@ impl<'a> Receiver<'a> {
             vectors: IoVectors::default(),
             relayed: SendList::new(&shared.sockets),
             codel: Codel::default(),
+            listener: Listener::default(),
             marks: false,
         }
     }
@@ -131,8 +127,7 @@ impl<'a> Receiver<'a> {
         for i in 0..datagrams.len() {
             let Some(datagram) = datagrams.get(i) else { continue };
             if stun::is_stun(&datagrams.buffer()[datagram.range.clone()]) {
-                let local = datagrams.local(&datagram);
-                if let Some(inner) = take_stun(shared, &datagram, local, &datagrams.buffer()[datagram.range.clone()]) {
+                if let Some(inner) = take_stun(shared, &datagram, &datagrams.buffer()[datagram.range.clone()]) {
                     self.take(&tables, &inner, datagrams.buffer());
                 }
             } else {
@@ -153,6 +148,7 @@ impl<'a> Receiver<'a> {
             Err(reason) => return shared.counters.drop(reason),
         };
         if let Some((link, header)) = hop {
+            self.listener.hop(shared, tables, datagram, link, || link.is_newest(header.counter));
             if link.arrivals(Level::Link).came_by(from, header.counter) {
                 let ingress = forward::behind(tables, link, &header, bytes);
                 self.carry_out(tables, Some(link), ingress, datagram, buffer);
@@ -162,12 +158,14 @@ impl<'a> Receiver<'a> {
             }
             return;
         }
-        match forward::straight(tables, datagram.from, bytes) {
+        let ingress = forward::straight(tables, datagram.from, bytes);
+        self.listener.straight(shared, tables, datagram, &ingress, bytes);
+        match ingress {
             Ingress::Mark { mark: Mark::Begin(Level::Link), session, via, counter, newest, .. } => {
                 self.finish(buffer);
                 shared.links.begin(session, (counter, from), |link, waiting| self.release(tables, link, waiting));
                 if newest {
-                    let how = Arrival { via, by: None, newest, interface };
+                    let how = Arrival { via, by: None, newest, interface, local: None };
                     shared.tell_place(Input::Marked { session: Arc::clone(session), how });
                 } else {
                     self.note_place(tables, session, via, newest, interface);
@@ -232,7 +230,7 @@ impl<'a> Receiver<'a> {
         datagram: &Datagram,
         buffer: &mut [u8],
     ) {
-        let Datagram { from, interface, ecn, range } = datagram.clone();
+        let Datagram { from, local, interface, ecn, range } = datagram.clone();
         let shared = self.shared;
         let bytes = &mut buffer[range.clone()];
         let neighbor = |session: &Transport| order::neighbor(link.map_or(&session.peer, |link| &link.peer));
@@ -247,7 +245,7 @@ impl<'a> Receiver<'a> {
                 self.note_place(tables, session, via, newest, interface);
             }
             Ingress::Frame { session, at, how } => {
-                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
+                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, local, ..how });
                 shared.tell_frame(session, Input::Frame { session: Arc::clone(session), how, plaintext });
             }
             Ingress::Forward { to, link, session, newest } => {
@@ -270,15 +268,17 @@ impl<'a> Receiver<'a> {
                     shared.tell(Input::Activity(Arc::clone(link)));
                 }
                 if newest && !tables.is_at(session.local_index, from) {
-                    let how = Arrival { via: Via::Direct(from), by: None, newest, interface };
+                    let how = Arrival { via: Via::Direct(from), by: None, newest, interface, local: None };
                     shared.tell_place(Input::Opened { session: Arc::clone(session), how });
                 }
             }
             Ingress::Claimed { session, at, how } => {
-                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, ..how });
+                let (plaintext, how) = (bytes[at].to_vec(), Arrival { interface, local, ..how });
                 shared.tell_frame(&Arc::clone(&session), Input::Claimed { session, how, plaintext });
             }
-            Ingress::Handshake { offset, via, neighbor } => shared.take_handshake(via, neighbor, &bytes[offset..]),
+            Ingress::Handshake { offset, via, neighbor } => {
+                shared.take_handshake(Way { via, neighbor, local, interface }, &bytes[offset..]);
+            }
             Ingress::Drop(reason) => shared.counters.drop(reason),
         }
     }
@@ -327,7 +327,7 @@ impl<'a> Receiver<'a> {
     fn note_place(&self, tables: &Snapshot, session: &Arc<Transport>, via: Via, newest: bool, interface: u32) {
         let moved = matches!(via, Via::Direct(a) if newest && !tables.is_at(session.local_index, a));
         if moved || !session.is_confirmed() {
-            let how = Arrival { via, by: None, newest, interface };
+            let how = Arrival { via, by: None, newest, interface, local: None };
             self.shared.tell_place(Input::Opened { session: Arc::clone(session), how });
         }
     }
@@ -374,7 +374,7 @@ impl<'a> Receiver<'a> {
 
 /// A STUN message: requests are answered here, which takes no state; answers concern the control side. What our TURN
 /// server passes on is returned: a peer's datagram.
-fn take_stun(shared: &Shared, datagram: &Datagram, local: Option<IpAddr>, bytes: &[u8]) -> Option<Datagram> {
+fn take_stun(shared: &Shared, datagram: &Datagram, bytes: &[u8]) -> Option<Datagram> {
     let from = datagram.from;
     if shared.sockets.turn_server() == Some(from)
         && let Some(message) = turn::parse(bytes)
@@ -389,7 +389,7 @@ fn take_stun(shared: &Shared, datagram: &Datagram, local: Option<IpAddr>, bytes:
     match (Binding::parse(bytes), &shared.stun) {
         (Ok(request), Some(server)) if request.class == Class::Request => {
             Counters::add(&shared.counters.stun_requests, 1);
-            if let Some(local) = local {
+            if let Some(local) = datagram.local {
                 server.handle(shared.socket(), local, from, &request);
             }
         }

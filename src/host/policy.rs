@@ -15,7 +15,7 @@ use crate::{
 /// Which packets a rule is about, and what it does. All rules are tried in the order of their priorities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Packets of the daemon itself: the main table.
+    /// Packets of the daemon itself: past all rules of ours, to [`Rule::Others`].
     Marked,
     /// Answers to who came in from outside: the main table.
     Answers,
@@ -33,6 +33,8 @@ pub enum Rule {
     Rest,
     /// All, and those of sockets that are bound to another interface, too: nowhere.
     Nowhere,
+    /// Does nothing: what comes here meets the rules of the host, as those that lead each address by its own uplink.
+    Others,
 }
 
 /// A routing table of ours.
@@ -54,6 +56,7 @@ pub struct Route {
 /// Attribute numbers of `linux/fib_rules.h`.
 mod attr {
     pub const DST: u16 = 1;
+    pub const GOTO: u16 = 4;
     pub const PRIORITY: u16 = 6;
     pub const FWMARK: u16 = 10;
     pub const SUPPRESS_PREFIXLEN: u16 = 14;
@@ -64,8 +67,12 @@ mod attr {
 }
 
 const FIRST: u32 = 5170;
-const PRIORITIES: std::ops::RangeInclusive<u32> = FIRST..=FIRST + 8;
+const PRIORITIES: std::ops::RangeInclusive<u32> = FIRST..=OTHERS;
+/// The last one of ours.
+const OTHERS: u32 = FIRST + 9;
 const TO_TABLE: u8 = 1;
+const GOTO: u8 = 2;
+const NOTHING: u8 = 3;
 const UNREACHABLE: u8 = 7;
 /// As bad as a route can be: used when the other one is gone with its interface.
 const LAST_RESORT: u32 = u32::MAX;
@@ -95,6 +102,8 @@ struct Entry {
     priority: u32,
     action: u8,
     table: u32,
+    /// The priority to go on at.
+    goto: Option<u32>,
     to: Option<IpPrefix>,
     mark: Option<u32>,
     suppresses: Option<u32>,
@@ -105,13 +114,13 @@ struct Entry {
 
 impl From<&Rule> for Entry {
     fn from(rule: &Rule) -> Self {
-        let (to, mark, suppresses, user, port) = Default::default();
+        let (goto, to, mark, suppresses, user, port) = Default::default();
         let plain = |n: u32, table: u32| {
             let action = if table > 0 { TO_TABLE } else { UNREACHABLE };
-            Self { priority: FIRST + n, action, table, to, mark, suppresses, user, port }
+            Self { priority: FIRST + n, action, table, goto, to, mark, suppresses, user, port }
         };
         match *rule {
-            Rule::Marked => Self { mark: Some(MARK), ..plain(0, MAIN) },
+            Rule::Marked => Self { action: GOTO, goto: Some(OTHERS), mark: Some(MARK), ..plain(0, 0) },
             Rule::Answers => Self { mark: Some(ANSWERS), ..plain(1, MAIN) },
             Rule::Mesh => plain(2, Table::Mesh.number()),
             Rule::Past(prefix) => Self { to: Some(prefix), ..plain(3, MAIN) },
@@ -120,6 +129,7 @@ impl From<&Rule> for Entry {
             Rule::Near(prefix) => Self { to: Some(prefix), suppresses: Some(0), ..plain(6, MAIN) },
             Rule::Rest => plain(7, Table::Tunnel.number()),
             Rule::Nowhere => plain(8, 0),
+            Rule::Others => Self { action: NOTHING, ..plain(9, 0) },
         }
     }
 }
@@ -128,13 +138,14 @@ impl Entry {
     /// From fib_rule_hdr and its attributes.
     fn parse(body: &[u8]) -> Option<Self> {
         let (dst_len, table, action) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(7)?);
-        let (to, mark, suppresses, user, port) = Default::default();
-        let mut entry = Self { priority: 0, action, table, to, mark, suppresses, user, port };
+        let (goto, to, mark, suppresses, user, port) = Default::default();
+        let mut entry = Self { priority: 0, action, table, goto, to, mark, suppresses, user, port };
         let (mut protocol, mut first_port) = (0, None);
         for (kind, value) in attributes(body.get(12..)?) {
             match kind {
                 attr::PRIORITY => entry.priority = word(value)?,
                 attr::TABLE => entry.table = word(value)?,
+                attr::GOTO => entry.goto = word(value),
                 attr::FWMARK => entry.mark = word(value),
                 attr::DST => entry.to = IpPrefix::new(decode_ip(value).ok()?, dst_len),
                 // All ones: it suppresses nothing.
@@ -157,6 +168,9 @@ impl Entry {
             .attribute(attr::PRIORITY, &number(self.priority));
         if self.table > 0 {
             message = message.attribute(attr::TABLE, &number(self.table));
+        }
+        if let Some(priority) = self.goto {
+            message = message.attribute(attr::GOTO, &number(priority));
         }
         if let Some(mark) = self.mark {
             message = message.attribute(attr::FWMARK, &number(mark));

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     identity::Record,
     session::{Rejected, Transport, Via},
-    types::{IpPrefix, NodeId, NodeTag},
+    types::{IpPrefix, NodeId, NodeTag, path::Local},
     wire::{
         frame::{FRAME, Mark},
         ip,
@@ -130,6 +130,8 @@ pub struct Arrival {
     pub newest: bool,
     /// The interface on which it arrived (0: unknown).
     pub interface: u32,
+    /// The address of this host that it came to, where that is known.
+    pub local: Option<Local>,
 }
 
 /// What an arriving datagram turned out to be.
@@ -242,7 +244,11 @@ fn inner<'t>(
                 return match session.open(counter, body) {
                     Ok(at) => {
                         let (at, newest) = (at.start + offset..at.end + offset, session.is_newest(counter));
-                        Ingress::Claimed { session, at, how: Arrival { via, by: neighbor, newest, interface: 0 } }
+                        Ingress::Claimed {
+                            session,
+                            at,
+                            how: Arrival { via, by: neighbor, newest, interface: 0, local: None },
+                        }
                     }
                     Err(rejected) => Ingress::Drop(rejected.into()),
                 };
@@ -255,7 +261,11 @@ fn inner<'t>(
             let at = at.start + offset..at.end + offset;
             let plain = &datagram[at.clone()];
             if plain.first() == Some(&FRAME) {
-                return Ingress::Frame { session, at, how: Arrival { via, by: neighbor, newest, interface: 0 } };
+                return Ingress::Frame {
+                    session,
+                    at,
+                    how: Arrival { via, by: neighbor, newest, interface: 0, local: None },
+                };
             }
             if let Some(mark) = Mark::parse(plain) {
                 return Ingress::Mark { mark, session, at, via, counter, newest };

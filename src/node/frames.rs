@@ -37,7 +37,7 @@ impl Node {
             return;
         }
         match (kind, how.via) {
-            (Kind::Probe(probe), Via::Direct(from)) => self.on_probe(now, session, from, &probe),
+            (Kind::Probe(probe), Via::Direct(from)) => self.on_probe(now, session, (from, how.local), &probe),
             (Kind::ProbeReply(reply), _) => self.on_probe_reply(now, id, &reply),
             (Kind::Segment(segment), Via::Direct(_)) => self.on_segment(now, session, segment),
             (Kind::Echo(echo), _) => {

@@ -40,6 +40,8 @@ const DISTRUST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_
 const OUTSTANDING: usize = 64;
 /// Probes in vain before a link is dead: who got no processor for a while has sent none, and knows nothing.
 const IN_VAIN: u32 = 4;
+/// Probes in vain before it may be this end's address that is to blame.
+const UNHEARD: u32 = 3;
 const RTT_SAMPLES: usize = 16;
 /// Answers from another place before it is compared with the present one.
 const COMPARED: u32 = 4;
@@ -184,6 +186,11 @@ impl Link {
             count: self.count,
             ..Self::new(now, self.addr, self.secret)
         }
+    }
+
+    /// Where the peer is, and where it may be now.
+    pub fn places(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.addr).chain(self.candidate.map(|c| c.0))
     }
 
     pub fn srtt(&self) -> Option<Duration> {
@@ -356,6 +363,11 @@ impl Link {
         let id = self.sent_probe(now, self.addr);
         self.beat = if path::is_sealed(self.addr) { beat(self.count) } else { 1.0 };
         Tick::Probe(id)
+    }
+
+    /// Whether so many probes stay without an answer that this end's address may be to blame: routing may have changed.
+    pub fn is_unheard(&self) -> bool {
+        self.in_vain >= UNHEARD
     }
 
     /// The path MTU probes to send now.

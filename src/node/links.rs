@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Arrival, Event, Node, Peer, Session, Transmit,
+    Arrival, Event, Node, Peer, Session, Source, Transmit,
     join::session_life,
     link::{Link, Tick},
     observers::Observer,
@@ -12,7 +12,10 @@ use super::{
 use crate::{
     discovery::Candidate,
     session::{PROVEN_TRIES, Transport, Via},
-    types::{Duration, Instant, NodeId, path},
+    types::{
+        Duration, Instant, NodeId,
+        path::{self, Local},
+    },
     wire::{
         frame::{self, Kind},
         packet::DATA_OVERHEAD,
@@ -185,7 +188,7 @@ impl Node {
             let mut bytes = Vec::with_capacity(*size);
             transport.seal(&frame::encode(Kind::Probe(probe)), &mut bytes);
             debug_assert_eq!(bytes.len(), *size);
-            self.transmits.push_back(Transmit { to, bytes, whole: true });
+            self.transmits.push_back(Transmit { whole: true, ..Transmit::new(to, bytes) });
         }
     }
 
@@ -212,7 +215,14 @@ impl Node {
         self.send_via(via, bytes);
     }
 
-    pub(super) fn on_probe(&mut self, now: Instant, session: &Arc<Transport>, from: SocketAddr, probe: &proto::Probe) {
+    /// A probe asks at `local`, an address of this host, if that is known.
+    pub(super) fn on_probe(
+        &mut self,
+        now: Instant,
+        session: &Arc<Transport>,
+        (from, local): (SocketAddr, Option<Local>),
+        probe: &proto::Probe,
+    ) {
         let id = session.peer;
         let may_be_there = |p: &&mut Peer| p.grant.is_none() && !p.refuses(now, from);
         let Some(peer) = self.peers.get_mut(&id).filter(may_be_there) else { return };
@@ -225,7 +235,8 @@ impl Node {
         let stun_port = u32::from(self.config.stun_port);
         let received = session.users_bytes().1;
         let reply = proto::ProbeReply { id: probe.id, observed, wish, stun_port, received };
-        self.send_on(session, Via::Direct(from), Kind::ProbeReply(reply));
+        let source = local.map_or(Source::Path, Source::Asked);
+        self.send_straight(session, source, from, Kind::ProbeReply(reply));
         if is_new {
             self.send_probe(now, id, from);
         }
@@ -472,12 +483,13 @@ impl Node {
             match link.tick(now) {
                 Tick::Nothing => {}
                 Tick::Probe(probe_id) => {
+                    let source = if link.is_unheard() { Source::Any } else { Source::Path };
                     let addr = link.addr;
                     link.spread(now, &mut self.rng);
                     if let Some(transport) = transport {
                         self.count_from(&transport, probe_id);
                         let probe = proto::Probe { id: probe_id, wish, ..Default::default() };
-                        self.send_on(&transport, Via::Direct(addr), Kind::Probe(probe));
+                        self.send_straight(&transport, source, addr, Kind::Probe(probe));
                     }
                 }
                 Tick::Dead if link.up => self.link_down(now, id, "no answer"),

@@ -33,6 +33,7 @@ mod reach;
 mod settle;
 mod snapshot;
 mod status;
+mod transmit;
 mod ways;
 
 use std::{
@@ -54,6 +55,7 @@ pub use forward::Arrival;
 use forward::{Destination, Egress, Hop, Ingress, Tables};
 use peer::{Peer, Session};
 use peers::Peers;
+pub use transmit::{Source, Transmit};
 
 use crate::{
     crypto::{Cipher, Rng},
@@ -138,21 +140,6 @@ fn first_seqno(unix: UnixTime) -> SeqNo {
 
 /// In 2096: what is beyond has to last for ever.
 const LAST_CLOCK: SeqNo = 4_000_000_000;
-
-/// A datagram to send.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Transmit {
-    pub to: SocketAddr,
-    pub bytes: Vec<u8>,
-    /// It must not be fragmented on the way, and may be lost.
-    pub whole: bool,
-}
-
-impl Transmit {
-    pub(crate) fn new(to: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self { to, bytes, whole: false }
-    }
-}
 
 /// What the owner of the node should do or know.
 #[derive(Debug)]
@@ -416,7 +403,7 @@ impl Node {
         match outcome {
             Ingress::Packet { session, at, via, newest, .. } => {
                 let session = Arc::clone(session);
-                self.handle_opened(now, &session, Arrival { via, by: None, newest, interface });
+                self.handle_opened(now, &session, Arrival { via, by: None, newest, interface, local: None });
                 self.events.push_back(Event::Deliver(datagram[at].to_vec()));
             }
             Ingress::Frame { session, at, how } => {
@@ -424,7 +411,7 @@ impl Node {
                 self.handle_frame(now, &session, Arrival { interface, ..how }, &datagram[at]);
             }
             Ingress::Mark { mark, session, via, newest, .. } => {
-                let (session, how) = (Arc::clone(session), Arrival { via, by: None, newest, interface });
+                let (session, how) = (Arc::clone(session), Arrival { via, by: None, newest, interface, local: None });
                 match mark {
                     Mark::Begin(Level::Link) => self.handle_mark(now, &session, how),
                     _ => self.handle_opened(now, &session, how),
@@ -434,7 +421,7 @@ impl Node {
                 let (link, session) = (Arc::clone(link), Arc::clone(session));
                 if newest {
                     let via = Via::Direct(from);
-                    self.handle_opened(now, &session, Arrival { via, by: None, newest, interface });
+                    self.handle_opened(now, &session, Arrival { via, by: None, newest, interface, local: None });
                 }
                 self.counters.relayed += 1;
                 self.transmits.push_back(Transmit::new(to, datagram.to_vec()));

@@ -249,8 +249,14 @@ impl Node {
     pub fn sockets_in_use(&self, now: Instant) -> std::collections::BTreeSet<u32> {
         let mut used = self.puncher.scouts(now);
         let links = self.peers.values().filter_map(|p| p.link.as_ref());
-        used.extend(links.flat_map(|l| [Some(l.addr), l.candidate.map(|c| c.0)]).flatten().map(path::socket_of));
+        used.extend(links.flat_map(Link::places).map(path::socket_of));
         used
+    }
+
+    /// Where neighbours are, or may be.
+    #[must_use]
+    pub fn places_in_use(&self) -> std::collections::HashSet<SocketAddr> {
+        self.peers.values().filter_map(|p| p.link.as_ref()).flat_map(Link::places).collect()
     }
 }
 

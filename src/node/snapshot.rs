@@ -46,6 +46,12 @@ impl Snapshot {
         self.sessions.get(&index).is_some_and(|(_, link)| *link == Some(addr))
     }
 
+    /// Whether a node's link is at `addr`, where it has shown that it is, and is the way there.
+    #[must_use]
+    pub fn is_linked(&self, node: &NodeId, addr: SocketAddr) -> bool {
+        self.destinations.get(node).is_some_and(|d| matches!(d.hop, forward::Hop::Direct(at) if at == addr))
+    }
+
     fn is_outside(&self, ip: IpAddr) -> bool {
         !self.ranges.iter().any(|range| range.contains(ip))
     }

@@ -2,14 +2,14 @@
 
 use std::{
     io, mem,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
     os::fd::AsRawFd,
     thread,
     time::{Duration, SystemTime},
 };
 
-use crate::types::path;
+use crate::types::path::{self, Local};
 
 use super::{
     UdpTransport, YIELDS,
@@ -24,6 +24,8 @@ const SINGLE: (usize, usize) = (64, 2048);
 #[derive(Debug, Clone)]
 pub struct Datagram {
     pub from: SocketAddr,
+    /// The address of this host that it was sent to; `None`: unknown, or it came over a stream.
+    pub local: Option<Local>,
     /// Index of the interface on which it arrived; 0: unknown.
     pub interface: u32,
     /// The ECN field of its IP header.
@@ -114,7 +116,8 @@ impl Datagrams {
                 too_long += 1;
                 continue;
             };
-            let Arrival { interface, segment, ecn, at, .. } = cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
+            let Arrival { interface, local, segment, ecn, at, .. } =
+                cmsg::read(&self.controls[i], h.msg_hdr.msg_controllen);
             if i == 0 {
                 let waited = at.and_then(|at| SystemTime::now().duration_since(at).ok());
                 self.waited = waited.unwrap_or_default();
@@ -123,7 +126,7 @@ impl Datagrams {
             let (begin, end) = (i * self.slot, i * self.slot + h.msg_len as usize);
             let step = if segment == 0 { h.msg_len as usize } else { segment };
             let starts = (begin..end).step_by(step.max(1));
-            self.list.extend(starts.map(|at| Datagram { from, interface, ecn, range: at..end.min(at + step) }));
+            self.list.extend(starts.map(|at| Datagram { from, local, interface, ecn, range: at..end.min(at + step) }));
         }
         Ok(too_long)
     }
@@ -160,12 +163,6 @@ impl Datagrams {
     #[must_use]
     pub fn get(&self, i: usize) -> Option<Datagram> {
         self.list.get(i).cloned()
-    }
-
-    /// The address of this host that a datagram of the last batch was sent to.
-    #[must_use]
-    pub fn local(&self, datagram: &Datagram) -> Option<IpAddr> {
-        cmsg::read(self.controls.get(datagram.range.start / self.slot)?, CONTROL).local
     }
 
     /// The bytes of all of them.

@@ -2,11 +2,12 @@
 
 use std::{io, mem, net::SocketAddr, ops::Range, os::fd::AsRawFd};
 
-use crate::types::path;
+use crate::types::path::{self, Local};
 
 use super::{
     Sockets, UdpTransport,
     cmsg::{CONTROL, Control, SOL_UDP, UDP_SEGMENT, Writer},
+    sources::may_be_at_fault,
 };
 
 /// Runs per system call.
@@ -25,6 +26,8 @@ const PATIENCE: u32 = 100;
 #[derive(Debug, Clone, Copy)]
 struct Run {
     to: SocketAddr,
+    /// What it leaves from; looked up once all are together.
+    source: Option<Local>,
     ecn: u8,
     start: usize,
     len: usize,
@@ -71,7 +74,7 @@ impl SendList {
             run.closed = at.len() < run.segment;
             return;
         }
-        self.runs.push(Run { to, ecn, start: at.start, len: at.len(), segment: at.len(), closed: false });
+        self.runs.push(Run { to, source: None, ecn, start: at.start, len: at.len(), segment: at.len(), closed: false });
     }
 
     /// Whether the batch should leave now.
@@ -94,7 +97,8 @@ impl SendList {
     /// Sends everything; calls `failed` for each run that the system refused. `buffer` is where the datagrams stand.
     pub fn flush(&mut self, sockets: &Sockets, buffer: &[u8], mut failed: impl FnMut(SocketAddr, io::Error)) {
         let main = &sockets.main()[0];
-        let runs = mem::take(&mut self.runs);
+        let mut runs = mem::take(&mut self.runs);
+        find_sources(sockets, &mut runs);
         let mut done = 0;
         while done < runs.len() {
             let number = path::socket_of(runs[done].to);
@@ -134,7 +138,11 @@ impl SendList {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     let socket = scout.as_ref().ok().and_then(Option::as_deref).unwrap_or(main);
-                    self.send_singly(socket, buffer, runs[done], e, &mut failed);
+                    let refused = self.send_otherwise(socket, buffer, runs[done], e, &mut failed);
+                    if let (true, Some(source), to) = (refused, runs[done].source, runs[done].to) {
+                        sockets.sources.refused(to, source);
+                        runs[done..].iter_mut().filter(|run| run.to == to).for_each(|run| run.source = None);
+                    }
                     done += 1;
                 }
             }
@@ -171,6 +179,9 @@ impl SendList {
                     SocketAddr::V6(_) => control.add(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::c_int::from(run.ecn)),
                 }
             }
+            if let Some(source) = run.source {
+                control.add_source(source);
+            }
             let len = control.len();
             if len > 0 {
                 h.msg_control = (&raw mut controls[i]).cast();
@@ -184,8 +195,27 @@ impl SendList {
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// A run was refused: its datagrams may still leave one by one. `EINVAL` also means that a segment is longer than
-    /// the path to this address takes, which the kernel then fragments; the other errors speak of the device.
+    /// A run was refused. The reason may be its source, which may be no address of this host any more: then all of it leaves
+    /// from another one, and true is returned. Otherwise its datagrams may still leave one by one.
+    fn send_otherwise(
+        &mut self,
+        socket: &UdpTransport,
+        buffer: &[u8],
+        run: Run,
+        mut error: io::Error,
+        failed: &mut impl FnMut(SocketAddr, io::Error),
+    ) -> bool {
+        if run.source.is_some() && may_be_at_fault(&error) {
+            match self.send_runs(socket, buffer, &[Run { source: None, ..run }]) {
+                Ok(_) => return true,
+                Err(e) => error = e,
+            }
+        }
+        self.send_singly(socket, buffer, run, error, failed)
+    }
+
+    /// `EINVAL` also means that a segment is longer than the path to this address takes, which the kernel then fragments
+    /// where the datagrams come one by one; the other errors speak of the device. Returns whether the source was refused.
     fn send_singly(
         &mut self,
         socket: &UdpTransport,
@@ -193,20 +223,21 @@ impl SendList {
         run: Run,
         error: io::Error,
         failed: &mut impl FnMut(SocketAddr, io::Error),
-    ) {
+    ) -> bool {
         let code = error.raw_os_error();
         let about_segments = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::ENOPROTOOPT));
         if !about_segments {
             failed(run.to, error);
-            return;
+            return false;
         }
         if matches!(code, Some(libc::EIO | libc::ENOPROTOOPT)) {
             socket.give_up_segments();
         }
-        let singles: Vec<Run> =
+        let mut singles: Vec<Run> =
             run.datagrams().map(|at| Run { start: at.start, len: at.len(), segment: at.len(), ..run }).collect();
         let mut done = 0;
         let mut patience = PATIENCE;
+        let mut refused = false;
         while done < singles.len() {
             match self.send_runs(socket, buffer, &singles[done..singles.len().min(done + RUNS)]) {
                 Ok(n) => done += n.max(1),
@@ -216,12 +247,27 @@ impl SendList {
                     patience -= 1;
                     std::thread::yield_now();
                 }
+                Err(e) if singles[done].source.is_some() && may_be_at_fault(&e) => {
+                    refused = true;
+                    singles.iter_mut().for_each(|single| single.source = None);
+                }
                 Err(e) => {
                     failed(run.to, e);
-                    return;
+                    return false;
                 }
             }
         }
+        refused
+    }
+}
+
+/// Notes what each run leaves from. Neighbours often go to the same place.
+fn find_sources(sockets: &Sockets, runs: &mut [Run]) {
+    let view = sockets.sources.view();
+    let mut last: Option<(SocketAddr, Option<Local>)> = None;
+    for run in runs {
+        let source = last.filter(|(to, _)| *to == run.to).map_or_else(|| view.of(run.to), |(_, source)| source);
+        (run.source, last) = (source, Some((run.to, source)));
     }
 }
 

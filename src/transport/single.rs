@@ -48,8 +48,8 @@ pub fn receive_single(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Re
     let len = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
     let from = socket_addr(&name).filter(|_| header.msg_flags & libc::MSG_TRUNC == 0);
     let from = from.ok_or(io::ErrorKind::InvalidData)?;
-    let Arrival { interface, local, ttl, .. } = cmsg::read(&control, header.msg_controllen);
-    Ok(Received { len, from, to: local, interface, ttl })
+    let Arrival { interface, to, ttl, .. } = cmsg::read(&control, header.msg_controllen);
+    Ok(Received { len, from, to, interface, ttl })
 }
 
 #[cfg(test)]

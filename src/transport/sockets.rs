@@ -16,9 +16,13 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Offloads, Seal, Stream, UdpTransport};
+use super::{Offloads, Seal, Sources, Stream, UdpTransport, sources::may_be_at_fault};
 use crate::{
-    types::{self, Buckets, IpPrefix, path, place},
+    types::{
+        self, Buckets, IpPrefix,
+        path::{self, Local},
+        place,
+    },
     wire::turn,
 };
 
@@ -55,6 +59,8 @@ pub struct Sockets {
     arrivals: Mutex<Buckets<IpPrefix>>,
     turn: ArcSwapOption<SocketAddr>,
     only_streams: bool,
+    /// What leaves from where.
+    pub sources: Sources,
     /// Streams that were not taken in: all there was room for are in use, or their source makes too many.
     pub streams_refused: AtomicU64,
     /// Streams that no link had come to use, closed for the room that a new one needs.
@@ -87,6 +93,7 @@ impl Sockets {
             arrivals: Mutex::new(Buckets::new(MAX_SOURCES, STREAMS)),
             turn: ArcSwapOption::empty(),
             only_streams: false,
+            sources: Sources::default(),
             streams_refused: AtomicU64::new(0),
             streams_displaced: AtomicU64::new(0),
         })
@@ -109,25 +116,62 @@ impl Sockets {
         &self.main
     }
 
-    /// Sends one datagram through the socket that `to` names; opens a scout if there is none of that number yet.
+    /// Sends one datagram through the socket that `to` names, from the address that the path's datagrams come to; opens a
+    /// scout if there is none of that number yet.
     pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        match path::socket_of(to) {
-            number if self.is_barred(number) => Ok(()),
-            0 => self.main[0].send(to, bytes),
-            path::TURN => self.send_by_turn(to, bytes),
-            number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
-            number => self.scout(number)?.send(to, bytes),
-        }
+        self.send_from(self.sources.of(to), to, bytes)
+    }
+
+    /// [`Self::send`], but from this address of the host, if it still is one.
+    pub fn send_from(&self, source: Option<Local>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.carry(to, bytes, |socket| self.leave(source, to, |source| socket.send(source, to, bytes)))
     }
 
     /// [`Self::send`] of one that must not be fragmented.
     pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let source = self.sources.of(to);
+        self.carry(to, bytes, |socket| self.leave(source, to, |source| socket.send_whole(source, to, bytes)))
+    }
+
+    /// [`Self::send`], and once more from the address that routing chooses now: nothing comes back by this path. Whatever
+    /// comes twice is a replay.
+    pub fn send_in_doubt(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let source = self.sources.of(to);
+        let sent = self.send_from(source, to, bytes);
+        if source.is_some() { self.send_from(None, to, bytes).or(sent) } else { sent }
+    }
+
+    /// Sends what `by_udp` sends, unless `to` is reached in another way.
+    fn carry(
+        &self,
+        to: SocketAddr,
+        bytes: &[u8],
+        by_udp: impl FnOnce(&UdpTransport) -> io::Result<()>,
+    ) -> io::Result<()> {
         match path::socket_of(to) {
             number if self.is_barred(number) => Ok(()),
-            0 => self.main[0].send_whole(to, bytes),
+            0 => by_udp(&self.main[0]),
             path::TURN => self.send_by_turn(to, bytes),
             number if number >= path::FIRST_STREAM => self.stream(number)?.send(std::iter::once(bytes)),
-            number => self.scout(number)?.send_whole(to, bytes),
+            number => by_udp(&*self.scout(number)?),
+        }
+    }
+
+    /// Has `send` send from an address of this host, or from any if that one is none any more.
+    fn leave(
+        &self,
+        source: Option<Local>,
+        to: SocketAddr,
+        send: impl Fn(Option<Local>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(local) = source else { return send(None) };
+        match send(source) {
+            Err(e) if may_be_at_fault(&e) => {
+                send(None)?;
+                self.sources.refused(to, local);
+                Ok(())
+            }
+            sent => sent,
         }
     }
 
@@ -171,7 +215,7 @@ impl Sockets {
 
     pub(super) fn send_by_turn(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let server = self.turn_server().ok_or(io::ErrorKind::NotConnected)?;
-        self.main[0].send(server, &turn::send(path::plain(to), bytes))
+        self.main[0].send(None, server, &turn::send(path::plain(to), bytes))
     }
 
     pub(super) fn stream(&self, number: u32) -> io::Result<Arc<Stream>> {

@@ -226,7 +226,7 @@ impl StreamReader {
             if is_padding {
                 continue;
             }
-            list.push(Datagram { from: stream.path, interface: 0, ecn: 0, range });
+            list.push(Datagram { from: stream.path, local: None, interface: 0, ecn: 0, range });
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Datagrams, Offloads, UdpTransport};
 use crate::{
     crypto::HmacKey,
+    types::path::Local,
     wire::stun::{Binding, Change, Class},
 };
 
@@ -54,18 +55,18 @@ impl StunServer {
     }
 
     /// Answers a request that came from `from` to `local`, an address of this host, on the `main` socket.
-    pub fn handle(&self, main: &UdpTransport, local: IpAddr, from: SocketAddr, request: &Binding) {
-        self.answer(main, SocketAddr::new(local, self.port), from, request);
+    pub fn handle(&self, main: &UdpTransport, local: Local, from: SocketAddr, request: &Binding) {
+        self.answer(main, (local, self.port), from, request);
     }
 
-    fn answer(&self, main: &UdpTransport, local: SocketAddr, from: SocketAddr, request: &Binding) {
+    fn answer(&self, main: &UdpTransport, (local, port): (Local, u16), from: SocketAddr, request: &Binding) {
         if self.members.as_ref().is_some_and(|network| !request.is_members(network)) {
             return;
         }
-        let (source, to, answer) = self.decide(local, from, request);
+        let (source, to, answer) = self.decide(SocketAddr::new(local.ip, port), from, request);
         let socket = self.second.as_ref().filter(|(port, _)| *port == source.port()).map_or(main, |(_, socket)| socket);
         // A lost answer is asked for again.
-        let _ = socket.send_from(source.ip(), to, &answer.encode());
+        let _ = socket.send(Some(Local { ip: source.ip(), ..local }), to, &answer.encode());
     }
 
     /// The answer to a request, from where and to where it goes (RFC 5780 §6.1).
@@ -107,10 +108,10 @@ impl StunServer {
             }
             for i in 0..datagrams.len() {
                 let Some(datagram) = datagrams.get(i) else { continue };
-                let Some(local) = datagrams.local(&datagram) else { continue };
+                let Some(local) = datagram.local else { continue };
                 match Binding::parse(&datagrams.buffer()[datagram.range]) {
                     Ok(request) if request.class == Class::Request => {
-                        self.answer(main, SocketAddr::new(local, *port), datagram.from, &request);
+                        self.answer(main, (local, *port), datagram.from, &request);
                     }
                     _ => {}
                 }

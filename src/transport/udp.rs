@@ -9,7 +9,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::types::path;
+use crate::types::path::{self, Local};
 
 use super::cmsg::{CONTROL, Control, SOL_UDP, UDP_GRO, UDP_SEGMENT, Writer};
 
@@ -97,29 +97,16 @@ impl UdpTransport {
         self.socket.local_addr()
     }
 
-    /// Sends one datagram.
-    pub fn send(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        self.socket.send_to(bytes, self.outward(to)).map(|_| ())
-    }
-
-    /// Sends one datagram from this address of the host, which need not be the one that routing would choose.
-    pub fn send_from(&self, source: IpAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    /// Sends one datagram from this address of the host; `None`: from one that routing chooses.
+    pub fn send(&self, source: Option<Local>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let Some(source) = source else {
+            return self.socket.send_to(bytes, self.outward(to)).map(|_| ());
+        };
         let name: socket2::SockAddr = self.outward(to).into();
         let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut control: Control = [0; CONTROL / 8];
         let mut writer = Writer::new(&mut control);
-        match source {
-            IpAddr::V4(ip) => {
-                let spec_dst = libc::in_addr { s_addr: u32::from(ip).to_be() };
-                let info =
-                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
-                writer.add(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
-            }
-            IpAddr::V6(ip) => {
-                let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-                writer.add(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-            }
-        }
+        writer.add_source(source);
         let len = writer.len();
         // SAFETY: all-zero bytes are a valid msghdr.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -136,9 +123,9 @@ impl UdpTransport {
 
     /// Sends one datagram that must not be fragmented on the way (RFC 8899 §3, item 2). The other threads'
     /// datagrams share that for a moment; [`super::SendList`] repeats what the kernel then refuses.
-    pub fn send_whole(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    pub fn send_whole(&self, source: Option<Local>, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         self.set_fragmenting(to, libc::IP_PMTUDISC_PROBE)?;
-        let sent = self.send(to, bytes);
+        let sent = self.send(source, to, bytes);
         self.set_fragmenting(to, libc::IP_PMTUDISC_DONT)?;
         sent
     }
@@ -242,7 +229,7 @@ mod tests {
             if (sends, receives) == (ALL, ALL) {
                 assert!(queue.calls() <= 2 && datagrams.calls() <= 10, "{} {}", queue.calls(), datagrams.calls());
             }
-            a.send(b.local_addr().unwrap(), b"back").unwrap();
+            a.send(None, b.local_addr().unwrap(), b"back").unwrap();
             let mut datagrams = Datagrams::new(b);
             datagrams.receive(b).unwrap();
             let range = datagrams.get(0).unwrap().range;
@@ -309,7 +296,7 @@ mod tests {
         }
         assert_eq!((from.len(), sockets.extra()), (3, 2));
         assert_eq!(from[&0].port(), sockets.main()[0].local_addr().unwrap().port());
-        peer.send(from[&6], b"back").unwrap();
+        peer.send(None, from[&6], b"back").unwrap();
         let scout = sockets.wait_for_scouts().pop().unwrap();
         let mut datagrams = Datagrams::new(&scout);
         datagrams.receive(&scout).unwrap();

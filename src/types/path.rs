@@ -6,6 +6,23 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
+/// An address of this host that datagrams come to and leave from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    pub ip: IpAddr,
+    /// Index of the interface that a link-local IPv6 address is one of (RFC 4007 §6); 0: the address is enough.
+    pub scope: u32,
+}
+
+impl Local {
+    /// `ip`, where something came to it on this interface.
+    #[must_use]
+    pub fn new(ip: IpAddr, interface: u32) -> Self {
+        let needs_scope = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        Self { ip, scope: if needs_scope { interface } else { 0 } }
+    }
+}
+
 /// `addr`, to be reached through socket `number`. 0 is the port that everybody knows.
 #[must_use]
 pub fn through(addr: SocketAddr, number: u32) -> SocketAddr {

@@ -121,7 +121,7 @@ fn sh(host: &Host, line: &str) {
 fn forget_everything(host: &Host) {
     sh(
         host,
-        "nft flush ruleset; for f in -4 -6; do for n in 5170 5171 5172 5173 5174 5175 5176 5177 5178; do while ip $f rule del pref $n 2>/dev/null; do :; done; done; ip $f route flush table 44689; ip $f route flush table 44690; done; true",
+        "nft flush ruleset; for f in -4 -6; do for n in 5170 5171 5172 5173 5174 5175 5176 5177 5178 5179; do while ip $f rule del pref $n 2>/dev/null; do :; done; done; ip $f route flush table 44689; ip $f route flush table 44690; done; true",
     );
 }
 

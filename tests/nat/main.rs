@@ -9,9 +9,12 @@ mod order;
 mod routers;
 #[path = "../e2e/running.rs"]
 mod running;
+mod sources;
 mod transfer;
 mod turn;
 mod verdicts;
+#[path = "../e2e/watch.rs"]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -34,5 +37,9 @@ fn main() -> ExitCode {
         ("two_symmetric_nats_meet_at_a_turn_server", turn::two_symmetric),
         ("symmetric_and_port_restricted_meet", matrix::hard_pairs),
         ("counting_nats_meet", matrix::counting_pairs),
+        ("answers_leave_from_the_floating_address_that_was_asked", sources::floating),
+        ("answers_leave_by_the_uplink_that_was_asked", sources::two_uplinks),
+        ("answers_leave_from_the_ipv6_address_that_was_asked", sources::ipv6),
+        ("a_node_follows_another_default_route", sources::another_default_route),
     ])
 }
