@@ -8,7 +8,7 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 DENY_VERSION := 0.20.2
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup setup-tests setup-lint build lab test bench lint fuzz clean
+.PHONY: help setup setup-tests setup-lint build lab test cases bench lint fuzz clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -35,6 +35,9 @@ test: setup-tests ## all tests
 
 fuzz: setup      ## every fuzz target for FUZZ_SECONDS seconds (60), two at a time on two processors
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
+
+cases: setup-tests ## what users of comparable programs have reported, tried on this one
+	@scripts/cases.sh
 
 bench: setup     ## criterion benches
 	cargo bench

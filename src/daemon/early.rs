@@ -49,7 +49,7 @@ pub fn close(path: &Path) -> io::Result<Early> {
     for ipv4 in [true, false] {
         netlink.sync_routes(Table::Tunnel, &routes, ipv4)?;
         let fits = |rule: &crate::host::Rule| rule.fits(ipv4);
-        netlink.sync_rules(&rules.iter().copied().filter(fits).collect::<Vec<_>>(), ipv4)?;
+        netlink.sync_rules(&rules.iter().copied().filter(fits).collect::<Vec<_>>(), Some(Table::Tunnel), ipv4)?;
     }
     Ok(Early::Closed)
 }

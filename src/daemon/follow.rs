@@ -24,7 +24,7 @@ impl Control {
         let own = self.addresses.into_iter().chain(portal).collect();
         match NameService::go_on(before, &self.config, names, own, &self.keeper) {
             Ok(service) => {
-                service.update(&self.node);
+                service.begin(&self.node);
                 self.names = Some(service);
                 self.names_error = None;
                 let interface = &self.config.interface;

@@ -266,9 +266,11 @@ impl Wanted {
         }
         let mut netlink = Netlink::open()?;
         let mut missing = 0;
+        // Before the mesh is there, its rules are no affair of ours.
+        let of = (!self.rules.contains_key(&Part::Mesh)).then_some(Table::Tunnel);
         for ipv4 in [true, false] {
             let all: Vec<Rule> = self.rules.values().flatten().filter(|rule| rule.fits(ipv4)).copied().collect();
-            missing += netlink.sync_rules(&all, ipv4)?;
+            missing += netlink.sync_rules(&all, of, ipv4)?;
         }
         Ok(missing)
     }

@@ -229,17 +229,29 @@ impl NameService {
         Ok(service)
     }
 
+    /// Those who are in the mesh, at once: after another configuration.
+    pub fn begin(&self, node: &Node) {
+        let members = (self.suffix.clone(), hosts(node));
+        Handler(Arc::clone(&self.book)).follow(&members);
+        self.hosts.send_replace(members);
+    }
+
     /// To be called when nodes have come or gone.
     pub fn update(&self, node: &Node) {
-        let owners = node.owners();
-        let hosts = node.routing().announcements().map(|known| Host {
-            id: known.id,
-            name: owners.name(&known.id).map(str::to_owned),
-            addresses: owners.addresses_of(&known.id).filter(|ip| owners.takes(&known.id, *ip)).collect(),
-            services: known.record.services.clone(),
-        });
-        self.hosts.send_replace((self.suffix.clone(), hosts.collect()));
+        self.hosts.send_replace((self.suffix.clone(), hosts(node)));
     }
+}
+
+/// Who is in the mesh, as far as names are concerned.
+fn hosts(node: &Node) -> Vec<Host> {
+    let owners = node.owners();
+    let all = node.routing().announcements().map(|known| Host {
+        id: known.id,
+        name: owners.name(&known.id).map(str::to_owned),
+        addresses: owners.addresses_of(&known.id).filter(|ip| owners.takes(&known.id, *ip)).collect(),
+        services: known.record.services.clone(),
+    });
+    all.collect()
 }
 
 /// Answers until the service is dropped. On a thread of its own: what others ask doesn't keep the mesh waiting.

@@ -380,7 +380,7 @@ pub(super) fn rules(past: &[IpPrefix], users: &[u32], near: &[IpPrefix], is_clos
 pub(super) fn clean_up(state_dir: &Path, interface: &str) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     for ipv4 in [true, false] {
-        netlink.sync_rules(&[], ipv4)?;
+        netlink.sync_rules(&[], None, ipv4)?;
         for table in [Table::Tunnel, Table::Mesh] {
             netlink.sync_routes(table, &[], ipv4)?;
         }

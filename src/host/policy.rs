@@ -68,6 +68,8 @@ mod attr {
 
 const FIRST: u32 = 5170;
 const PRIORITIES: std::ops::RangeInclusive<u32> = FIRST..=OTHERS;
+/// Those that send packets into the tunnel, or nowhere; the others are the mesh's.
+const TUNNELS: std::ops::RangeInclusive<u32> = FIRST + 3..=FIRST + 8;
 /// The last one of ours.
 const OTHERS: u32 = FIRST + 9;
 const TO_TABLE: u8 = 1;
@@ -230,16 +232,22 @@ fn is_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
+/// Whether a rule with this priority is ours, and of this table's part or of any.
+fn is_of(priority: u32, part: Option<Table>) -> bool {
+    let is_tunnels = TUNNELS.contains(&priority);
+    PRIORITIES.contains(&priority) && part.is_none_or(|part| is_tunnels == matches!(part, Table::Tunnel))
+}
+
 impl Netlink {
     /// Makes the rules of one family those of ours that are wanted: first come those that are missing, then those go that are too
-    /// many. Returns the number of the missing ones.
-    pub fn sync_rules(&mut self, wanted: &[Rule], ipv4: bool) -> io::Result<usize> {
+    /// many. Of a tunnel alone, the mesh's stay as they are: another daemon may have put them there. Returns the number of the missing ones.
+    pub fn sync_rules(&mut self, wanted: &[Rule], of: Option<Table>, ipv4: bool) -> io::Result<usize> {
         let present = match self.dump(Message::new(libc::RTM_GETRULE, libc::NLM_F_DUMP, &rule_header(ipv4, 0, 0))) {
             Err(error) if is_no_family(&error) => return Ok(0),
             other => other?,
         };
         let present: Vec<Entry> = present.iter().filter_map(|body| Entry::parse(body)).collect();
-        let mut ours: Vec<Entry> = present.into_iter().filter(|e| PRIORITIES.contains(&e.priority)).collect();
+        let mut ours: Vec<Entry> = present.into_iter().filter(|e| is_of(e.priority, of)).collect();
         let mut missing = 0;
         for rule in wanted {
             let entry = Entry::from(rule);

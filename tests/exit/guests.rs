@@ -50,7 +50,7 @@ fn dig(host: &Host, server: IpAddr, question: &[&str]) -> String {
     text.lines().filter(|l| !l.starts_with(";;")).collect::<Vec<_>>().join("\n")
 }
 
-fn until_it_says(host: &Host, server: IpAddr, question: &[&str], answer: &str) {
+pub fn until_it_says(host: &Host, server: IpAddr, question: &[&str], answer: &str) {
     let said = || (dig(host, server, question) == answer).then_some(());
     if wait_for(Duration::from_secs(10), said).is_none() {
         panic!("@{server} {question:?}: {:?}, not {answer}", dig(host, server, question));

@@ -1,6 +1,7 @@
 //! Exits: real daemons, a web server outside the mesh, and captures of what leaves a client.
 
 mod access;
+mod containers;
 mod exits;
 mod fence;
 #[path = "../nat/firewall.rs"]
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         ("port_53_stays_free", guests::port_53_stays_free),
         ("beside_ufw_and_netfilter_persistent", firewalls::ufw_and_netfilter_persistent),
         ("beside_firewalld", firewalls::firewalld),
+        ("with_a_read_only_proc_sys", containers::with_a_read_only_proc_sys),
+        ("a_kernel_without_ipv6", containers::a_kernel_without_ipv6),
         ("names_without_nft", guests::names_without_nft),
         ("a_member_without_ipv6", guests::a_member_without_ipv6),
         ("other_rules_of_the_host_stay_as_they_are", exits::beside_others),

@@ -99,7 +99,8 @@ impl World {
         let seen = "server { listen 80; listen [::]:80; location / { return 200 $remote_addr; } }";
         let server = nginx(&dir, &web, seen);
         let client = node(&dir, "client", &format!("{}{client}", bootstrap(&RELAY.to_string())));
-        let relay = node(&dir, "relay", &quiet());
+        // Where it is asked for this host's public address is told from what leaks.
+        let relay = node(&dir, "relay", &format!("{}listen: {{ stun_port: 3478 }}\n", quiet()));
         let exits = ["exit-a", "exit-b"].map(|name| {
             let country = if name == "exit-a" { "se" } else { "nl" };
             let exit = format!("exit_node:\n  enabled: true\n  country: {country}\n{exit}");
