@@ -83,9 +83,12 @@ fn nothing_lost_with(queues: usize) {
         std::thread::sleep(Duration::from_secs(2));
         joining.start(&c).unwrap();
         need_route(&p.daemons[0], "C");
-        // A sends from another address from now on: the narrower network is preferred.
+        // A sends from another address from now on: the narrower network is preferred, and nothing leaves from the first one,
+        // to which B's datagrams still come.
         let roam = || aegisray::host::Netlink::open()?.add_address("eth0", ip("10.1.0.9"), 25);
         p.hosts[0].ns.run(roam).unwrap();
+        let mut rule = p.hosts[0].ns.command("ip");
+        assert!(rule.args(["rule", "add", "from", "10.1.0.1", "unreachable"]).status().unwrap().success());
         [there, here].map(|flood| flood.join().unwrap().unwrap())
     });
     p.daemons.push(joining);
