@@ -39,6 +39,8 @@ if [ "${1:-}" = tests ]; then
     want irssi irssi
     want ip iproute2
     want setpriv util-linux
+    # The first process of a boot.
+    want systemctl systemd
     want microsocks microsocks
     want tinyproxy tinyproxy
     # Wrong clocks, and those who watch: dissectors, and a browser to be compared with. Ubuntu has no package of it.

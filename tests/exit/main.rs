@@ -1,6 +1,7 @@
 //! Exits: real daemons, a web server outside the mesh, and captures of what leaves a client.
 
 mod access;
+mod boot;
 mod containers;
 mod exits;
 mod fence;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ("nothing_leaks_whatever_dies", leaks::whatever_dies),
         ("questions_are_no_answers", fence::questions_are_no_answers),
         ("closed_whatever_is_missing", fence::closed_whatever_is_missing),
+        ("the_fence_is_there_first_at_boot", boot::the_fence_is_there_first),
         ("what_others_take_away_is_back", fence::what_others_take_away_is_back),
         ("mesh_addresses_are_the_meshs", fence::mesh_addresses_are_the_meshs),
         ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
