@@ -64,7 +64,8 @@ fn rules(config: &Config, ranges: [IpPrefix; 2]) -> String {
     // Members may be neighbours beyond a carrier's NAT, with addresses like the mesh's.
     let mut incoming = vec![format!("iifname {inside} accept"), format!("udp dport {} accept", config.listen.port())];
     let mut outgoing = vec![format!("oifname {inside} accept"), format!("meta mark {MARK:#x} accept")];
-    let mut here = Vec::new();
+    // What answers this host's own packets was asked for, wherever they were sent from.
+    let mut here = vec!["ct direction reply accept".to_owned()];
     for range in ranges {
         let family = range.family();
         incoming.push(format!("{family} saddr {range} counter drop"));

@@ -229,7 +229,7 @@ impl Control {
                     self.outside.tick(now, &mut self.node);
                     self.follow_members();
                     self.follow_ipv6();
-                    self.tunnel.follow_cgroups();
+                    self.tunnel.follow_host();
                 }
                 Some(Ok((n, from))) = lan_receive(&lan, &mut lan_buf, &self.shared) => {
                     let now = self.clock.now();

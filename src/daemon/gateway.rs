@@ -22,6 +22,9 @@ const MAX_FLOWS: u32 = 8192;
 /// Ports for what is masqueraded: none below, and so many are enough.
 const LOWEST: u16 = 10_000;
 const ENOUGH_PORTS: u16 = 1024;
+/// So many are taken from those from which this host asks, if there are none beside them.
+const RESERVED: u16 = 4096;
+const RESERVED_PORTS: &str = "net/ipv4/ip_local_reserved_ports";
 
 pub(super) struct Gateway {
     interface: String,
@@ -32,6 +35,9 @@ pub(super) struct Gateway {
     portal: Option<Portal>,
     /// Ports of this host's own, which nothing that is masqueraded gets.
     taken: Vec<u16>,
+    /// Those that it gets, and whether they are chosen by lot: this host may ask from them, too.
+    ports: (u16, u16),
+    by_lot: bool,
     keeper: Arc<Keeper>,
     journal: Journal,
 }
@@ -49,11 +55,18 @@ impl Gateway {
             announced: config.announce.clone(),
             masquerade: config.masquerade,
             portal: config.portal.clone(),
-            taken: [Some(config.listen.port()), config.tcp_port].into_iter().flatten().collect(),
+            taken: [Some(config.listen.port()), config.tcp_port]
+                .into_iter()
+                .flatten()
+                .chain(host::listening())
+                .collect(),
+            ports: (LOWEST, u16::MAX),
+            by_lot: false,
             keeper: Arc::clone(keeper),
             journal,
         };
         if gateway.carries() {
+            gateway.find_ports();
             let ipv6 = gateway.portal.is_some() || gateway.announced.iter().any(|p| p.addr().is_ipv6());
             gateway.forward(ipv6 || gateway.exit.as_ref().is_some_and(|e| e.ipv6))?;
             gateway.keeper.put_table(TABLE, gateway.rules())?;
@@ -63,6 +76,29 @@ impl Gateway {
             keeper.clear_table(TABLE);
         }
         Ok(gateway)
+    }
+
+    /// Ports for what is masqueraded. Where this host asks from nearly all, some are taken out of those.
+    fn find_ports(&mut self) {
+        if let Some(ports) = unshadowed(host::ephemeral_ports(), &self.taken) {
+            self.ports = ports;
+            return;
+        }
+        let (first, last) = unshadowed((LOWEST - 1, LOWEST - 1), &self.taken).unwrap_or((LOWEST, u16::MAX));
+        self.ports = (first.max(last.saturating_sub(RESERVED)), last);
+        let before = fs::read_to_string(Path::new("/proc/sys").join(RESERVED_PORTS)).unwrap_or_default();
+        let range = format!("{}-{}", self.ports.0, self.ports.1);
+        let all = [before.trim(), &range].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(",");
+        match self.journal.set_sysctl(RESERVED_PORTS, &all) {
+            Ok(()) => tracing::info!(
+                range,
+                "ports that are this host's own no more: what is masqueraded gets them ({RESERVED_PORTS})"
+            ),
+            Err(error) => {
+                self.by_lot = true;
+                tracing::warn!(%error, range, "cannot be reserved for what is masqueraded ({RESERVED_PORTS}): an answer to this host may go to a client; narrow net.ipv4.ip_local_port_range");
+            }
+        }
     }
 
     fn carries(&self) -> bool {
@@ -179,13 +215,13 @@ impl Gateway {
             forward.push("goto carry".to_owned());
         }
         forward.push("counter reject with icmpx type admin-prohibited".to_owned());
-        let (first, last) = unshadowed(host::ephemeral_ports(), &self.taken);
+        let ((first, last), by_lot) = (self.ports, if self.by_lot { " fully-random" } else { "" });
         let _ = write!(
             out,
             "chain carry {{\nmeta mark set {MASQUERADE:#x} accept\n}}\n\
              chain forward {{ type filter hook forward priority -10; policy accept;\n{}\n}}\n\
              chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;\n\
-             meta mark {MASQUERADE:#x} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}\n\
+             meta mark {MASQUERADE:#x} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}{by_lot}\n\
              meta mark {MASQUERADE:#x} masquerade\n}}\n",
             forward.join("\n")
         );
@@ -207,17 +243,16 @@ fn forwarding(family: &str) -> String {
 
 /// Ports for what is masqueraded: the longest run in which this host neither asks from nor, as far as is known, listens. A client
 /// that chose its port, and got the same one here, would be sent what is for this host's own programs (CVE-2021-3773).
-fn unshadowed((first, last): (u16, u16), taken: &[u16]) -> (u16, u16) {
+fn unshadowed((first, last): (u16, u16), taken: &[u16]) -> Option<(u16, u16)> {
     let mut ends: Vec<u16> = taken.iter().copied().filter(|p| *p >= LOWEST && !(first..=last).contains(p)).collect();
     ends.extend([first, last]);
     ends.sort_unstable();
     let is_in = |at: u16| (first..=last).contains(&at);
     let begins = std::iter::once(LOWEST).chain(ends.iter().map(|e| e.saturating_add(1)));
     let ends = ends.iter().map(|e| e.saturating_sub(1)).chain([u16::MAX]);
-    let runs = begins.zip(ends).filter(|(a, b)| a < b && !is_in(*a));
+    let runs = begins.zip(ends).filter(|(a, b)| a.saturating_add(ENOUGH_PORTS) <= *b && !is_in(*a));
     // High ports first: who listens does so below.
     runs.max_by_key(|(a, b)| u32::from((b - a).min(ENOUGH_PORTS)) * 65_536 + u32::from(*a))
-        .unwrap_or((LOWEST, u16::MAX))
 }
 
 /// Takes away what a daemon that no longer runs has left.
@@ -232,9 +267,12 @@ mod tests {
 
     #[test]
     fn what_is_masqueraded_gets_ports_that_nobody_else_has() {
-        assert_eq!(unshadowed((32_768, 60_999), &[51_900, 443]), (61_000, 65_535));
-        assert_eq!(unshadowed((32_768, 60_999), &[62_000]), (62_001, 65_535));
-        assert_eq!(unshadowed((32_768, 65_000), &[51_900]), (10_000, 32_767), "too few above");
-        assert_eq!(unshadowed((10_000, 65_535), &[]), (LOWEST, u16::MAX));
+        assert_eq!(unshadowed((32_768, 60_999), &[51_900, 443]), Some((61_000, 65_535)));
+        assert_eq!(unshadowed((32_768, 60_999), &[62_000]), Some((62_001, 65_535)));
+        assert_eq!(unshadowed((32_768, 65_000), &[51_900]), Some((10_000, 32_767)), "too few above");
+        assert_eq!(unshadowed((1024, 65_535), &[]), None);
+        let nowhere = (LOWEST - 1, LOWEST - 1);
+        assert_eq!(unshadowed(nowhere, &[]), Some((LOWEST, u16::MAX)));
+        assert_eq!(unshadowed(nowhere, &[51_820, 51_900]), Some((51_901, u16::MAX)));
     }
 }

@@ -270,7 +270,7 @@ impl Wanted {
         let of = (!self.rules.contains_key(&Part::Mesh)).then_some(Table::Tunnel);
         for ipv4 in [true, false] {
             let all: Vec<Rule> = self.rules.values().flatten().filter(|rule| rule.fits(ipv4)).copied().collect();
-            missing += netlink.sync_rules(&all, of, ipv4)?;
+            missing += netlink.sync_rules(&self.interface, &all, of, ipv4)?;
         }
         Ok(missing)
     }
@@ -284,7 +284,7 @@ impl Wanted {
                 Part::Tunnel => Table::Tunnel,
             };
             for ipv4 in [true, false] {
-                missing += netlink.sync_routes(table, routes, ipv4)?;
+                missing += netlink.sync_routes(&self.interface, table, routes, ipv4)?;
             }
         }
         Ok(missing)

@@ -5,7 +5,13 @@
 //! kernel's: they stand when the daemon dies. Each closes alone, too: a host without `nft`, or with a state directory that can't be
 //! written, is not left open.
 
-use std::{fmt::Write as _, fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{
+    fmt::Write as _,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     journal::Journal,
@@ -18,7 +24,11 @@ use crate::{
 };
 
 const TABLE: &str = "aegisray_guard";
+/// Who answers begins nothing.
+const SYN_ALONE: &str = "tcp flags & (syn | ack) == syn";
 const JOURNAL: &str = "tunnel.json";
+/// There while the kill switch is wanted, for a start whose configuration can't be read.
+const STOOD: &str = "closed";
 const VALID_MARK: &str = "net/ipv4/conf/all/src_valid_mark";
 /// Private and link-local addresses (RFC 1918, 3927, 4193, 4291): a network that this host is on is its LAN if it is one of these.
 const PRIVATE: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
@@ -41,8 +51,11 @@ pub(super) struct Tunnel {
     portal: Option<String>,
     keeper: Arc<Keeper>,
     journal: Journal,
+    stood: PathBuf,
     /// What is in force of the fence.
     cgroups: Vec<Option<u64>>,
+    /// The ports from which this host asks.
+    ephemeral: (u16, u16),
     is_up: bool,
     /// Packets are led into the tunnel, if it carries them.
     leads: Option<bool>,
@@ -62,7 +75,9 @@ impl Tunnel {
             portal: config.portal.as_ref().map(|p| p.interface.clone()),
             keeper,
             journal: Journal::open(&config.state_dir, JOURNAL),
+            stood: config.state_dir.join(STOOD),
             cgroups: Vec::new(),
+            ephemeral: host::ephemeral_ports(),
             is_up: false,
             leads: None,
             is_clear: false,
@@ -75,6 +90,7 @@ impl Tunnel {
     /// has left that had one. It is closed by routing, which takes no program and no file, and by nftables: if either can't be, the
     /// other one is enough to go on.
     pub fn begin(&mut self) -> io::Result<()> {
+        self.note_wish();
         if self.options.choice.is_off() {
             // What can't be taken away is said, and no reason to stay down.
             if let Err(error) = self.release() {
@@ -97,6 +113,17 @@ impl Tunnel {
         }
     }
 
+    /// Without the note, a start whose configuration can't be read leaves the host open; nothing else depends on it.
+    fn note_wish(&self) {
+        let noted = if self.stands() { fs::write(&self.stood, "") } else { fs::remove_file(&self.stood) };
+        match noted {
+            Err(e) if e.kind() != io::ErrorKind::NotFound || self.stands() => {
+                tracing::warn!(error = %e, file = %self.stood.display(), "cannot note whether the kill switch is wanted");
+            }
+            _ => {}
+        }
+    }
+
     /// Whether it is there now. The keeper goes on trying.
     fn put_fence(&mut self) -> bool {
         self.is_clear = false;
@@ -104,9 +131,11 @@ impl Tunnel {
         self.keeper.put_table(TABLE, self.rules()).is_ok()
     }
 
-    /// Rules know cgroups by numbers, which change when services start: to be called now and then.
-    pub fn follow_cgroups(&mut self) {
-        if self.is_up && self.cgroup_ids() != self.cgroups {
+    /// Rules know cgroups by numbers, which change when services start, and the ports from which this host asks: to be called now and
+    /// then.
+    pub fn follow_host(&mut self) {
+        let asks = host::ephemeral_ports() != std::mem::replace(&mut self.ephemeral, host::ephemeral_ports());
+        if self.is_up && (asks || self.cgroup_ids() != self.cgroups) {
             self.put_fence();
         }
     }
@@ -183,6 +212,7 @@ impl Tunnel {
     pub fn change(&mut self, options: &ExitClient, (behind, near): (Vec<IpPrefix>, Vec<IpPrefix>)) {
         (self.is_up, self.leads) = (false, None);
         self.options = options.clone();
+        self.note_wish();
         (self.behind, self.near) = (behind, near);
     }
 
@@ -228,8 +258,10 @@ impl Tunnel {
         let answers = format!("{ANSWERS:#x}");
         // Nobody answers by a question for names.
         let mut outgoing = vec![
+            format!("ct direction reply ct mark {answers} {SYN_ALONE} ct mark set 0"),
             format!("ct direction reply ct mark {answers} udp dport != {{ 53, 853 }} meta mark set {answers}"),
-            format!("ct direction reply ct mark {answers} meta l4proto != udp meta mark set {answers}"),
+            format!("ct direction reply ct mark {answers} tcp dport != {{ 53, 853 }} meta mark set {answers}"),
+            format!("ct direction reply ct mark {answers} meta l4proto != {{ tcp, udp }} meta mark set {answers}"),
         ];
         let root = host::cgroup_root();
         for cgroup in o.bypass.cgroups.iter().filter(|c| root.join(c).exists()) {
@@ -243,11 +275,13 @@ impl Tunnel {
         let mut incoming = Vec::new();
         if o.inbound {
             // Whoever sends a datagram to a port from which this host asks only wants its questions to look like answers.
-            let (first, last) = host::ephemeral_ports();
-            let new = format!("iifname != {inside} ct state new fib daddr type local");
+            let (first, last) = self.ephemeral;
+            // What comes to all of a link is dropped by TCP without a word, and conntrack goes on to remember it.
+            let new = format!("iifname != {inside} meta pkttype host ct state new fib daddr type local");
             let mark = format!("ct mark set {answers}");
-            incoming.push(format!("{new} udp dport != {first}-{last} {mark}"));
-            incoming.push(format!("{new} meta l4proto {{ tcp, icmp, icmpv6, sctp }} {mark}"));
+            incoming.push(format!("{new} meta l4proto {{ udp, sctp }} th dport != {first}-{last} {mark}"));
+            incoming.push(format!("{new} tcp flags & (syn | ack | rst | fin) == syn {mark}"));
+            incoming.push(format!("{new} meta l4proto {{ icmp, icmpv6 }} {mark}"));
         }
         for mark in [&mark, &answers] {
             incoming.push(format!("iifname != \"{mesh}\" ct mark {mark} meta mark set {mark}"));
@@ -376,15 +410,21 @@ pub(super) fn rules(past: &[IpPrefix], users: &[u32], near: &[IpPrefix], is_clos
     out
 }
 
+/// Whether a daemon with this directory had the kill switch when it ran last.
+pub(super) fn stood(state_dir: &Path) -> bool {
+    state_dir.join(STOOD).exists()
+}
+
 /// Takes away what a daemon that no longer runs has left.
 pub(super) fn clean_up(state_dir: &Path, interface: &str) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     for ipv4 in [true, false] {
-        netlink.sync_rules(&[], None, ipv4)?;
+        netlink.sync_rules(interface, &[], None, ipv4)?;
         for table in [Table::Tunnel, Table::Mesh] {
-            netlink.sync_routes(table, &[], ipv4)?;
+            netlink.sync_routes(interface, table, &[], ipv4)?;
         }
     }
     keeper::remove_table(TABLE, interface)?;
+    let _ = fs::remove_file(state_dir.join(STOOD));
     Journal::open(state_dir, JOURNAL).undo()
 }

@@ -10,8 +10,7 @@ use std::{
 use super::{Input, Shared};
 use crate::{
     node::{Order, Output, Porter, forward::Drop},
-    session::{Counters, Event, Outgoing, Via},
-    transport::Heard,
+    session::{Counters, Outgoing, Via},
     types::{Instant, NodeId, UnixTime, path::Local},
     wire::packet::HANDSHAKE,
 };
@@ -31,19 +30,6 @@ pub(super) struct Way {
     pub neighbor: Option<NodeId>,
     /// The address of this host that it came to, if it came straight and that is known.
     pub local: Option<Local>,
-    /// Index of the interface; 0: unknown.
-    pub interface: u32,
-}
-
-impl Way {
-    /// The peer of a handshake is who it says it is: it was heard by this way.
-    fn heard(&self, event: &Event) -> Option<Heard> {
-        let (Event::Established { outcome, .. }, Via::Direct(path), Some(local)) = (event, self.via, self.local) else {
-            return None;
-        };
-        let (interface, by) = (self.interface, outcome.transport.peer);
-        (outcome.via == self.via).then_some(Heard { path, local, interface, by })
-    }
 }
 
 #[derive(Default)]
@@ -144,11 +130,6 @@ fn carry_out(shared: &Shared, porter: &mut Porter, way: Option<Way>, keep: &mut 
             }
             // The node is to know of a session before anything comes on it: what is sent afterwards makes it come.
             other => {
-                if let (Output::Event(event), Some(way)) = (&other, way)
-                    && let Some(heard) = way.heard(event)
-                {
-                    sockets.sources.heard(&heard, || false);
-                }
                 if shared.to_control.blocking_send(Input::Porter(other)).is_err() {
                     return false;
                 }

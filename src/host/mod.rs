@@ -19,6 +19,6 @@ pub use nft::masquerade;
 pub use policy::{Route, Rule, Table};
 pub use system::{
     InterfaceAddress, cgroup_root, cpu_seconds, drop_privileges, end_by_closed_pipe, ephemeral_ports, has_ipv6,
-    interface_addresses, interface_networks, is_root, raise_file_limit, random, resident_kib, sd_notify,
+    interface_addresses, interface_networks, is_root, listening, raise_file_limit, random, resident_kib, sd_notify,
 };
 pub use watch::{Changed, Watch};

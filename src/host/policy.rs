@@ -62,6 +62,7 @@ mod attr {
     pub const SUPPRESS_PREFIXLEN: u16 = 14;
     pub const TABLE: u16 = 15;
     pub const UID_RANGE: u16 = 20;
+    pub const PROTOCOL: u16 = 21;
     pub const IP_PROTO: u16 = 22;
     pub const DPORT_RANGE: u16 = 24;
 }
@@ -112,6 +113,8 @@ struct Entry {
     user: Option<u32>,
     /// IP protocol and port.
     port: Option<(u8, u16)>,
+    /// Whose it is; 0: nobody says.
+    owner: u8,
 }
 
 impl From<&Rule> for Entry {
@@ -119,7 +122,7 @@ impl From<&Rule> for Entry {
         let (goto, to, mark, suppresses, user, port) = Default::default();
         let plain = |n: u32, table: u32| {
             let action = if table > 0 { TO_TABLE } else { UNREACHABLE };
-            Self { priority: FIRST + n, action, table, goto, to, mark, suppresses, user, port }
+            Self { priority: FIRST + n, action, table, goto, to, mark, suppresses, user, port, owner: 0 }
         };
         match *rule {
             Rule::Marked => Self { action: GOTO, goto: Some(OTHERS), mark: Some(MARK), ..plain(0, 0) },
@@ -141,13 +144,14 @@ impl Entry {
     fn parse(body: &[u8]) -> Option<Self> {
         let (dst_len, table, action) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(7)?);
         let (goto, to, mark, suppresses, user, port) = Default::default();
-        let mut entry = Self { priority: 0, action, table, goto, to, mark, suppresses, user, port };
+        let mut entry = Self { priority: 0, action, table, goto, to, mark, suppresses, user, port, owner: 0 };
         let (mut protocol, mut first_port) = (0, None);
         for (kind, value) in attributes(body.get(12..)?) {
             match kind {
                 attr::PRIORITY => entry.priority = word(value)?,
                 attr::TABLE => entry.table = word(value)?,
                 attr::GOTO => entry.goto = word(value),
+                attr::PROTOCOL => entry.owner = *value.first()?,
                 attr::FWMARK => entry.mark = word(value),
                 attr::DST => entry.to = IpPrefix::new(decode_ip(value).ok()?, dst_len),
                 // All ones: it suppresses nothing.
@@ -170,6 +174,9 @@ impl Entry {
             .attribute(attr::PRIORITY, &number(self.priority));
         if self.table > 0 {
             message = message.attribute(attr::TABLE, &number(self.table));
+        }
+        if self.owner > 0 {
+            message = message.attribute(attr::PROTOCOL, &[self.owner]);
         }
         if let Some(priority) = self.goto {
             message = message.attribute(attr::GOTO, &number(priority));
@@ -205,7 +212,7 @@ fn rule_header(ipv4: bool, dst_len: u8, action: u8) -> Vec<u8> {
 }
 
 /// rtmsg: family, lengths, tos, table, protocol, scope, type, flags.
-fn route_message(kind: u16, table: Table, route: &Route, index: u32) -> Message {
+fn route_message(kind: u16, table: Table, route: &Route, index: u32, owner: u8) -> Message {
     let ipv4 = route.to.addr().is_ipv4();
     let (is_new, is_dead_end) = (kind == libc::RTM_NEWROUTE, route.into.is_none());
     let scope = match (is_new, ipv4 && !is_dead_end) {
@@ -214,7 +221,7 @@ fn route_message(kind: u16, table: Table, route: &Route, index: u32) -> Message 
         (true, false) => libc::RT_SCOPE_UNIVERSE,
     };
     let kind_of = if is_dead_end { libc::RTN_UNREACHABLE } else { libc::RTN_UNICAST };
-    let protocol = if is_new { libc::RTPROT_STATIC } else { 0 };
+    let protocol = if is_new { owner } else { 0 };
     let header = [family(ipv4), route.to.prefix_len(), 0, 0, 0, protocol, scope, kind_of, 0, 0, 0, 0];
     let flags = if is_new { libc::NLM_F_CREATE | libc::NLM_F_REPLACE } else { 0 };
     let message = Message::new(kind, flags | libc::NLM_F_ACK, &header)
@@ -232,6 +239,13 @@ fn is_no_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
+/// What marks rules and routes as those of the daemon with this interface: the routing protocol that they are said to come from, of those
+/// that are nobody's (200 to 249). Two daemons on one host have each its own, so that neither takes the other's tunnel away.
+fn owner(interface: &str) -> u8 {
+    let sum = interface.bytes().fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
+    200 + u8::try_from(sum % 50).unwrap_or(0)
+}
+
 /// Whether a rule with this priority is ours, and of this table's part or of any.
 fn is_of(priority: u32, part: Option<Table>) -> bool {
     let is_tunnels = TUNNELS.contains(&priority);
@@ -240,26 +254,33 @@ fn is_of(priority: u32, part: Option<Table>) -> bool {
 
 impl Netlink {
     /// Makes the rules of one family those of ours that are wanted: first come those that are missing, then those go that are too
-    /// many. Of a tunnel alone, the mesh's stay as they are: another daemon may have put them there. Returns the number of the missing ones.
-    pub fn sync_rules(&mut self, wanted: &[Rule], of: Option<Table>, ipv4: bool) -> io::Result<usize> {
+    /// many. Of a tunnel alone, the mesh's stay as they are: another daemon may have put them there. What leads into the tunnel of another
+    /// daemon than that with `interface` stays, and the mesh's rules stay while another one has routes. Returns the number of the missing ones.
+    pub fn sync_rules(&mut self, interface: &str, wanted: &[Rule], of: Option<Table>, ipv4: bool) -> io::Result<usize> {
+        let owner = owner(interface);
         let present = match self.dump(Message::new(libc::RTM_GETRULE, libc::NLM_F_DUMP, &rule_header(ipv4, 0, 0))) {
             Err(error) if is_no_family(&error) => return Ok(0),
             other => other?,
         };
         let present: Vec<Entry> = present.iter().filter_map(|body| Entry::parse(body)).collect();
-        let mut ours: Vec<Entry> = present.into_iter().filter(|e| is_of(e.priority, of)).collect();
+        let is_ours = |e: &Entry| is_of(e.priority, of) && (!TUNNELS.contains(&e.priority) || e.owner == owner);
+        let mut ours: Vec<Entry> = present.into_iter().filter(is_ours).collect();
         let mut missing = 0;
         for rule in wanted {
             let entry = Entry::from(rule);
-            if let Some(at) = ours.iter().position(|other| *other == entry) {
+            if let Some(at) = ours.iter().position(|other| Entry { owner: 0, ..*other } == entry) {
                 ours.swap_remove(at);
                 continue;
             }
-            missing += 1;
-            match self.request(entry.message(libc::RTM_NEWRULE, ipv4)) {
-                Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
-                _ => {}
+            match self.request(Entry { owner, ..entry }.message(libc::RTM_NEWRULE, ipv4)) {
+                Ok(()) => missing += 1,
+                // Another daemon's.
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(e) => return Err(e),
             }
+        }
+        if ours.iter().any(|e| !TUNNELS.contains(&e.priority)) && self.others_route(interface) {
+            ours.retain(|e| TUNNELS.contains(&e.priority));
         }
         for entry in ours {
             match self.request(entry.message(libc::RTM_DELRULE, ipv4)) {
@@ -270,10 +291,16 @@ impl Netlink {
         Ok(missing)
     }
 
-    /// Makes the routes of one family in a table of ours those that are wanted, the last resorts first. A route into an interface that
-    /// is not there, or does not take this family, is left out. What leads into another interface is another daemon's, and stays
-    /// with its last resort, unless nothing is wanted. Returns the number of those that were missing.
-    pub fn sync_routes(&mut self, table: Table, wanted: &[Route], ipv4: bool) -> io::Result<usize> {
+    /// Whether another daemon than that with `interface` leads packets into its mesh.
+    fn others_route(&mut self, interface: &str) -> bool {
+        let own = self.index(interface).ok();
+        [true, false].into_iter().any(|ipv4| {
+            let into = self.routes_of(Table::Mesh, ipv4).unwrap_or_default();
+            into.iter().any(|route| route.index.is_some() && route.index != own)
+        })
+    }
+
+    fn routes_of(&mut self, table: Table, ipv4: bool) -> io::Result<Vec<Present>> {
         let ask = Message::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &[family(ipv4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
             .attribute(libc::RTA_TABLE, &table.number().to_ne_bytes());
         let present = match self.dump(ask) {
@@ -281,13 +308,23 @@ impl Netlink {
             Err(error) if is_no_family(&error) || error.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
             other => other?,
         };
-        let mut present: Vec<(IpPrefix, Option<u32>)> =
-            present.iter().filter_map(|body| parse_route(body, table.number(), ipv4)).collect();
+        Ok(present.iter().filter_map(|body| parse_route(body, table.number(), ipv4)).collect())
+    }
+
+    /// Makes the routes of one family in a table of ours those that are wanted, the last resorts first. A route into an interface that
+    /// is not there, or does not take this family, is left out. What leads into another interface than `interface` is another daemon's,
+    /// and stays with its last resort, as does the last resort of another one's tunnel. Returns the number of those that were missing.
+    pub fn sync_routes(&mut self, interface: &str, table: Table, wanted: &[Route], ipv4: bool) -> io::Result<usize> {
+        let (owner, own) = (owner(interface), self.index(interface).ok());
+        let present = self.routes_of(table, ipv4)?;
         let others: Vec<(IpPrefix, u32)> = {
-            let ours: Vec<u32> = wanted.iter().filter_map(|r| self.index(r.into.as_ref()?).ok()).collect();
-            let into = present.iter().filter_map(|(to, index)| Some((*to, (*index)?)));
-            into.filter(|(_, index)| !wanted.is_empty() && !ours.contains(index)).collect()
+            let into = present.iter().filter_map(|route| Some((route.to, route.index?)));
+            into.filter(|(_, index)| Some(*index) != own).collect()
         };
+        let is_others =
+            |route: &Present| matches!(table, Table::Tunnel) && route.index.is_none() && route.owner != owner;
+        let mut present: Vec<(IpPrefix, Option<u32>)> =
+            present.iter().filter(|route| !is_others(route)).map(|route| (route.to, route.index)).collect();
         let mut wanted: Vec<&Route> = wanted.iter().filter(|r| r.to.addr().is_ipv4() == ipv4).collect();
         wanted.sort_by_key(|route| route.into.is_some());
         let mut missing = 0;
@@ -303,7 +340,7 @@ impl Netlink {
                 present.swap_remove(at);
                 continue;
             }
-            match self.request(route_message(libc::RTM_NEWROUTE, table, route, index.unwrap_or_default())) {
+            match self.request(route_message(libc::RTM_NEWROUTE, table, route, index.unwrap_or_default(), owner)) {
                 Ok(()) => missing += 1,
                 Err(e) if is_no_family(&e) => return Ok(0),
                 // The interface is down, or takes no IPv6.
@@ -317,15 +354,22 @@ impl Netlink {
             }
             let route = Route { to, into: index.map(|_| String::new()) };
             // It may have gone with its interface.
-            let _ = self.request(route_message(libc::RTM_DELROUTE, table, &route, index.unwrap_or_default()));
+            let _ = self.request(route_message(libc::RTM_DELROUTE, table, &route, index.unwrap_or_default(), owner));
         }
         Ok(missing)
     }
 }
 
-/// A route in that table: its prefix, and the interface that it leads into unless it is a last resort.
-fn parse_route(body: &[u8], table: u32, ipv4: bool) -> Option<(IpPrefix, Option<u32>)> {
-    let (len, mut at, kind) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(7)?);
+/// A route in a table of ours.
+struct Present {
+    to: IpPrefix,
+    /// Of the interface that it leads into; `None`: it is a last resort.
+    index: Option<u32>,
+    owner: u8,
+}
+
+fn parse_route(body: &[u8], table: u32, ipv4: bool) -> Option<Present> {
+    let (len, mut at, owner, kind) = (*body.get(1)?, u32::from(*body.get(4)?), *body.get(5)?, *body.get(7)?);
     let nowhere = if ipv4 { [0; 4].into() } else { [0u16; 8].into() };
     let (mut to, mut index) = (nowhere, None);
     for (attribute, value) in attributes(body.get(12..)?) {
@@ -336,5 +380,6 @@ fn parse_route(body: &[u8], table: u32, ipv4: bool) -> Option<(IpPrefix, Option<
             _ => {}
         }
     }
-    (at == table).then_some((IpPrefix::new(to, len)?, index.filter(|_| kind == libc::RTN_UNICAST)))
+    let index = index.filter(|_| kind == libc::RTN_UNICAST);
+    (at == table).then_some(Present { to: IpPrefix::new(to, len)?, index, owner })
 }

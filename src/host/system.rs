@@ -26,6 +26,24 @@ pub fn ephemeral_ports() -> (u16, u16) {
     ports.next().zip(ports.next()).unwrap_or((32_768, 60_999))
 }
 
+/// Ports at which programs of this host take in TCP or UDP, as /proc/net lists them (proc(5)): those of connections are not among them.
+#[must_use]
+pub fn listening() -> Vec<u16> {
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    // TCP_LISTEN, and UDP without a peer.
+    let all = [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")].map(|(name, state)| (table(name), state));
+    let port = |line: &str, state: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, is_it) = (words.next()?, words.nth(1)? == state);
+        u16::from_str_radix(local.rsplit(':').next()?, 16).ok().filter(|_| is_it)
+    };
+    let mut ports: Vec<u16> =
+        all.iter().flat_map(|(text, state)| text.lines().skip(1).filter_map(|line| port(line, state))).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
 #[must_use]
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and can't fail.

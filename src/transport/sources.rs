@@ -93,16 +93,16 @@ impl Sources {
         self.version.load(Ordering::Acquire)
     }
 
-    /// An authenticated datagram came. `is_there`: its node is known to be reached by this path. Without that it does not
-    /// change what another node's datagrams have told: anybody can write another's address as a sender's.
+    /// An authenticated datagram came. `is_there`: its node is known to be reached by this path. Without that it begins nothing, and
+    /// does not change what another node's datagrams have told: anybody can write another's address as a sender's.
     pub fn heard(&self, heard: &Heard, is_there: impl Fn() -> bool) {
         let is_news = |entry: &Entry| {
             let is_same = entry.local == heard.local;
             let is_over = entry.refused.is_some_and(|until| Instant::now() >= until);
             (!is_same || is_over) && (entry.by == heard.by || is_there())
         };
-        if path::socket_of(heard.path) >= path::TURN || self.known.load().get(&heard.path).is_some_and(|e| !is_news(e))
-        {
+        let counts = || self.known.load().get(&heard.path).map_or_else(&is_there, is_news);
+        if path::socket_of(heard.path) >= path::TURN || !counts() {
             return;
         }
         self.change(|known, young| {
@@ -184,7 +184,9 @@ mod tests {
     fn a_path_leaves_from_where_its_own_node_was_heard_last() {
         let sources = Sources::default();
         assert_eq!(sources.of(path(1)), None, "routing chooses");
-        heard(&sources, path(1), "10.0.0.1", ME, false);
+        heard(&sources, path(1), "10.0.0.3", OTHER, false);
+        assert_eq!(sources.of(path(1)), None, "a forged sender begins nothing");
+        heard(&sources, path(1), "10.0.0.1", ME, true);
         heard(&sources, path(1), "10.0.0.2", ME, false);
         assert_eq!(sources.of(path(1)), Some(local("10.0.0.2")));
         let before = sources.version();
@@ -206,7 +208,7 @@ mod tests {
     #[test]
     fn what_the_system_refused_rests_and_another_address_counts_at_once() {
         let sources = Sources::default();
-        heard(&sources, path(1), "10.0.0.1", ME, false);
+        heard(&sources, path(1), "10.0.0.1", ME, true);
         sources.refused(path(1), local("10.0.0.2"));
         assert!(sources.of(path(1)).is_some(), "it was of another one");
         sources.refused(path(1), local("10.0.0.1"));
@@ -223,12 +225,17 @@ mod tests {
     #[test]
     fn a_member_that_sends_from_everywhere_displaces_no_link() {
         let sources = Sources::default();
-        heard(&sources, path(1), "10.0.0.1", ME, false);
+        heard(&sources, path(1), "10.0.0.1", ME, true);
         sources.keep(&[path(1)].into());
         for port in 2..5000 {
-            heard(&sources, path(port), "10.0.0.1", OTHER, false);
+            heard(&sources, path(port), "10.0.0.1", OTHER, port % 2 == 0);
         }
-        assert!(sources.of(path(1)).is_some() && sources.of(path(4999)).is_some() && sources.of(path(2)).is_none());
+        assert!(
+            sources.of(path(1)).is_some()
+                && sources.of(path(4998)).is_some()
+                && sources.of(path(4999)).is_none()
+                && sources.of(path(2)).is_none()
+        );
         assert_eq!(sources.known.load().iter().count(), MAX_YOUNG + 1);
         sources.keep(&[path(1)].into());
         assert_eq!(sources.known.load().iter().count(), 1);
@@ -267,7 +274,7 @@ mod tests {
             };
             let mut queue = SendQueue::new(&server);
             assert_eq!(answers(&mut queue, 20), ["127.0.0.1"], "nothing was heard");
-            heard(&server.sources, back, "127.0.0.9", ME, false);
+            heard(&server.sources, back, "127.0.0.9", ME, true);
             let before = queue.calls();
             assert_eq!(answers(&mut queue, 20), ["127.0.0.9"]);
             assert_eq!(queue.calls(), before + 1, "as many system calls as without");
@@ -292,7 +299,7 @@ mod tests {
         let client = UdpTransport::bind("127.0.0.1:0".parse().unwrap(), Offloads::default()).unwrap();
         let back = client.local_addr().unwrap();
         for (ip, stays) in [("127.0.0.9", true), ("192.0.2.77", false)] {
-            heard(&server.sources, back, ip, ME, false);
+            heard(&server.sources, back, ip, ME, true);
             let mut queue = SendQueue::new(&server);
             for i in 0..2 {
                 queue.buffer().extend_from_slice(&[i; 40_000]);

@@ -21,6 +21,7 @@ mod replay;
 mod routes;
 mod runner;
 mod secrets;
+mod sources;
 mod streams;
 mod world;
 
@@ -46,6 +47,8 @@ const SIDE_BY_SIDE: &[Finding] = &[
     finding("32", "a router's answers from a neighbour", outside::rogue_router),
     finding("25", "a passphrase is dear to guess", secrets::passphrase),
     finding("26", "a secret that others can read", secrets::modes),
+    finding("34", "another's place, from which a member writes first", sources::steered_source),
+    finding("34", "the place of a TURN server", sources::steered_turn),
 ];
 
 /// Those that load the machine, or count every packet.

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +14,7 @@ use std::{
 
 use aegisray::{
     api::Request,
+    host::CableEnd,
     lab::{daemon::wait_for, topology::Host},
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -59,6 +60,51 @@ fn spray(router: &Host, servers: &[(Ipv4Addr, u16)]) {
     sent.unwrap();
 }
 
+/// A SYN to each port of the client, as if from this server, to all of the link: TCP drops such packets without an answer.
+fn spray_syns(router: &Host, (from, from_port): (Ipv4Addr, u16)) {
+    let cable = router.ns.run(|| CableEnd::open("lan0")).unwrap();
+    for port in EPHEMERAL {
+        let mut tcp =
+            [&from_port.to_be_bytes()[..], &port.to_be_bytes(), &[0, 0, 0, 7, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff]]
+                .concat();
+        tcp.extend([0; 4]);
+        let pseudo = [&from.octets()[..], &CLIENT.octets(), &[0, 6, 0, 20], &tcp].concat();
+        tcp[16..18].copy_from_slice(&checksum(&pseudo));
+        let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+        ip.extend([from.octets(), CLIENT.octets()].concat());
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum);
+        let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 0], &ip, &tcp].concat();
+        while cable.send(&frame).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) as u16 + (sum >> 16) as u16)).to_be_bytes()
+}
+
+/// Connections of programs that have bound the address in the LAN.
+fn connect_bound(host: &Host, to: (Ipv4Addr, u16)) {
+    let opened = host.ns.run(|| {
+        let mut all = Vec::new();
+        for _ in 0..50 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&std::net::SocketAddr::from((CLIENT, 0)).into())?;
+            let _ = socket.connect(&std::net::SocketAddr::from(to).into());
+            all.push(socket);
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        Ok(all)
+    });
+    drop(opened.unwrap());
+}
+
 /// Who makes questions of the client look like answers has none of them sent past the tunnel.
 pub fn questions_are_no_answers() {
     let mut world = World::new("exit: exit-a\n", "");
@@ -87,6 +133,11 @@ pub fn questions_are_no_answers() {
             asked.unwrap();
         };
         watch(client, see, ask).unwrap();
+        spray_syns(&world.router, (WEB, 80));
+        let mut connections = Vec::new();
+        let see = |frame: &[u8]| connections.extend(kind(frame).filter(|what| what != "ours"));
+        watch(client, see, || connect_bound(client, (WEB, 80))).unwrap();
+        assert!(connections.is_empty(), "after SYNs to all of the link: {connections:?}");
         println!(
             "  rp_filter {rp_filter}: {} of 600 questions past the tunnel, {} connections remembered",
             leaks.len(),
@@ -370,10 +421,10 @@ pub fn out_of_descriptors() {
 
 /// Two networks on one host leave each other's tables, rules and routes alone.
 pub fn two_daemons_on_one_host() {
-    let mut world = World::new("access:\n  default: deny\n", "");
+    let mut world = World::new("access:\n  default: deny\nexit: exit-a\n", "");
     world.start_others();
     world.start_client();
-    need(&world.client, "status", || world.client.status());
+    world.exit_in_use();
     let dir = world.client.dir.join("second");
     fs::create_dir_all(&dir).unwrap();
     let config = "name: second\nnetwork: { name: other, secret: a-secret-of-another-network-000000 }\nmesh: { interface: aegis1, cidr: 10.99.0.0/16 }\n\
@@ -393,11 +444,26 @@ pub fn two_daemons_on_one_host() {
     };
     let together = wait_for(Duration::from_secs(10), both);
     assert!(together.is_some(), "{}\n{}", fs::read_to_string(dir.join("log")).unwrap(), state_of(&world.client_host));
-    std::thread::sleep(Duration::from_secs(3));
+    for _ in 0..30 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(
+            state_of(&world.client_host).contains("5178:"),
+            "the second one has no exit, and leaves the first one's closed"
+        );
+    }
     assert!(both().is_some(), "and stay");
     let restored = world.client.status().map(|s| s.restored);
     let _ = (second.kill(), second.wait());
     let told = fs::read_to_string(dir.join("log")).unwrap();
     println!("  put back by the first one: {restored:?}");
     assert!(restored.is_some_and(|all| all.is_empty()) && !told.contains("took it away"), "{told}");
+    // The first one dies, and a second one comes.
+    world.client.kill();
+    let mut command = world.client_host.ns.command(env!("CARGO_BIN_EXE_aegisray"));
+    let mut second = command.arg("-config").arg(dir.join("peer.yaml")).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    sh(&world.client_host, "nft flush ruleset");
+    let leaks = leaks_of(&world.client_host);
+    let _ = (second.kill(), second.wait());
+    assert_eq!((leaks, world.seen_as(WEB.into())), (vec![], None), "closed still");
 }
