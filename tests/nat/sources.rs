@@ -9,7 +9,7 @@ use std::{
 };
 
 use aegisray::{
-    host::Netlink,
+    host::{Netlink, masquerade},
     lab::{
         daemon::Daemon,
         load,
@@ -194,13 +194,15 @@ pub fn two_uplinks() {
     assert!(a.is_running());
 }
 
-/// A client with two uplinks, of which routing takes the other one from some moment on; the address of the first stays.
+/// A client with two uplinks, of which routing takes the other one from some moment on; the address of the first stays. The
+/// other one is behind a NAT: only the client can begin there.
 pub fn another_default_route() {
     let dir = Dir::new();
     let mut internet = Internet::new().unwrap();
-    let (client, _providers) = with_two_uplinks(&mut internet);
+    let (client, providers) = with_two_uplinks(&mut internet);
     let server = internet.public(ip("203.0.113.1")).unwrap();
-    know_providers(&server);
+    providers[1].ns.run(|| masquerade("eth0")).unwrap();
+    run_ip(&server, "route add 198.51.100.0/24 via 203.0.113.11");
     let mut a = udp_node(&dir, "server", &[]);
     let mut b = udp_node(&dir, "client", &["203.0.113.1"]);
     a.start(&server).unwrap();
@@ -214,7 +216,9 @@ pub fn another_default_route() {
     let seen = flow(&client, address, run, 64, (Duration::from_secs(1), &change)).unwrap();
     let outage = seen.longest_outage(interval);
     println!("  outage {} ms", outage.as_millis());
-    need_place(&a, "client", ip("192.0.2.2"));
+    let last = seen.answered.last().expect("answers").0;
+    assert!(last > Duration::from_secs(5), "the last echo that came back left after {last:?}");
+    need_place(&a, "client", ip("203.0.113.12"));
     assert!(outage <= Duration::from_secs(2), "{outage:?}");
 }
 
