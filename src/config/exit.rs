@@ -159,7 +159,8 @@ impl Reader<'_> {
 
 fn user_id(user: &str) -> Option<u32> {
     if let Ok(id) = user.parse() {
-        return Some(id);
+        // The last one is nobody's (chown(2)).
+        return Some(id).filter(|id| *id != u32::MAX);
     }
     // passwd(5): name, password, number.
     let all = std::fs::read_to_string("/etc/passwd").ok()?;

@@ -526,6 +526,7 @@ impl Control {
     fn change_addresses(&mut self) {
         let new = self.node.addresses();
         let networks = [self.node.network().cidr(), self.node.network().ula()];
+        self.keeper.keep_addresses(new.into_iter().zip(networks.map(|n| n.prefix_len())).collect());
         let Ok(mut netlink) = Netlink::open() else { return };
         for ((old, new), network) in self.addresses.iter().zip(&new).zip(networks) {
             if old == new {

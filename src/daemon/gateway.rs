@@ -156,7 +156,7 @@ impl Gateway {
         let inside = format!("{{ {inside} }}");
         // Between the networks that this host is in, nothing passes that did not before. Bridges belong to somebody who wants what is
         // behind them forwarded, containers say.
-        let mut forward = Vec::new();
+        let (mut forward, mut input) = (Vec::new(), Vec::new());
         let others: BTreeSet<String> = self.uplinks().iter().map(|i| format!("\"{i}\"")).collect();
         let others = others.into_iter().collect::<Vec<_>>().join(", ");
         for family in ["ipv4", "ipv6"] {
@@ -182,9 +182,12 @@ impl Gateway {
         for (family, kind) in [("ip", "ipv4_addr"), ("ip6", "ipv6_addr")] {
             let _ = writeln!(out, "set clients_{family} {{ type {kind}; flags dynamic; size 65535; }}");
             let count = format!("ct count over {MAX_FLOWS}");
-            forward.push(format!(
+            let limit = format!(
                 "iifname {inside} ct state new add @clients_{family} {{ {family} saddr {count} }} counter reject with icmpx type admin-prohibited"
-            ));
+            );
+            // What they open with this host itself is remembered in the same table of the kernel.
+            input.push(limit.clone());
+            forward.push(limit);
         }
         if let Some(Portal { interface, masquerade, .. }) = &self.portal {
             let verdict = if *masquerade { "goto carry" } else { "accept" };
@@ -219,10 +222,12 @@ impl Gateway {
         let _ = write!(
             out,
             "chain carry {{\nmeta mark set {MASQUERADE:#x} accept\n}}\n\
+             chain input {{ type filter hook input priority -10; policy accept;\n{}\n}}\n\
              chain forward {{ type filter hook forward priority -10; policy accept;\n{}\n}}\n\
              chain postrouting {{ type nat hook postrouting priority srcnat; policy accept;\n\
              meta mark {MASQUERADE:#x} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}{by_lot}\n\
              meta mark {MASQUERADE:#x} masquerade\n}}\n",
+            input.join("\n"),
             forward.join("\n")
         );
         out

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::{guests, resolv};
 use crate::identity::keyfile;
 
-#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Changes {
+    /// The start of the host in which they were made (random(4), `boot_id`): what is in memory alone has gone with it.
+    boot: String,
     /// Rules of ours in others' tables.
     guests: bool,
     /// Files below /proc/sys, and what they held.
@@ -39,10 +41,15 @@ impl Journal {
             tracing::error!(file = %file.display(), %error, "what was changed on this host is not known any more");
             Changes::default()
         });
-        Self { file, changes }
+        let mut journal = Self { file, changes };
+        if journal.changes.boot != boot_id() {
+            journal.changes.sysctls.clear();
+        }
+        journal
     }
 
-    fn save(&self) -> io::Result<()> {
+    fn save(&mut self) -> io::Result<()> {
+        self.changes.boot = boot_id();
         let text = serde_json::to_vec_pretty(&self.changes).map_err(io::Error::other)?;
         keyfile::write_secret(&self.file, &text).map_err(io::Error::other)
     }
@@ -72,9 +79,8 @@ impl Journal {
         fs::write(path, value)
     }
 
-    /// Writes a file that is somebody else's.
-    pub fn replace_file(&mut self, path: &Path, ours: Vec<u8>) -> io::Result<()> {
-        let before = read(path)?;
+    /// Writes a file that is somebody else's and holds `before`.
+    pub fn replace_file(&mut self, path: &Path, before: Option<Vec<u8>>, ours: Vec<u8>) -> io::Result<()> {
         let before = self.changes.files.get(path).map_or(before, |(before, _)| before.clone());
         self.changes.files.insert(path.to_owned(), (before, ours.clone()));
         self.save()?;
@@ -95,7 +101,8 @@ impl Journal {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes == Changes::default()
+        let Changes { boot: _, guests, sysctls, files, resolvconf } = &self.changes;
+        !guests && sysctls.is_empty() && files.is_empty() && resolvconf.is_none()
     }
 
     /// What a value below /proc/sys was before it was set.
@@ -124,7 +131,13 @@ impl Journal {
         // What is set for all interfaces is set for each of them, which may have had a value of its own.
         let mut sysctls: Vec<_> = std::mem::take(&mut changes.sysctls).into_iter().collect();
         sysctls.sort_by_key(|(path, _)| path.iter().all(|p| p != "all"));
+        let bridge = some_bridge();
         for (path, before) in sysctls {
+            // Containers and virtual machines may have come since, which rely on it and did not have to set it.
+            if let Some(bridge) = bridge.as_ref().filter(|_| before == "0" && path.ends_with("forwarding")) {
+                tracing::info!(file = %path.display(), bridge, "stays on: others forward, too");
+                continue;
+            }
             // Its interface may be gone, and nothing may have become of it.
             let is_back = fs::read_to_string(&path).map_or(true, |now| now.trim() == before);
             if !is_back && !note(fs::write(&path, &before).map_err(|e| at(&path, &e))) {
@@ -156,6 +169,16 @@ impl Journal {
             _ => first,
         }
     }
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// A bridge of this host, if it has one.
+fn some_bridge() -> Option<String> {
+    let all = fs::read_dir("/sys/class/net").ok()?.flatten();
+    all.filter(|i| i.path().join("bridge").exists()).map(|i| i.file_name().to_string_lossy().into_owned()).next()
 }
 
 /// What a file holds, if it is there.

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read as _, Write as _},
+    net::IpAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,7 +19,7 @@ use std::{
 
 use super::guests;
 use crate::config::DEFAULT_INTERFACE;
-use crate::host::{Changed, Netlink, Route, Rule, Table, Watch, firewall};
+use crate::host::{self, Changed, Netlink, Route, Rule, Table, Watch, firewall};
 
 /// The thread looks at least so often; and waits so long after news for what comes with them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +52,8 @@ struct Wanted {
     rules: BTreeMap<Part, Vec<Rule>>,
     routes: BTreeMap<Part, Vec<Route>>,
     sysctls: BTreeMap<PathBuf, String>,
+    /// Of the mesh's interface, which is up; with the lengths of their networks.
+    addresses: Vec<(IpAddr, u8)>,
     /// Interfaces whose packets others' chains are to let through.
     guests: Vec<String>,
     /// How often each was put back, and what can't be, and why.
@@ -149,6 +152,11 @@ impl Keeper {
     /// Keeps a value below /proc/sys that was set.
     pub fn keep_sysctl(&self, name: &str, value: &str) {
         self.wanted().sysctls.insert(Path::new("/proc/sys").join(name), value.to_owned());
+    }
+
+    /// Keeps the mesh's interface up, and these addresses on it.
+    pub fn keep_addresses(&self, addresses: Vec<(IpAddr, u8)>) {
+        self.wanted().addresses = addresses;
     }
 
     pub fn forget_sysctls(&self, names: &[&str]) {
@@ -290,7 +298,35 @@ impl Wanted {
         Ok(missing)
     }
 
+    /// Returns how many of the interface's addresses were missing.
+    fn sync_addresses(&mut self) -> io::Result<usize> {
+        if self.addresses.is_empty() {
+            return Ok(0);
+        }
+        let there = host::interface_networks()?;
+        let is_there = |ip: IpAddr| there.iter().any(|a| a.interface == self.interface && a.ip == ip);
+        let has_ipv6 = host::has_ipv6(&self.interface);
+        let missing: Vec<&(IpAddr, u8)> =
+            self.addresses.iter().filter(|(ip, _)| (ip.is_ipv4() || has_ipv6) && !is_there(*ip)).collect();
+        if !missing.is_empty() {
+            let mut netlink = Netlink::open()?;
+            // Without it there is no way to any member: that it is gone, or called otherwise, is told.
+            netlink.index(&self.interface)?;
+            netlink.set_up(&self.interface, true)?;
+            for (ip, len) in &missing {
+                netlink.add_address(&self.interface, *ip, *len)?;
+            }
+        }
+        Ok(missing.len())
+    }
+
     fn settle_routing(&mut self) {
+        let synced = self.sync_addresses();
+        let what = format!("addresses of {}", self.interface);
+        if synced.as_ref().is_ok_and(|n| *n > 0) {
+            self.was_lost(what.clone());
+        }
+        self.note(&what, synced.as_ref().err());
         for (what, synced) in [("routes", self.sync_routes()), ("policy rules", self.sync_rules())] {
             if synced.as_ref().is_ok_and(|n| *n > 0) {
                 self.was_lost(what.to_owned());

@@ -178,6 +178,9 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let set_up = set_up_interface(&config, &addresses);
     let has_ipv6 = set_up.map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     node.set_ipv4_only(!has_ipv6);
+    let networks = [config.network.cidr(), config.network.ula()].map(|n| n.prefix_len());
+    let kept = addresses.into_iter().zip(networks).filter(|(ip, _)| ip.is_ipv4() || has_ipv6);
+    keeper.keep_addresses(kept.collect());
     let border = border::Border::start(&config, &keeper);
     let border = border.map_err(|e| StartError::Interface(config.interface.clone(), e))?;
     let portal = config.portal.as_ref().map(|portal| {

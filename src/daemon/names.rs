@@ -31,7 +31,7 @@ use super::{
     keeper::{self, Keeper},
     names_tcp::{self, Shares},
     names_udp,
-    resolv::{resolvconf_servers, servers},
+    resolv::{original, resolvconf_servers, servers},
     resolve::Servers,
     zone::{Answer, Host, Zone},
 };
@@ -138,7 +138,9 @@ impl Book {
         if upstream.is_empty() {
             // What this host asked before it asked us.
             let before = match &names.host {
-                HostNames::File(path) => servers(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default())),
+                HostNames::File(path) => {
+                    servers(&String::from_utf8_lossy(&original(&std::fs::read(path).unwrap_or_default())))
+                }
                 HostNames::Resolvconf => resolvconf_servers(own)?,
                 HostNames::Auto | HostNames::Off => Vec::new(),
             };

@@ -12,6 +12,9 @@ use super::journal::{self, Journal};
 use crate::config::HostNames;
 
 const JOURNAL: &str = "names.json";
+const HEADER: &[u8] = b"# Written by aegisray; what was here before comes back when it ends.\n";
+/// Before lines that are out of force.
+const WAS: &[u8] = b"#was: ";
 const RESOLVED: &str = "/run/systemd/resolve";
 
 pub(super) struct HostResolver {
@@ -51,8 +54,9 @@ impl HostResolver {
                 resolvconf(&["-a", interface, "-m", "0", "-x"], &text).map(drop)
             }
             HostNames::File(path) => {
-                let before = journal::read(path)?.unwrap_or_default();
-                self.journal.replace_file(path, leading(&before, own))
+                let before = journal::read(path)?.map(|text| original(&text));
+                let ours = leading(before.as_deref().unwrap_or_default(), own);
+                self.journal.replace_file(path, before, ours)
             }
         }
     }
@@ -74,11 +78,23 @@ fn is_told((file, address): &(PathBuf, String)) -> bool {
 
 /// A resolv.conf(5) that names our servers. All else stays as it is and where it is: of `domain` and `search` the last one counts.
 fn leading(before: &[u8], own: [IpAddr; 2]) -> Vec<u8> {
-    let mut text = b"# Written by aegisray; what was here before comes back when it ends.\n".to_vec();
+    let mut text = HEADER.to_vec();
     own.iter().for_each(|ip| text.extend(format!("nameserver {ip}\n").as_bytes()));
-    let rest = before.split_inclusive(|b| *b == b'\n');
-    rest.filter(|line| !is_keyword(&String::from_utf8_lossy(line), "nameserver")).for_each(|line| text.extend(line));
+    for line in before.split_inclusive(|b| *b == b'\n') {
+        if is_keyword(&String::from_utf8_lossy(line), "nameserver") {
+            text.extend(WAS);
+        }
+        text.extend(line);
+    }
     text
+}
+
+/// What was there before [`leading`] wrote it: the note of that may be lost.
+pub(super) fn original(text: &[u8]) -> Vec<u8> {
+    let Some(rest) = text.strip_prefix(HEADER) else { return text.to_vec() };
+    let lines = rest.split_inclusive(|b| *b == b'\n');
+    let theirs = lines.filter(|line| !is_keyword(&String::from_utf8_lossy(line), "nameserver"));
+    theirs.flat_map(|line| line.strip_prefix(WAS).unwrap_or(line)).copied().collect()
 }
 
 /// The servers that others have told resolvconf(8).
@@ -134,9 +150,9 @@ mod tests {
         let own = [IpAddr::from([100, 64, 0, 1]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])];
         let before = b"# K\xe4the\nsearch a.example b.example\nnameserver 192.0.2.1\n\tnameserver 192.0.2.2\ndomain corp.example\nlast";
         let after = leading(before, own);
-        let head = b"# Written by aegisray; what was here before comes back when it ends.\nnameserver 100.64.0.1\nnameserver fd00::1\n";
-        let rest = b"# K\xe4the\nsearch a.example b.example\ndomain corp.example\nlast";
-        assert_eq!(after, [&head[..], &rest[..]].concat());
+        let rest = b"nameserver 100.64.0.1\nnameserver fd00::1\n# K\xe4the\nsearch a.example b.example\n#was: nameserver 192.0.2.1\n#was: \tnameserver 192.0.2.2\ndomain corp.example\nlast";
+        assert_eq!(after, [HEADER, &rest[..]].concat());
+        assert_eq!((original(&after), original(before)), (before.to_vec(), before.to_vec()));
         assert_eq!(servers(&String::from_utf8_lossy(before)).len(), 2);
     }
 }

@@ -117,6 +117,11 @@ struct Entry {
     owner: u8,
 }
 
+/// A prefix of everything is none: the kernel does not tell it.
+fn narrowed(prefix: IpPrefix) -> Option<IpPrefix> {
+    Some(prefix).filter(|p| p.prefix_len() > 0)
+}
+
 impl From<&Rule> for Entry {
     fn from(rule: &Rule) -> Self {
         let (goto, to, mark, suppresses, user, port) = Default::default();
@@ -128,10 +133,10 @@ impl From<&Rule> for Entry {
             Rule::Marked => Self { action: GOTO, goto: Some(OTHERS), mark: Some(MARK), ..plain(0, 0) },
             Rule::Answers => Self { mark: Some(ANSWERS), ..plain(1, MAIN) },
             Rule::Mesh => plain(2, Table::Mesh.number()),
-            Rule::Past(prefix) => Self { to: Some(prefix), ..plain(3, MAIN) },
+            Rule::Past(prefix) => Self { to: narrowed(prefix), ..plain(3, MAIN) },
             Rule::User(id) => Self { user: Some(id), ..plain(4, MAIN) },
             Rule::Names { protocol, port } => Self { port: Some((protocol, port)), ..plain(5, Table::Tunnel.number()) },
-            Rule::Near(prefix) => Self { to: Some(prefix), suppresses: Some(0), ..plain(6, MAIN) },
+            Rule::Near(prefix) => Self { to: narrowed(prefix), suppresses: Some(0), ..plain(6, MAIN) },
             Rule::Rest => plain(7, Table::Tunnel.number()),
             Rule::Nowhere => plain(8, 0),
             Rule::Others => Self { action: NOTHING, ..plain(9, 0) },

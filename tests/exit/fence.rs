@@ -357,6 +357,29 @@ pub fn mesh_addresses_are_the_meshs() {
     assert!(route.contains("dev aegis0"), "{route}");
 }
 
+/// Whoever takes the interface down, or its addresses away, has them back.
+pub fn the_interface_is_kept() {
+    let mut world = World::new("exit: exit-a\n", "");
+    world.start_others();
+    world.start_client();
+    world.exit_in_use();
+    let carried = || (world.seen_as(WEB.into()) == Some(EXITS[0].into())).then_some(());
+    wait_for(Duration::from_secs(10), carried).expect("a way out");
+    for change in [
+        "ip addr flush dev aegis0",
+        "ip link set aegis0 down; sleep 0.2; ip link set aegis0 up",
+        "ip link set aegis0 down",
+    ] {
+        let changed = Instant::now();
+        sh(&world.client_host, change);
+        wait_for(Duration::from_secs(10), carried)
+            .unwrap_or_else(|| panic!("after {change}: {}", state_of(&world.client_host)));
+        println!("  `{change}`: carried again {} ms later", changed.elapsed().as_millis());
+    }
+    let restored = world.client.status().unwrap().restored;
+    assert!(restored.keys().any(|what| what.contains("addresses of aegis0")), "{restored:?}");
+}
+
 /// An exit is no way to other addresses of its host, nor between the networks that its host is in; and iptables reads on.
 pub fn an_exit_is_a_good_guest() {
     let mut world = World::new("exit: exit-a\n", "");

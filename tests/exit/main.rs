@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         ("closed_whatever_is_missing", fence::closed_whatever_is_missing),
         ("the_fence_is_there_first_at_boot", boot::the_fence_is_there_first),
         ("what_others_take_away_is_back", fence::what_others_take_away_is_back),
+        ("the_interface_is_kept", fence::the_interface_is_kept),
         ("mesh_addresses_are_the_meshs", fence::mesh_addresses_are_the_meshs),
         ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
         ("out_of_descriptors", fence::out_of_descriptors),
