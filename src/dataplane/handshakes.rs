@@ -10,7 +10,8 @@ use std::{
 use super::{Input, Shared};
 use crate::{
     node::{Order, Output, Porter, forward::Drop},
-    session::{Counters, Outgoing, Via},
+    session::{Counters, Event, Outgoing, Via},
+    transport::Heard,
     types::{Instant, NodeId, UnixTime, path::Local},
     wire::packet::HANDSHAKE,
 };
@@ -30,6 +31,17 @@ pub(super) struct Way {
     pub neighbor: Option<NodeId>,
     /// The address of this host that it came to, if it came straight and that is known.
     pub local: Option<Local>,
+    /// Index of the interface; 0: unknown.
+    pub interface: u32,
+}
+
+impl Way {
+    /// The peer of a handshake is who it says it is, and got our answer where it is.
+    fn heard(&self, event: &Event) -> Option<Heard> {
+        let (Event::Established { outcome, .. }, Some(local)) = (event, self.local) else { return None };
+        let (path, interface, by) = (outcome.transport.answered?, self.interface, outcome.transport.peer);
+        (self.via == Via::Direct(path)).then_some(Heard { path, local, interface, by })
+    }
 }
 
 #[derive(Default)]
@@ -130,6 +142,11 @@ fn carry_out(shared: &Shared, porter: &mut Porter, way: Option<Way>, keep: &mut 
             }
             // The node is to know of a session before anything comes on it: what is sent afterwards makes it come.
             other => {
+                if let (Output::Event(event), Some(way)) = (&other, way)
+                    && let Some(heard) = way.heard(event)
+                {
+                    sockets.sources.heard(&heard, || true);
+                }
                 if shared.to_control.blocking_send(Input::Porter(other)).is_err() {
                     return false;
                 }

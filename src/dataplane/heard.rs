@@ -79,7 +79,8 @@ impl Listener {
     fn note(&mut self, shared: &Shared, tables: &Snapshot, datagram: &Datagram, local: Local, session: &Transport) {
         let (sources, path) = (&shared.sockets.sources, datagram.from);
         let heard = Heard { path, local, interface: datagram.interface, by: session.peer };
-        sources.heard(&heard, || tables.is_linked(&session.peer, path));
+        // A new link has no ways yet; but who dialled and got its answer there is there.
+        sources.heard(&heard, || session.answered == Some(path) || tables.is_linked(&session.peer, path));
         // In this order: what changes in between makes it void.
         let version = sources.version();
         if sources.of(path) == Some(local) {

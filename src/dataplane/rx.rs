@@ -277,7 +277,7 @@ impl<'a> Receiver<'a> {
                 shared.tell_frame(&Arc::clone(&session), Input::Claimed { session, how, plaintext });
             }
             Ingress::Handshake { offset, via, neighbor } => {
-                shared.take_handshake(Way { via, neighbor, local }, &bytes[offset..]);
+                shared.take_handshake(Way { via, neighbor, local, interface }, &bytes[offset..]);
             }
             Ingress::Drop(reason) => shared.counters.drop(reason),
         }

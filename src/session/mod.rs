@@ -378,7 +378,7 @@ impl Sessions {
         (half.source, half.by) = (source, neighbor);
         (half.first, half.bytes.0) = (mac1, len);
         if let Some(peer) = admitted {
-            let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
+            let Ok(transport) = half.finish(peer.id).map(|t| t.answered_at(via)) else { return Err(None) };
             self.events.push_back(Event::Claimed(Outcome { transport, peer, via, since: now }));
         }
         self.responders.insert(key, Box::new(half));
@@ -435,7 +435,7 @@ impl Sessions {
         let Ok((payload, noise_static, hash)) = half.read_third(&message) else { return Err(None) };
         match check_version(self.versions, &payload).and_then(|()| gate.admit(&payload, &noise_static, &hash)) {
             Ok(Admitted { peer, invitation }) => {
-                let Ok(transport) = half.finish(peer.id).map(Arc::new) else { return Err(None) };
+                let Ok(transport) = half.finish(peer.id).map(|t| t.answered_at(via)) else { return Err(None) };
                 let outcome = Outcome { transport, peer, via, since: half.begun };
                 self.events.push_back(Event::Established { outcome, asked: None, invitation });
                 Ok(())

@@ -1,10 +1,16 @@
 //! An established session's keys: what the data plane seals and opens with.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use zeroize::Zeroizing;
 
-use super::replay::ReplayWindow;
+use super::{Via, replay::ReplayWindow};
 use crate::{
     crypto::{AeadKey, Cipher, HeaderKey, TAG_LEN, hkdf_sha256},
     types::{NodeId, NodeTag},
@@ -87,6 +93,8 @@ pub struct Transport {
     /// The index that packets to the peer carry.
     pub remote_index: u32,
     pub cipher: Cipher,
+    /// Where the peer got our answer, if it began the session straight: that it goes on shows that it was there.
+    pub answered: Option<SocketAddr>,
     send: AeadKey,
     recv: AeadKey,
     send_hop: HeaderKey,
@@ -142,6 +150,7 @@ impl Transport {
             local_index,
             remote_index,
             cipher,
+            answered: None,
             send: AeadKey::new(cipher, key(send)),
             recv: AeadKey::new(cipher, key(recv)),
             send_hop: HeaderKey::new(cipher, key(2 + send)),
@@ -163,6 +172,14 @@ impl Transport {
             link: Arrivals::default(),
             route: Arrivals::default(),
         }
+    }
+
+    /// A session that the peer has begun there.
+    pub(super) fn answered_at(mut self, via: Via) -> Arc<Self> {
+        if let Via::Direct(place) = via {
+            self.answered = Some(place);
+        }
+        Arc::new(self)
     }
 
     /// Both ends of a session with this index, for tests.
