@@ -266,6 +266,7 @@ pub fn better_place() {
     a.start(&hosts[0]).unwrap();
     b.start(&hosts[1]).unwrap();
     need_route(&a, "B");
+    need_route(&b, "A");
     hosts[0].cable(&hosts[1], ("lan", ip("192.168.9.1")), ("lan", ip("192.168.9.2"))).unwrap();
     let places = || [(&a, "B"), (&b, "A")].map(|(d, peer)| d.peers().into_iter().find(|p| p.name == peer)?.link);
     let is_fast = |links: &[Option<LinkStatus>; 2]| {
