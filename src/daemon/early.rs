@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{access, border, gateway, names, state, tunnel};
 use crate::{
-    config::{DEFAULT_INTERFACE, DEFAULT_STATE},
+    config::{Config, DEFAULT_INTERFACE, DEFAULT_STATE},
     host::{Netlink, Table},
     types::{ExitChoice, IpPrefix},
 };
@@ -82,14 +82,18 @@ fn read(path: &Path) -> Value {
 /// What the lines of a file with a fault say, as far as they are understood by themselves.
 fn by_lines(text: &str) -> Value {
     let mut file = json!({ FAULTY: true });
+    let mut part = "";
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else { continue };
+        if !key.starts_with(char::is_whitespace) {
+            part = key;
+        }
         let value = value.split(" #").next().unwrap_or_default().trim();
         let Ok(value) = serde_saphyr::from_str::<Value>(value) else { continue };
-        match key {
-            "exit" | "state_dir" => file[key] = value,
-            _ if key.trim() == "kill_switch" => file["exit_options"] = json!({ "kill_switch": value }),
-            _ if key.trim() == "interface" && key != "interface" => file["mesh"] = json!({ "interface": value }),
+        match (part, key.trim()) {
+            ("exit" | "state_dir", _) if key == part => file[part] = value,
+            ("exit_options", "kill_switch") => file[part] = json!({ "kill_switch": value }),
+            ("mesh", "interface") => file[part] = json!({ "interface": value }),
             _ => {}
         }
     }
@@ -114,10 +118,39 @@ pub fn clean_up(path: &Path) -> io::Result<()> {
     if lock.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
         return lock.map(drop);
     }
-    tunnel::clean_up(&state_dir, interface)?;
+    let before = fs::read_to_string(state_dir.join(INTERFACE)).ok().filter(|before| before != interface);
+    before.into_iter().try_for_each(|before| take_away(&state_dir, &before))?;
+    take_away(&state_dir, interface)
+}
+
+/// Whose name marks what a daemon has put into the kernel: that of the mesh's interface when it started last.
+const INTERFACE: &str = "interface";
+
+/// To be called once the kill switch is closed: takes away what this daemon has left on this host when its interface was called
+/// otherwise. Returns whether there was something: the kill switch is to be closed once more.
+pub(super) fn rename(config: &Config) -> bool {
+    let file = config.state_dir.join(INTERFACE);
+    let before = fs::read_to_string(&file).unwrap_or_default();
+    if before == config.interface {
+        return false;
+    }
+    if let Err(error) = fs::write(&file, &config.interface) {
+        tracing::warn!(%error, file = %file.display(), "cannot note what the mesh's interface is called");
+    }
+    if !before.is_empty()
+        && let Err(error) = take_away(&config.state_dir, &before)
+    {
+        tracing::error!(%error, interface = before, "what was done on this host under another name can't be taken back (mesh.interface)");
+    }
+    !before.is_empty()
+}
+
+/// Takes away what a daemon with this interface has put into the kernel.
+fn take_away(state_dir: &Path, interface: &str) -> io::Result<()> {
+    tunnel::clean_up(state_dir, interface)?;
     border::clean_up(interface)?;
     names::clean_up(interface)?;
-    gateway::clean_up(&state_dir, interface)?;
+    gateway::clean_up(state_dir, interface)?;
     access::clean_up(interface)
 }
 
@@ -153,6 +186,8 @@ mod tests {
             assert_eq!(wanted(format!("exit: {exit}\n").as_bytes()), Some(true), "{exit}");
         }
         assert_eq!(wanted(b"name: x\n"), Some(false));
+        let names = by_lines("portal:\n  interface: wg0\nmesh:\n  interface: m0\nname: \"x\n");
+        assert_eq!(interface(&names), "m0");
         // What was last is what counts.
         assert_eq!((wanted(b""), wanted(b"name: \"x\n")), (None, None));
     }

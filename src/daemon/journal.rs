@@ -140,7 +140,8 @@ impl Journal {
             }
             // Its interface may be gone, and nothing may have become of it.
             let is_back = fs::read_to_string(&path).map_or(true, |now| now.trim() == before);
-            if !is_back && !note(fs::write(&path, &before).map_err(|e| at(&path, &e))) {
+            // With an end of line: nothing at all would not be written.
+            if !is_back && !note(fs::write(&path, format!("{before}\n")).map_err(|e| at(&path, &e))) {
                 changes.sysctls.insert(path, before);
             }
         }

@@ -139,6 +139,9 @@ async fn run_async(config: Config, set_level: SetLevel) -> Result<(), StartError
     let keeper = Arc::new(keeper::Keeper::start(&config.interface).map_err(StartError::Exit)?);
     let mut tunnel = tunnel::Tunnel::new(&config, Arc::clone(&keeper));
     tunnel.begin().map_err(StartError::Exit)?;
+    if early::rename(&config) {
+        tunnel.begin().map_err(StartError::Exit)?;
+    }
     let _lock = lock?;
     let prepare::Prepared { servers, dialer, door } = prepare::prepare(&config)?;
     prepare::doubts(&config).iter().for_each(|doubt| tracing::warn!("{doubt}"));

@@ -107,11 +107,7 @@ fn connect_bound(host: &Host, to: (Ipv4Addr, u16)) {
 
 /// Who makes questions of the client look like answers has none of them sent past the tunnel.
 pub fn questions_are_no_answers() {
-    let mut world = World::new("exit: exit-a\n", "");
-    world.start_others();
-    world.start_client();
-    world.exit_in_use();
-    wait_for(Duration::from_secs(10), || world.seen_as(WEB.into())).expect("a way out");
+    let world = World::running("exit: exit-a\n", "");
     let servers = [(LAN_ROUTER, 53), (WEB, 53), (WEB, 443)];
     for rp_filter in ["0", "1", "2"] {
         let client = &world.client_host;
@@ -119,8 +115,6 @@ pub fn questions_are_no_answers() {
         client.ns.run(|| ["all", "eth0"].iter().try_for_each(set)).unwrap();
         spray(&world.router, &servers);
         let remembered = client.ns.run(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")).unwrap();
-        let mut leaks = Vec::new();
-        let see = |frame: &[u8]| leaks.extend(kind(frame).filter(|what| what != "ours"));
         let ask = || {
             let asked = client.ns.run(|| {
                 for to in servers {
@@ -132,11 +126,9 @@ pub fn questions_are_no_answers() {
             });
             asked.unwrap();
         };
-        watch(client, see, ask).unwrap();
+        let leaks = leaks_while(client, ask);
         spray_syns(&world.router, (WEB, 80));
-        let mut connections = Vec::new();
-        let see = |frame: &[u8]| connections.extend(kind(frame).filter(|what| what != "ours"));
-        watch(client, see, || connect_bound(client, (WEB, 80))).unwrap();
+        let connections = leaks_while(client, || connect_bound(client, (WEB, 80)));
         assert!(connections.is_empty(), "after SYNs to all of the link: {connections:?}");
         println!(
             "  rp_filter {rp_filter}: {} of 600 questions past the tunnel, {} connections remembered",
@@ -149,17 +141,22 @@ pub fn questions_are_no_answers() {
     assert_eq!(world.seen_as(WEB.into()), Some(EXITS[0].into()), "and the tunnel works");
 }
 
+/// What leaves the client in the clear meanwhile.
+fn leaks_while(host: &Host, during: impl FnOnce()) -> Vec<String> {
+    let mut leaks = Vec::new();
+    watch(host, |frame| leaks.extend(kind(frame).filter(|what| what != "ours")), during).unwrap();
+    leaks
+}
+
 /// What leaves the client in the clear while everything is tried for a second.
 fn leaks_of(host: &Arc<Host>) -> Vec<String> {
-    let mut leaks = Vec::new();
-    let see = |frame: &[u8]| leaks.extend(kind(frame).filter(|what| what != "ours"));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| try_everything(host, &done));
-        watch(host, see, || std::thread::sleep(Duration::from_secs(1))).unwrap();
+        let leaks = leaks_while(host, || std::thread::sleep(Duration::from_secs(1)));
         done.store(true, Ordering::Relaxed);
-    });
-    leaks
+        leaks
+    })
 }
 
 fn sh(host: &Host, line: &str) {
@@ -241,11 +238,7 @@ pub fn closed_whatever_is_missing() {
 
 /// Whoever loads a firewall anew takes ours away: it is back within a second, and said.
 pub fn what_others_take_away_is_back() {
-    let mut world = World::new("exit: exit-a\naccess:\n  default: deny\n", "");
-    world.start_others();
-    world.start_client();
-    world.exit_in_use();
-    wait_for(Duration::from_secs(10), || world.seen_as(WEB.into())).expect("a way out");
+    let world = World::running("exit: exit-a\naccess:\n  default: deny\n", "");
     // Without counts, in whatever order tables were loaded.
     let ruled = |host: &Host| {
         let text = state_of(host);
@@ -359,12 +352,8 @@ pub fn mesh_addresses_are_the_meshs() {
 
 /// Whoever takes the interface down, or its addresses away, has them back.
 pub fn the_interface_is_kept() {
-    let mut world = World::new("exit: exit-a\n", "");
-    world.start_others();
-    world.start_client();
-    world.exit_in_use();
+    let world = World::running("exit: exit-a\n", "");
     let carried = || (world.seen_as(WEB.into()) == Some(EXITS[0].into())).then_some(());
-    wait_for(Duration::from_secs(10), carried).expect("a way out");
     for change in [
         "ip addr flush dev aegis0",
         "ip link set aegis0 down; sleep 0.2; ip link set aegis0 up",
@@ -423,6 +412,62 @@ pub fn an_exit_is_a_good_guest() {
     assert!(plain.contains("iifname \"eth0\" oifname \"eth0\" counter"), "{rules}");
     assert!(rules.contains("masquerade to :"), "{rules}");
     drop(server);
+}
+
+/// What is for the exit's own programs is no client's, on a host that asks from nearly all ports, too.
+pub fn ports_of_the_exit_are_its_own() {
+    const PORT: u16 = 51_820;
+    let mut world = World::new("exit: exit-a\n", "");
+    sh(&world.exit_hosts[0], "sysctl -qw net.ipv4.ip_local_port_range='1024 65535'");
+    world.start_others();
+    world.start_client();
+    world.exit_in_use();
+    wait_for(Duration::from_secs(10), || world.seen_as(WEB.into())).expect("a way out");
+    let open = |host: &Host| {
+        let socket = host.ns.run(|| UdpSocket::bind(("0.0.0.0", PORT))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    };
+    let [exit, web, client] = [&world.exit_hosts[0], &world.web, &*world.client_host].map(open);
+    let mut buffer = [0; 64];
+    client.send_to(b"mine", (WEB, PORT)).unwrap();
+    let (_, from) = web.recv_from(&mut buffer).expect("it goes out");
+    web.send_to(b"for the exit", (EXITS[0], PORT)).unwrap();
+    let got = exit.recv_from(&mut buffer);
+    println!("  a client's port {PORT} is {} at the exit, whose own {PORT} hears {}", from.port(), got.is_ok());
+    assert_eq!(from.ip(), EXITS[0]);
+    assert!(from.port() != PORT && got.is_ok(), "{from}, {got:?}");
+    web.send_to(b"for the client", from).unwrap();
+    assert!(client.recv_from(&mut buffer).is_ok(), "and the client its answer");
+    let reserved =
+        |host: &Host| host.ns.run(|| fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")).unwrap();
+    let during = reserved(&world.exit_hosts[0]);
+    assert!(during.trim().contains('-'), "{during:?}");
+    let _ = world.exits[0].ask(&Request::Stop);
+    let back = || reserved(&world.exit_hosts[0]).trim().is_empty().then_some(());
+    wait_for(Duration::from_secs(5), back).expect("the host has its ports back");
+}
+
+/// What a daemon closed whose interface is called otherwise now is its own to open.
+pub fn an_interface_by_another_name() {
+    let mut world = World::running("exit: exit-a\n", "");
+    world.client.kill();
+    let file = world.client.dir.join("peer.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("mesh:"));
+    fs::write(&file, format!("{text}mesh: {{ interface: aegis9 }}\n")).unwrap();
+    world.start_client();
+    world.exit_in_use();
+    let carried = || (world.seen_as(WEB.into()) == Some(EXITS[0].into())).then_some(());
+    let told = || format!("{}\n{}", world.client.log_tail(), state_of(&world.client_host));
+    wait_for(Duration::from_secs(10), carried).unwrap_or_else(|| panic!("out by the exit: {}", told()));
+    let state = state_of(&world.client_host);
+    assert!(state.contains("5178:") && !state.contains("table inet aegisray_guard {"), "{state}");
+    println!("  {}", world.command(&["exit", "off"]).lines().next().unwrap_or_default());
+    let open = || (!state_of(&world.client_host).contains("5178:")).then_some(());
+    wait_for(Duration::from_secs(5), open).expect("nothing stays closed");
+    let direct = || world.seen_as(WEB.into()).filter(|ip| *ip != IpAddr::from(EXITS[0])).map(drop);
+    wait_for(Duration::from_secs(5), direct).expect("out directly");
 }
 
 /// Whoever takes all descriptors of the daemon for a moment does not end its management socket.

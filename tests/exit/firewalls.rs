@@ -92,17 +92,13 @@ fn count_of_ours(host: &Host) -> usize {
 
 pub fn ufw_and_netfilter_persistent() {
     let dir = Dir::new();
-    let mut world = World::new("exit: exit-a\n", "");
-    world.start_others();
-    world.start_client();
+    let mut world = World::running("exit: exit-a\n", "");
     let host = &world.exit_hosts[0];
     let guests = Guests::new(host, &dir);
     // As the packages' scripts do it.
     guests.run(
         "cp /usr/share/ufw/*.rules /usr/share/ufw/*.init /usr/share/ufw/ufw.conf /etc/ufw/; mkdir -p /etc/iptables",
     );
-    world.exit_in_use();
-    until_carried(&world, "before there is a firewall");
     guests.run(
         "ufw default deny incoming; ufw default deny routed; ufw allow 51900/udp; ufw allow 22/tcp; ufw --force enable",
     );
@@ -142,9 +138,7 @@ pub fn ufw_and_netfilter_persistent() {
 
 pub fn firewalld() {
     let dir = Dir::new();
-    let mut world = World::new("exit: exit-a\n", "");
-    world.start_others();
-    world.start_client();
+    let world = World::running("exit: exit-a\n", "");
     let host = &world.exit_hosts[0];
     let guests = Guests::new(host, &dir);
     let reload = dir.0.join("reload");
@@ -154,8 +148,6 @@ pub fn firewalld() {
         <policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/><allow send_type=\"*\"/><allow receive_type=\"*\"/></policy></busconfig>";
     fs::write(&conf, text).unwrap();
     guests.run("firewall-offline-cmd --add-port=51900/udp");
-    world.exit_in_use();
-    until_carried(&world, "before there is a firewall");
     let line = format!(
         "mkdir -p /run/dbus; dbus-daemon --config-file={} --fork --nopidfile; firewalld --nofork --nopid & f=$!; \
          while sleep 0.1; do if [ -e {reload} ]; then rm {reload}; kill -HUP $f; fi; done",

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         ("the_interface_is_kept", fence::the_interface_is_kept),
         ("mesh_addresses_are_the_meshs", fence::mesh_addresses_are_the_meshs),
         ("an_exit_is_a_good_guest", fence::an_exit_is_a_good_guest),
+        ("ports_of_the_exit_are_its_own", fence::ports_of_the_exit_are_its_own),
+        ("an_interface_by_another_name", fence::an_interface_by_another_name),
         ("out_of_descriptors", fence::out_of_descriptors),
         ("two_daemons_on_one_host", fence::two_daemons_on_one_host),
         ("port_53_stays_free", guests::port_53_stays_free),

@@ -17,7 +17,7 @@ use aegisray::{
     api::{ExitStatus, Request, Response},
     host::Netlink,
     lab::{
-        daemon::Daemon,
+        daemon::{Daemon, wait_for},
         topology::{Host, Internet},
     },
 };
@@ -119,6 +119,16 @@ impl World {
             _dir: dir,
             internet,
         }
+    }
+
+    /// [`Self::new`], and everything runs: the client goes out by an exit.
+    pub fn running(client: &str, exit: &str) -> Self {
+        let mut world = Self::new(client, exit);
+        world.start_others();
+        world.start_client();
+        world.exit_in_use();
+        wait_for(Duration::from_secs(20), || world.seen_as(WEB.into())).expect("a way out");
+        world
     }
 
     /// One more home with IPv4: its router, and a machine in it.
